@@ -1,0 +1,78 @@
+"""Frozen settings, each documented where it is declared. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.errors import ConfigError
+
+QUANTIZE_CHOICES = ("q8", "q4")
+BACKENDS = ("cpu", "reference")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How an engine runs. Everything not here is derived from the model and the machine.
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+
+    backend: str = "cpu"
+    """"cpu" (native kernels) or "reference" (numpy, slow)."""
+    threads: int | None = None
+    """Compute threads; None is one for each core that this process may use. Never changes a result."""
+    max_context: int | None = None
+    """Longest prompt + output in tokens; None is the model's own limit, or what the KV cache holds if that is less."""
+    max_batch_tokens: int = 512
+    """Token budget of one step: decodes first, prompt chunks with what is left. Never changes a result."""
+    max_sequences: int = 128
+    """Sequences that run at once; more wait. Never changes a result."""
+    block_size: int = 16
+    """Tokens in a KV cache block."""
+    kv_memory: int | None = None
+    """Bytes for the KV cache; None plans it from the machine's free memory."""
+    prefix_cache: bool = True
+    """Share computed prefixes between requests. Never changes a result."""
+    quantize: str | None = None
+    """Quantise float weights when loading: "q8" or "q4"."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
+        if self.quantize is not None and self.quantize not in QUANTIZE_CHOICES:
+            raise ConfigError(f"quantize is {self.quantize!r}, expected one of {', '.join(QUANTIZE_CHOICES)}")
+        for name in ("threads", "max_context", "max_batch_tokens", "max_sequences", "block_size", "kv_memory"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if self.block_size % 16:
+            raise ConfigError(f"block_size is {self.block_size}, expected a multiple of 16")
+
+
+def available_threads() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        return os.cpu_count() or 1
+
+
+def forced_instruction_set() -> str | None:
+    """HEADRACE_CPU: the kernels' instruction set by name, for tests and bug reports; None picks the best."""
+    return os.environ.get("HEADRACE_CPU") or None
+
+
+def hub_is_offline() -> bool:
+    """HF_HUB_OFFLINE, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def hub_cache() -> Path | None:
+    """HF_HUB_CACHE (or HF_HOME/hub): where downloads are kept; None is huggingface_hub's default."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache)
+    home = os.environ.get("HF_HOME")
+    return Path(home) / "hub" if home else None

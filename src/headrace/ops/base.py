@@ -1,0 +1,190 @@
+"""What a backend must do: the operations that the forward pass is written against.
+
+T tokens, R rows of logits, S sequences, H hidden size, D head size, V vocabulary. Activations are float32 arrays of
+the backend's own type (numpy on the CPU). Every operation but `rope_write` leaves its inputs as they are.
+
+The contract behind determinism: what an operation computes for a row (a token, or a row of logits) is a fixed sequence
+of arithmetic that depends on that row, its sequence's keys and values, and the weights: never on the number of rows,
+their order, how a prompt was cut into steps, where blocks lie, or how many threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from headrace.formats.tensor import Tensor
+from headrace.ops.kinds import Activation, NormKind, QkNorm
+from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+
+Array: TypeAlias = Any
+"""A backend's array: numpy.ndarray on the CPU, torch.Tensor on a GPU."""
+
+KVCache: TypeAlias = Any
+"""A backend's paged key-value cache, made by `new_kv_cache`; its layout is the backend's own."""
+
+
+class Weight(Protocol):
+    """A matrix packed for a backend; its format picks the kernel."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns): `linear` maps columns → rows."""
+
+    @property
+    def format(self) -> str:
+        """Name of the codec, or of the codecs joined by `+` where stacked parts differ."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read to use the whole matrix once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RopeTable:
+    """cos and sin of every position's angles, each [rows, rotated / 2] float32.
+
+    Dimension i of a head's first `rotated` ones is paired with dimension i + rotated / 2 (the "half" form of
+    arXiv:2104.09864; interleaved checkpoints are permuted when they are loaded).
+    """
+
+    cos: Array
+    sin: Array
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """How a fused row of queries, keys and values is cut: [num_heads + 2 * num_kv_heads, head_dim]."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class QkNormWeights:
+    """RMS norm of queries and keys: weights [head_dim] for HEAD; [num_heads * head_dim] and
+    [num_kv_heads * head_dim] for FULL."""
+
+    kind: QkNorm
+    q: Array
+    k: Array
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class MoeWeights:
+    """A mixture of experts: router [experts, H]; for each expert gate_up [2 * inner, H] and down [H, inner]."""
+
+    router: Weight
+    gate_up: Sequence[Weight]
+    down: Sequence[Weight]
+    top_k: int
+    normalize: bool
+    """Divide the chosen experts' softmax weights by their sum."""
+    activation: Activation
+
+
+class Ops(Protocol):
+    """A backend. One object per engine: it owns its threads and scratch memory, and shares nothing with another."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name, as in `headrace doctor`."""
+
+    # Loading
+
+    def pack(self, parts: Sequence[Tensor]) -> Weight:
+        """Pack 2-D tensors, stacked along their rows, into one matrix. May keep views of the tensors' memory.
+
+        Raises:
+            UnsupportedModel: a codec that the backend cannot compute with.
+        """
+
+    def vector(self, values: FloatArray) -> Array:
+        """A small parameter (norm weight, bias, table) as the backend's float32 array."""
+
+    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> KVCache:
+        """An empty cache of num_blocks blocks of block_size tokens in each layer, values in float16."""
+
+    # Forward
+
+    def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: Array | None = None) -> Array:
+        """scale * table[ids] (+ add) → [T, H]."""
+
+    def norm(
+        self, x: Array, weight: Array, bias: Array | None, kind: NormKind, eps: float, add: Array | None = None
+    ) -> Array:
+        """Norm of each row of x [T, H] (+ add [T, H]) → [T, H]."""
+
+    def linear(
+        self, x: Array, weight: Weight, bias: Array | None = None, scale: float = 1.0, add: Array | None = None
+    ) -> Array:
+        """(x @ weight.T + bias) * scale (+ add): [T, columns] → [T, rows]."""
+
+    def rope_write(
+        self,
+        qkv: Array,
+        cache: KVCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        rope: RopeTable | None,
+        qk_norm: QkNormWeights | None,
+    ) -> Array:
+        """Norm and rotate queries and keys of qkv [T, (heads + 2 kv heads) * D], write keys and values into the cache.
+
+        Returns the queries [T, heads * D]. May overwrite qkv.
+        """
+
+    def attention(
+        self,
+        q: Array,
+        cache: KVCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Array:
+        """Causal attention of q [T, heads * D] over the cached keys and values → [T, heads * D].
+
+        softmax(softcap(scale * q·k)) · v over the keys at positions p - window + 1 … p (all up to p without a window);
+        query head h reads kv head h // (heads / kv heads). softcap(s) = c * tanh(s / c).
+        """
+
+    def activate(self, x: Array, kind: Activation, gated: bool) -> Array:
+        """act(x[:, :n]) * x[:, n:] of [T, 2n] → [T, n] when gated, else act(x) of [T, n]."""
+
+    def moe(self, x: Array, weights: MoeWeights, scale: float = 1.0, add: Array | None = None) -> Array:
+        """scale * Σ over the top_k experts of router weight * expert(x) (+ add): [T, H] → [T, H].
+
+        Router weights are the softmax over all experts; ties go to the lower expert. Summed in order of rank.
+        """
+
+    def select(self, x: Array, rows: IntArray) -> Array:
+        """x[rows]."""
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        """cap * tanh(x / cap)."""
+
+    # Sampling
+
+    def sample(self, logits: Array, batch: SamplingBatch) -> IntArray:
+        """One token id for each row of logits [R, V], as SamplingParams says → [R] int32.
+
+        The draw: u = Philox4x32-10 (arXiv/SC'11 Salmon et al.) with key = seed and counter = (position, stream, 0, 0),
+        53 bits of it as a fraction; the first kept token, in order of ids, whose cumulative probability exceeds u.
+        Ties: greedy takes the lowest id; top_k keeps all tokens as likely as the k-th; top_p adds lower ids first.
+        """
+
+    def logprobs(
+        self, logits: Array, token_ids: IntArray, top: int
+    ) -> tuple[FloatArray, IntArray, IntArray, FloatArray]:
+        """Log-probabilities from the unmodified logits [R, V].
+
+        Returns logprob [R] and rank [R] (from 1) of token_ids [R], then ids [R, top] and logprobs [R, top] of the most
+        likely tokens, best first, ties by lower id.
+        """

@@ -1,0 +1,277 @@
+"""The oracle: every operation in plain numpy, slow and obvious. Other backends are tested against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.formats.tensor import Tensor
+from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable
+from headrace.ops.kinds import Activation, NormKind, QkNorm
+from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeight:
+    """A matrix decoded to float32 [rows, columns]."""
+
+    values: FloatArray
+    format: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.values.shape
+        return rows, columns
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceCache:
+    """keys and values: [layers, blocks, block_size, kv heads, D] float16."""
+
+    keys: NDArray[np.float16]
+    values: NDArray[np.float16]
+    block_size: int
+
+
+def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
+    return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(eps)) * weight
+
+
+def _erf(x: FloatArray) -> FloatArray:
+    from math import erf
+
+    return np.vectorize(erf, otypes=[np.float32])(x) if x.size else x
+
+
+_ACTIVATIONS: dict[Activation, Callable[[FloatArray], FloatArray]] = {
+    Activation.SILU: lambda x: x / (1 + np.exp(-x)),
+    Activation.GELU: lambda x: 0.5 * x * (1 + _erf(x / np.float32(np.sqrt(2)))),
+    Activation.GELU_TANH: lambda x: (
+        0.5 * x * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)))
+    ),
+    Activation.RELU: lambda x: np.maximum(x, 0),
+}
+
+
+class ReferenceOps:
+    """`headrace.ops.base.Ops` in numpy."""
+
+    name = "reference"
+
+    def pack(self, parts: Sequence[Tensor]) -> DenseWeight:
+        values = np.concatenate([part.decode() for part in parts])
+        return DenseWeight(values, "+".join(dict.fromkeys(part.codec.name for part in parts)))
+
+    def vector(self, values: FloatArray) -> FloatArray:
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> ReferenceCache:
+        shape = (num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
+        return ReferenceCache(np.zeros(shape, np.float16), np.zeros(shape, np.float16), block_size)
+
+    def embed(
+        self, table: DenseWeight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None
+    ) -> FloatArray:
+        rows = table.values[ids] * np.float32(scale)
+        return rows if add is None else rows + add
+
+    def norm(
+        self,
+        x: FloatArray,
+        weight: FloatArray,
+        bias: FloatArray | None,
+        kind: NormKind,
+        eps: float,
+        add: FloatArray | None = None,
+    ) -> FloatArray:
+        if kind is NormKind.LAYER:
+            centred = x - x.mean(axis=-1, keepdims=True)
+            y = centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + np.float32(eps)) * weight
+        else:
+            y = _rms_norm(x, weight, eps)
+        if bias is not None:
+            y = y + bias
+        return y if add is None else y + add
+
+    def linear(
+        self,
+        x: FloatArray,
+        weight: DenseWeight,
+        bias: FloatArray | None = None,
+        scale: float = 1.0,
+        add: FloatArray | None = None,
+    ) -> FloatArray:
+        y: FloatArray = x @ weight.values.T
+        if bias is not None:
+            y = y + bias
+        y = y * np.float32(scale)
+        return y if add is None else y + add
+
+    def rope_write(
+        self,
+        qkv: FloatArray,
+        cache: ReferenceCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        rope: RopeTable | None,
+        qk_norm: QkNormWeights | None,
+    ) -> FloatArray:
+        tokens, heads, kv_heads, dim = len(qkv), layout.num_heads, layout.num_kv_heads, layout.head_dim
+        q, k, v = np.split(qkv, [heads * dim, (heads + kv_heads) * dim], axis=1)
+        if qk_norm is not None and qk_norm.kind is QkNorm.FULL:
+            q, k = _rms_norm(q, qk_norm.q, qk_norm.eps), _rms_norm(k, qk_norm.k, qk_norm.eps)
+        q, k, v = q.reshape(tokens, heads, dim), k.reshape(tokens, kv_heads, dim), v.reshape(tokens, kv_heads, dim)
+        if qk_norm is not None and qk_norm.kind is QkNorm.HEAD:
+            q, k = _rms_norm(q, qk_norm.q, qk_norm.eps), _rms_norm(k, qk_norm.k, qk_norm.eps)
+        if rope is not None:
+            cos, sin = rope.cos[batch.rope_rows][:, None], rope.sin[batch.rope_rows][:, None]
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        size = cache.block_size
+        for s in range(len(batch.query_start) - 1):
+            tokens_of_s = slice(batch.query_start[s], batch.query_start[s + 1])
+            positions = batch.positions[tokens_of_s]
+            blocks = batch.block_tables[s, positions // size]
+            cache.keys[layer, blocks, positions % size] = k[tokens_of_s]
+            cache.values[layer, blocks, positions % size] = v[tokens_of_s]
+        return q.reshape(tokens, heads * dim)
+
+    def attention(
+        self,
+        q: FloatArray,
+        cache: ReferenceCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> FloatArray:
+        out = np.empty_like(q)
+        group = layout.num_heads // layout.num_kv_heads
+        for s in range(len(batch.query_start) - 1):
+            for t in range(batch.query_start[s], batch.query_start[s + 1]):
+                last = int(batch.positions[t])
+                first = 0 if window is None else max(0, last - window + 1)
+                at = np.arange(first, last + 1)
+                blocks, offsets = batch.block_tables[s, at // cache.block_size], at % cache.block_size
+                keys = cache.keys[layer, blocks, offsets].astype(np.float32).repeat(group, axis=1)
+                values = cache.values[layer, blocks, offsets].astype(np.float32).repeat(group, axis=1)
+                scores = np.einsum("hd,khd->hk", q[t].reshape(layout.num_heads, -1), keys) * np.float32(scale)
+                if softcap is not None:
+                    scores = self.softcap(scores, softcap)
+                weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+                weights /= weights.sum(axis=1, keepdims=True)
+                out[t] = np.einsum("hk,khd->hd", weights, values).reshape(-1)
+        return out
+
+    def activate(self, x: FloatArray, kind: Activation, gated: bool) -> FloatArray:
+        if not gated:
+            return _ACTIVATIONS[kind](x)
+        half = x.shape[1] // 2
+        return _ACTIVATIONS[kind](x[:, :half]) * x[:, half:]
+
+    def moe(
+        self, x: FloatArray, weights: MoeWeights, scale: float = 1.0, add: FloatArray | None = None
+    ) -> FloatArray:
+        out = np.zeros_like(x)
+        router: Any = weights.router
+        logits = self.linear(x, router)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        order = np.argsort(-shares, axis=1, kind="stable")[:, : weights.top_k]
+        for t, experts in enumerate(order):
+            chosen = shares[t, experts]
+            if weights.normalize:
+                chosen = chosen / chosen.sum()
+            for expert, share in zip(experts, chosen, strict=True):
+                gate_up: Any = weights.gate_up[expert]
+                down: Any = weights.down[expert]
+                inner = self.activate(self.linear(x[t : t + 1], gate_up), weights.activation, gated=True)
+                out[t] += share * self.linear(inner, down)[0]
+        out = out * np.float32(scale)
+        return out if add is None else out + add
+
+    def select(self, x: FloatArray, rows: IntArray) -> FloatArray:
+        return x[rows]
+
+    def softcap(self, x: FloatArray, cap: float) -> FloatArray:
+        return np.float32(cap) * np.tanh(x / np.float32(cap))
+
+    def sample(self, logits: FloatArray, batch: SamplingBatch) -> IntArray:
+        return np.array([self._sample_row(logits[r], batch, r) for r in range(len(logits))], np.int32)
+
+    def _sample_row(self, logits: FloatArray, batch: SamplingBatch, r: int) -> int:
+        logits = logits.copy()
+        biased = slice(batch.bias_start[r], batch.bias_start[r + 1])
+        np.add.at(logits, batch.bias_ids[biased], batch.bias_values[biased])
+        start, end = batch.history_start[r], batch.history_start[r + 1]
+        if end > start:
+            seen = np.unique(batch.history[start:end])
+            penalty = batch.repetition_penalty[r]
+            logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+            produced, counts = np.unique(batch.history[batch.output_start[r] : end], return_counts=True)
+            logits[produced] -= batch.frequency_penalty[r] * counts.astype(np.float32) + batch.presence_penalty[r]
+        if batch.temperature[r] == 0:
+            return int(np.argmax(logits))
+        logits = logits / batch.temperature[r]
+        weights = np.exp((logits - logits.max()).astype(np.float64))
+        weights[weights < batch.min_p[r]] = 0
+        if 0 < batch.top_k[r] < len(logits):
+            weights[logits < np.sort(logits)[-batch.top_k[r]]] = 0
+        if batch.top_p[r] < 1:
+            order = np.argsort(-weights, kind="stable")
+            before = np.cumsum(weights[order]) - weights[order]
+            weights[order[before >= batch.top_p[r] * weights.sum()]] = 0
+        cumulative = np.cumsum(weights)
+        u = philox_uniform(int(batch.seed[r]), int(batch.stream[r]), int(batch.position[r]))
+        return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+
+    def logprobs(
+        self, logits: FloatArray, token_ids: IntArray, top: int
+    ) -> tuple[FloatArray, IntArray, IntArray, FloatArray]:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        table = shifted - np.log(np.exp(shifted.astype(np.float64)).sum(axis=1, keepdims=True))
+        table = table.astype(np.float32)
+        rows = np.arange(len(logits))
+        chosen = logits[rows, token_ids]
+        rank = 1 + (logits > chosen[:, None]).sum(axis=1)
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+        return (
+            table[rows, token_ids],
+            rank.astype(np.int32),
+            best.astype(np.int32),
+            np.take_along_axis(table, best, axis=1),
+        )
+
+
+def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
+    """Rotate the first 2 * cos.shape[-1] dimensions of each head: x [T, heads, D], cos and sin [T, 1, rotated / 2]."""
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+def philox_uniform(seed: int, stream: int, position: int) -> float:
+    """A fraction in [0, 1) with 53 bits from Philox4x32-10: key = seed, counter = (position, stream, 0, 0)."""
+    mask = 0xFFFFFFFF
+    key = [seed & mask, (seed >> 32) & mask]
+    counter = [position & mask, stream & mask, 0, 0]
+    for _ in range(10):
+        first, second = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [
+            (second >> 32) ^ counter[1] ^ key[0],
+            second & mask,
+            (first >> 32) ^ counter[3] ^ key[1],
+            first & mask,
+        ]
+        key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
+    return ((counter[0] << 21) ^ (counter[1] >> 11)) * 2.0**-53
