@@ -25,6 +25,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
+        """Size of the stored data."""
         return self.data.nbytes
 
     def decode(self) -> NDArray[np.float32]:
@@ -46,7 +47,8 @@ class Tensor:
         Raises:
             AssertionError: the codec has blocks.
         """
-        assert self.codec.block_size == 1 and len(self.shape) == 2
+        assert self.codec.block_size == 1
+        assert len(self.shape) == 2
         item = self.codec.block_bytes
         words = self.data.reshape(*self.shape, item)
         data = np.ascontiguousarray(words.transpose(1, 0, 2)).reshape(self.shape[1], self.shape[0] * item)
