@@ -12,16 +12,15 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headrace.errors import RequestError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    IntArray: TypeAlias = NDArray[np.int32]
-    FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int32]
+FloatArray: TypeAlias = NDArray[np.float32]
 
 
 class FinishReason(StrEnum):
@@ -84,7 +83,7 @@ class SamplingParams:
     stop_token_ids: Sequence[int] | None = None
     """Token ids that end the output, besides the model's end-of-sequence tokens."""
     min_tokens: int = 0
-    """End-of-sequence and stop token ids are banned before this many output tokens; stop strings do not count."""
+    """End-of-sequence and stop token ids are banned before this many output tokens, and stop strings not looked for."""
     max_tokens: int | None = 16
     """At most this many output tokens; None is up to the end of the context."""
     ignore_eos: bool = False
@@ -142,7 +141,9 @@ def check_sampling_params(params: SamplingParams) -> None:
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise RequestError(f"{name} is {value!r}, expected {expected}", param=name)
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
-        raise RequestError(f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens")
+        raise RequestError(
+            f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens"
+        )
     for string in params.stop_strings:
         if not isinstance(string, str) or not string:
             raise RequestError(f"stop has {string!r}, expected non-empty strings", param="stop")
@@ -274,6 +275,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
+        """Prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
 
 
@@ -304,6 +306,7 @@ class RequestOutput:
 
     @property
     def usage(self) -> Usage:
+        """Token counts over all completions."""
         completion = sum(len(output.token_ids) for output in self.outputs)
         return Usage(len(self.prompt_token_ids), completion, self.num_cached_tokens)
 

@@ -1,0 +1,69 @@
+"""headrace: one engine for large language models.
+
+A request's way through the house:
+
+    server/dialects/*.parse ── text/chat ── text/tokenizer ── AsyncLLM.submit
+       engine/engine.step:  scheduler.schedule → runner.run → model/decoder.forward → ops.* → csrc
+                            → ops.sample → engine.update
+    ── text/detokenizer ── text/stop ── server/dialects/*.render ── server/sse
+
+    cli/            one file per verb
+    server/         HTTP; dialects/ holds one parse and render per API
+    llm.py          LLM, for the caller's thread; async_llm.py: AsyncLLM, for an event loop
+    frontend.py     prompt → checked request
+    completion.py   token ids → text, chunk by chunk
+    text/           tokenizers, chat templates, incremental detokeniser, stop strings
+    engine/         token ids only: scheduler, block cache with prefix tree, runner
+    model/          spec (frozen data), families (tables), decoder (the only forward)
+    ops/            the operations: base (the contract), reference (numpy oracle), cpu (native kernels)
+    formats/        safetensors, GGUF, codecs of quantised blocks
+    hub/            model names → files; the bundled model
+    types.py        the nouns that all share; errors.py: the error tree; config.py: frozen settings
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM, AsyncStream
+    from headrace.config import EngineConfig
+    from headrace.errors import HeadraceError
+    from headrace.llm import LLM
+    from headrace.types import Chunk, CompletionOutput, Logprob, RequestOutput, SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "AsyncStream",
+    "Chunk",
+    "CompletionOutput",
+    "EngineConfig",
+    "HeadraceError",
+    "Logprob",
+    "RequestOutput",
+    "SamplingParams",
+]
+
+_HOMES = {
+    "LLM": "llm",
+    "AsyncLLM": "async_llm",
+    "AsyncStream": "async_llm",
+    "EngineConfig": "config",
+    "HeadraceError": "errors",
+    "Chunk": "types",
+    "CompletionOutput": "types",
+    "Logprob": "types",
+    "RequestOutput": "types",
+    "SamplingParams": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that `import headrace` and `--help` stay quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    return getattr(import_module(f"headrace.{_HOMES[name]}"), name)

@@ -1,0 +1,265 @@
+"""`AsyncLLM`: the same engine for an event loop; it steps in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from headrace.completion import Collector, OpenRequest
+from headrace.config import EngineConfig
+from headrace.engine.stats import EngineStats
+from headrace.engine.thread import EngineThread
+from headrace.errors import EngineError, HeadraceError
+from headrace.frontend import Frontend, Message, Prompt
+from headrace.model.spec import ModelSpec
+from headrace.text.chat import ChatTemplate
+from headrace.text.tokenizer import Tokenizer
+from headrace.types import Chunk, RequestOutput, SamplingParams, StepOutput, TokenLogprobs, Usage
+
+
+class AsyncLLM:
+    """A loaded model for one event loop, which calls all its methods; arguments and errors as for `LLM`."""
+
+    def __init__(
+        self, model: str | Path = "stories", config: EngineConfig | None = None, *, chat_template: Path | None = None
+    ) -> None:
+        self._frontend = Frontend(model, config, chat_template)
+        self._streams: dict[str, AsyncStream] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = EngineThread(self._frontend.engine, self._deliver, self._fail)
+
+    @property
+    def name(self) -> str:
+        """What the user called the model."""
+        return self._frontend.name
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's architecture."""
+        return self._frontend.spec
+
+    @property
+    def max_context(self) -> int:
+        """Longest prompt + output in tokens."""
+        return self._frontend.max_context
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None for a folder without a tokenizer, which runs on token ids."""
+        return self._frontend.tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """None for a model without one."""
+        return self._frontend.chat_template
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """The sampling that the model's generation_config recommends."""
+        return self._frontend.default_params
+
+    @property
+    def load_report(self) -> tuple[str, ...]:
+        """Lines worth telling a user: the model, its memory, the KV cache plan."""
+        return self._frontend.load_report
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine still takes requests."""
+        return self._thread.is_alive
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> list[int]:
+        """A conversation through the model's chat template as token ids.
+
+        Raises:
+            MissingChatTemplate: the model has none.
+            RequestError: the template refuses the messages.
+        """
+        return self._frontend.encode_chat(
+            messages,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        )
+
+    def submit(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None) -> AsyncStream:
+        """Check a prompt and queue it.
+
+        Raises:
+            RequestError: nothing has been queued; `param` names the field at fault.
+            EngineError: the engine has died or is closed.
+        """
+        opened = self._frontend.prepare(prompt, params, request_id)
+        self._loop = asyncio.get_running_loop()
+        stream = AsyncStream(opened, self._thread, self._forget)
+        self._streams[opened.request.id] = stream
+        try:
+            self._thread.submit(opened.request)
+        except EngineError:
+            self._forget(opened.request.id)
+            raise
+        return stream
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncStream:
+        """`submit` with the model's own defaults, up to the end of the text, when `params` is None."""
+        return self.submit(prompt, params or replace(self.default_params, max_tokens=None))
+
+    async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestOutput:
+        """The whole completion; cancelling the task cancels the request. `params` None is as for `LLM.generate`."""
+        stream = self.submit(prompt, params or self.default_params)
+        collector = Collector(stream.opened)
+        async with stream:
+            async for chunk in stream:
+                collector.push(chunk)
+        return collector.result()
+
+    def stats(self) -> EngineStats:
+        """A snapshot of the engine's gauges and counters."""
+        return self._thread.stats()
+
+    async def close(self) -> None:
+        """Stop the engine; open streams get an EngineError."""
+        await asyncio.to_thread(self._thread.close)
+        self._end_all(EngineError("the engine was closed"))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _deliver(self, outputs: list[StepOutput]) -> None:
+        self._call_in_loop(self._dispatch, outputs)
+
+    def _fail(self, error: EngineError) -> None:
+        self._call_in_loop(self._end_all, error)
+
+    def _call_in_loop(self, function: Any, argument: object) -> None:
+        """Called in the engine's thread; a loop that is gone has nobody left to tell."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, argument)
+
+    def _dispatch(self, outputs: list[StepOutput]) -> None:
+        for output in outputs:
+            if (stream := self._streams.get(output.request_id)) is not None:
+                stream.push(output)
+
+    def _end_all(self, error: HeadraceError) -> None:
+        for stream in list(self._streams.values()):
+            stream.end(error)
+
+    def _forget(self, request_id: str) -> None:
+        self._streams.pop(request_id, None)
+
+
+class AsyncStream:
+    """One request's chunks, as an async iterator; leaving it early (`async with`, or `cancel`) cancels the request."""
+
+    def __init__(self, opened: OpenRequest, thread: EngineThread, forget: Any) -> None:
+        self.opened = opened
+        self._thread = thread
+        self._forget = forget
+        self._chunks: list[Chunk] = []
+        self._ready = asyncio.Event()
+        self._has_ended = False
+        self._error: HeadraceError | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The engine's id of the request."""
+        return self.opened.request.id
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt as text, or None when it came as token ids."""
+        return self.opened.prompt
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt as the engine got it."""
+        return list(self.opened.request.prompt_token_ids)
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs | None] | None:
+        """Set with the first chunk, when the request asked for them."""
+        return self.opened.prompt_logprobs
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that came from the prefix cache; known with the first chunk."""
+        return self.opened.num_cached_tokens
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return self.opened.usage
+
+    async def next_chunks(self) -> list[Chunk]:
+        """All chunks that are ready, at least one; an empty list at the end.
+
+        Raises:
+            EngineError: the engine died; nothing more will come.
+        """
+        while not self._chunks and not self._has_ended:
+            self._ready.clear()
+            await self._ready.wait()
+        chunks, self._chunks = self._chunks, []
+        if not chunks and self._error is not None:
+            raise self._error
+        return chunks
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._chunks and not self._has_ended:
+            self._ready.clear()
+            await self._ready.wait()
+        if self._chunks:
+            return self._chunks.pop(0)
+        if self._error is not None:
+            raise self._error
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        """Drop the request before the engine's next step; does nothing once it has ended."""
+        if not self._has_ended:
+            self._thread.cancel(self.request_id)
+            self.end(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    def push(self, output: StepOutput) -> None:
+        """Take one of the engine's outputs (called by AsyncLLM)."""
+        chunk = self.opened.push(output)
+        if chunk is None or self._has_ended:
+            return
+        self._chunks.append(chunk)
+        if chunk.finish_reason is not None and output.finish_reason is None:
+            self._thread.cancel(self.request_id, output.index)
+        if self.opened.is_finished:
+            self.end(None)
+        self._ready.set()
+
+    def end(self, error: HeadraceError | None) -> None:
+        """No more chunks will come (called by AsyncLLM)."""
+        self._has_ended = True
+        self._error = error
+        self._ready.set()
+        self._forget(self.request_id)

@@ -1,0 +1,142 @@
+"""Which sequences run in a step, and how many tokens of each: `{sequence: num_tokens}` within a token budget.
+
+There is no prefill phase and no decode phase. Decodes come first, prompt chunks share what is left; when blocks run
+out, the sequence that arrived last is put back to wait and is recomputed later, mostly from the prefix cache.
+None of this can change what a sequence produces.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from headrace.engine.kv_cache import BlockCache
+from headrace.engine.sequence import Sequence
+
+PROMPT_LOGPROBS_CHUNK = 64
+"""Most prompt tokens of a step that need logits; bounds the memory of [tokens, vocabulary]."""
+
+
+class Scheduler:
+    """Owns the waiting and the running sequences. `schedule` and the verbs mutate; the rest answers."""
+
+    def __init__(
+        self, cache: BlockCache, *, max_batch_tokens: int, max_sequences: int, rope_switch: int | None = None
+    ) -> None:
+        self.cache = cache
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        """In order of arrival"""
+        self.num_preemptions = 0
+        self._max_batch_tokens = max_batch_tokens
+        self._max_sequences = max_sequences
+        self._rope_switch = rope_switch
+        self._free_rows = list(range(max_sequences - 1, -1, -1))
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a new sequence wait for its turn."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a finished or cancelled sequence out and release its blocks. Does nothing if it is not here."""
+        if sequence.row >= 0:
+            self.running.remove(sequence)
+            self._release(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def schedule(self) -> dict[Sequence, int]:
+        """Choose this step's tokens and allocate their blocks. Empty only when there is nothing to do."""
+        self._switch_rope()
+        plan: dict[Sequence, int] = {}
+        budget = self._max_batch_tokens
+        num_preemptions = self.num_preemptions
+        # Prompts that do not fit in a step come after the decodes; both in order of arrival.
+        for sequence in sorted(self.running, key=lambda s: s.num_uncomputed > 1):
+            if budget == 0:
+                break
+            if sequence.row < 0:  # preempted for one before it
+                continue
+            num_tokens = self._chunk(sequence, budget)
+            while not self.cache.grow(sequence, sequence.num_computed + num_tokens):
+                victim = self.running[-1]
+                budget += plan.pop(victim, 0)
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+            else:
+                plan[sequence] = num_tokens
+                budget -= num_tokens
+        if self.num_preemptions == num_preemptions:
+            self._admit(plan, budget)
+        return plan
+
+    def _admit(self, plan: dict[Sequence, int], budget: int) -> None:
+        held_back: list[Sequence] = []
+        while self.waiting and budget > 0 and self._free_rows:
+            sequence = self.waiting.popleft()
+            if self._waits_for_sibling(sequence):
+                held_back.append(sequence)
+                continue
+            self._set_rope_variant(sequence)
+            self.cache.adopt_prefix(sequence)
+            if sequence.num_cached is None:
+                sequence.num_cached = sequence.num_computed
+            missing = self.cache.blocks_for(len(sequence.token_ids)) - len(sequence.block_ids)
+            if missing > self.cache.num_available:
+                assert self.running, "a sequence that fits alone does not fit into an empty cache"
+                self.cache.release(sequence)
+                self.waiting.appendleft(sequence)
+                break
+            num_tokens = self._chunk(sequence, budget)
+            self.cache.grow(sequence, sequence.num_computed + num_tokens)
+            sequence.row = self._free_rows.pop()
+            self._enter(sequence)
+            plan[sequence] = num_tokens
+            budget -= num_tokens
+        self.waiting.extendleft(reversed(held_back))
+
+    def _enter(self, sequence: Sequence) -> None:
+        at = len(self.running)
+        while at > 0 and self.running[at - 1].arrival > sequence.arrival:
+            at -= 1
+        self.running.insert(at, sequence)
+
+    def _chunk(self, sequence: Sequence, budget: int) -> int:
+        limit = PROMPT_LOGPROBS_CHUNK if sequence.wants_prompt_logprobs else budget
+        return min(sequence.num_uncomputed, budget, limit)
+
+    def _waits_for_sibling(self, sequence: Sequence) -> bool:
+        """The completions of a request wait until the first of them has computed the prompt, to share its blocks."""
+        if sequence.index == 0 or sequence.num_output:
+            return False
+        siblings = [s for s in self.running if s.request is sequence.request]
+        return bool(siblings) and all(s.num_computed < s.num_prompt for s in siblings)
+
+    def _switch_rope(self) -> None:
+        """Sequences that have outgrown the short rope factors start again with the long ones."""
+        if self._rope_switch is None:
+            return
+        for sequence in list(self.running):
+            if sequence.rope_variant == 0 and len(sequence.token_ids) > self._rope_switch:
+                self._put_back(sequence)
+
+    def _set_rope_variant(self, sequence: Sequence) -> None:
+        is_long = self._rope_switch is not None and len(sequence.token_ids) > self._rope_switch
+        sequence.rope_variant = int(is_long)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
+        self._put_back(sequence)
+
+    def _put_back(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        at = 0  # the waiting ones that arrived earlier stay before it
+        while at < len(self.waiting) and self.waiting[at].arrival < sequence.arrival:
+            at += 1
+        self.waiting.insert(at, sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.cache.release(sequence)
+        self._free_rows.append(sequence.row)
+        sequence.row = -1

@@ -1,0 +1,77 @@
+"""A sequence: one completion of a request on its way through the engine."""
+
+from __future__ import annotations
+
+from headrace.engine.kv_cache import Node
+from headrace.types import FinishReason, Request, TokenLogprobs
+
+
+class Sequence:
+    """The engine's mutable state of one completion. Owned by the scheduler; the runner only reads it."""
+
+    __slots__ = (
+        "arrival",
+        "block_ids",
+        "finish_reason",
+        "index",
+        "nodes",
+        "num_cached",
+        "num_computed",
+        "num_prompt",
+        "num_tabled",
+        "prompt_logprobs",
+        "request",
+        "rope_variant",
+        "row",
+        "stop_ids",
+        "token_ids",
+    )
+
+    def __init__(self, request: Request, index: int, arrival: int) -> None:
+        resumed = request.resume[index] if request.resume else ()
+        self.request = request
+        self.index = index
+        self.arrival = arrival
+        """Order of arrival; the latest is preempted first"""
+        self.token_ids: list[int] = [*request.prompt_token_ids, *resumed]
+        """Prompt and output"""
+        self.num_prompt = len(request.prompt_token_ids)
+        self.num_computed = 0
+        """Leading tokens whose keys and values are in the cache"""
+        self.num_cached: int | None = None
+        """Of those, how many came from the prefix cache when the sequence first ran"""
+        self.block_ids: list[int] = []
+        self.nodes: list[Node] = []
+        """Tree nodes of the leading full blocks; the blocks after them are the sequence's own"""
+        self.num_tabled = 0
+        """Leading block_ids that stand in the runner's block table already"""
+        self.row = -1
+        """Row of the block tables and sampling arrays while running"""
+        self.rope_variant = 0
+        self.prompt_logprobs: list[TokenLogprobs | None] = [None]
+        """Of the leading prompt positions; the first has none"""
+        self.finish_reason: FinishReason | None = None
+        self.stop_ids: frozenset[int] = frozenset(request.params.stop_token_ids or ())
+        if not request.params.ignore_eos:
+            self.stop_ids |= request.eos_token_ids
+
+    @property
+    def num_output(self) -> int:
+        """Output tokens so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens whose keys and values are not in the cache yet."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Sequence 0 of a request that asked computes them, once."""
+        asked = self.request.params.prompt_logprobs is not None and self.index == 0
+        return asked and len(self.prompt_logprobs) < self.num_prompt
+
+    @property
+    def cache_key(self) -> str:
+        """Sequences share prefixes only with others of the same key."""
+        return f"{self.rope_variant}:{self.request.cache_salt}"

@@ -1,0 +1,82 @@
+"""An engine that steps in a thread of its own, so that an event loop can talk to it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from headrace.engine.engine import Engine
+from headrace.engine.stats import EngineStats
+from headrace.errors import EngineError
+from headrace.types import Request, StepOutput
+
+
+class EngineThread:
+    """Takes requests and cancellations from other threads and applies them between steps.
+
+    `deliver` is called in the engine's thread with each step's outputs; `fail` once, with the error, if the engine
+    dies. After that nothing more is delivered.
+    """
+
+    def __init__(
+        self, engine: Engine, deliver: Callable[[list[StepOutput]], None], fail: Callable[[EngineError], None]
+    ) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._fail = fail
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self.error: EngineError | None = None
+        self._thread = threading.Thread(target=self._run, name="headrace-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine still takes requests."""
+        return self.error is None and not self._closing
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it must have passed `Engine.check_fits`.
+
+        Raises:
+            EngineError: the engine has died or is closed.
+        """
+        if not self.is_alive:
+            raise self.error or EngineError("the engine is closed; make a new one")
+        self._send(lambda: self._engine.submit(request))
+
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """Drop a request or one of its sequences before the next step."""
+        self._send(lambda: self._engine.cancel(request_id, index))
+
+    def stats(self) -> EngineStats:
+        """A snapshot, taken without waiting for the step in progress."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Stop after the step in progress and wait for the thread."""
+        self._closing = True
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _send(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._wake.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                if not self._engine.has_work:
+                    self._wake.wait()
+                self._wake.clear()
+                while self._commands:
+                    self._commands.popleft()()
+                if outputs := self._engine.step():
+                    self._deliver(outputs)
+        except Exception as error:  # noqa: BLE001  the outermost handler: every open request gets the error
+            self.error = EngineError(f"the engine failed ({type(error).__name__}: {error}); restart it and report this")
+            self.error.__cause__ = error
+            self._fail(self.error)

@@ -1,0 +1,174 @@
+"""What `LLM` and `AsyncLLM` share: loads a model, and turns prompts into requests that have been checked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+from headrace.completion import OpenRequest
+from headrace.config import EngineConfig
+from headrace.engine.engine import Engine
+from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
+from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
+from headrace.hub.resolve import resolve_model
+from headrace.model.loader import load_decoder, read_spec
+from headrace.ops.select import select_ops
+from headrace.text.chat import load_chat_template
+from headrace.text.tokenizer import Tokenizer
+from headrace.types import Request, SamplingParams, draw_seed
+
+
+class TextPrompt(TypedDict):
+    """A prompt as vLLM's dict form of text."""
+
+    prompt: str
+
+
+class TokensPrompt(TypedDict):
+    """A prompt as vLLM's dict form of token ids."""
+
+    prompt_token_ids: list[int]
+
+
+Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
+Message: TypeAlias = Mapping[str, Any]
+
+
+class Frontend:
+    """A loaded model with its engine, and everything that has to do with text around it.
+
+    Raises (when made):
+        ModelError: the model cannot be found, read or run.
+        ConfigError: a setting cannot be used with this model on this machine.
+    """
+
+    def __init__(self, model: str | Path, config: EngineConfig | None, chat_template: Path | None) -> None:
+        self.config = config or EngineConfig()
+        files = resolve_model(model)
+        self.name = files.name
+        self.spec = read_spec(files)
+        self.tokenizer = Tokenizer.from_files(files)
+        self.chat_template = load_chat_template(files, chat_template)
+        self._eos_token_ids = frozenset() if self.tokenizer is None else self.tokenizer.eos_token_ids
+        self.default_params = default_params(files.read_json("generation_config.json") or {})
+        ops = select_ops(self.config)
+        decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
+        plan = plan_kv_cache(
+            self.config,
+            block_bytes=decoder.cache_block_bytes(self.config.block_size),
+            model_context=self.spec.max_context,
+            free_memory=free_memory(),
+        )
+        self.engine = Engine(decoder, ops, self.config, plan)
+        self.max_context = plan.max_context
+        self.load_report = (
+            f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
+            f" {format_bytes(decoder.nbytes)} of weights ({decoder.formats}), {ops.name}",
+            str(plan),
+        )
+        self._request_numbers = itertools.count()
+
+    def prepare(self, prompt: Prompt, params: SamplingParams, request_id: str | None = None) -> OpenRequest:
+        """Tokenise and check a prompt; the result's `request` is what the engine takes.
+
+        Raises:
+            RequestError: nothing of this has been queued; `param` names the field at fault.
+        """
+        text, token_ids = self._tokenize(prompt)
+        self._check_ids("prompt", token_ids)
+        self._check_ids("logit_bias", params.logit_bias or ())
+        if params.stop_strings and self.tokenizer is None:
+            raise RequestError(
+                "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
+            )
+        request = Request(
+            id=request_id or f"request-{next(self._request_numbers)}",
+            prompt_token_ids=tuple(token_ids),
+            params=params,
+            seed=draw_seed() if params.seed is None else params.seed,
+            max_tokens=self._max_tokens(len(token_ids), params.max_tokens),
+            eos_token_ids=self._eos_token_ids,
+        )
+        self.engine.check_fits(len(token_ids), request.max_tokens)
+        return OpenRequest(request, text, self.tokenizer)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> list[int]:
+        """A conversation through the model's chat template as token ids.
+
+        Raises:
+            MissingChatTemplate: the model has none.
+            RequestError: the template refuses the messages.
+        """
+        if self.chat_template is None or self.tokenizer is None:
+            raise MissingChatTemplate(
+                f"{self.name} has no chat template; give one with --chat-template FILE, or use completions",
+                param="messages",
+            )
+        text = self.chat_template.render(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            template_kwargs=chat_template_kwargs or {},
+        )
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        text: object = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
+        ids: object = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+        if ids is None and isinstance(text, str):
+            if self.tokenizer is None:
+                raise RequestError(f"{self.name} has no tokenizer; give the prompt as token ids", param="prompt")
+            return text, self.tokenizer.encode(text)
+        ids = text if ids is None else ids
+        if not isinstance(ids, Sequence) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+            raise RequestError(
+                'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
+                param="prompt",
+            )
+        return None, list(ids)
+
+    def _check_ids(self, param: str, token_ids: Sequence[int] | Mapping[int, float]) -> None:
+        if param == "prompt" and not token_ids:
+            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+        for token_id in token_ids:
+            if not 0 <= token_id < self.spec.vocab_size:
+                raise RequestError(
+                    f"{param} has token id {token_id}; the model's ids are 0 to {self.spec.vocab_size - 1}", param=param
+                )
+
+    def _max_tokens(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        room = self.max_context - prompt_tokens
+        if room < 1:
+            raise ContextTooLong(
+                f"the prompt has {prompt_tokens:,} tokens and the context is {self.max_context:,}; shorten the prompt",
+                param="prompt",
+            )
+        if max_tokens is None:
+            return room
+        if max_tokens > room:
+            raise ContextTooLong(
+                f"the prompt's {prompt_tokens:,} tokens and max_tokens {max_tokens:,} exceed the context of"
+                f" {self.max_context:,}; lower max_tokens to {room:,} or less, or shorten the prompt",
+                param="max_tokens",
+            )
+        return max_tokens
+
+
+def default_params(generation_config: Mapping[str, Any]) -> SamplingParams:
+    """The sampling that a model's generation_config.json recommends, as vLLM reads it."""
+    known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    values = {name: generation_config[name] for name in known if generation_config.get(name) is not None}
+    if generation_config.get("do_sample") is False:
+        values = {"temperature": 0.0}
+    return SamplingParams(**values)
