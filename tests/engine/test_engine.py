@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import drain, ids, make_engine, make_request
 
+from headrace.engine.sampling import SamplingTable
+from headrace.engine.sequence import Sequence
 from headrace.errors import DoesNotFit
 from headrace.types import FinishReason, Request
 
@@ -54,6 +56,29 @@ def test_a_prefix_hit_changes_nothing_and_saves_work() -> None:
     assert (cold[0].num_cached_tokens, warm[0].num_cached_tokens) == (0, 96)
     assert decoder.num_tokens - computed == computed - 96
     assert engine.stats().prefix_hits == 96
+
+
+@pytest.mark.parametrize("length", [15, 16, 17, 32, 64])
+def test_a_hit_always_leaves_the_last_token_to_compute(length: int) -> None:
+    request = make_request("a", list(range(length)))
+    engine, _ = make_engine()
+    for _ in range(2):
+        engine.submit(request)
+        outputs = drain(engine)["a", 0]
+        assert ids(outputs) == alone(request)
+    assert outputs[0].num_cached_tokens == (length - 1) // 16 * 16
+
+
+def test_each_position_and_completion_has_a_draw_of_its_own() -> None:
+    table = SamplingTable(4)
+    sequences = [Sequence(make_request("a", [1, 2], n=2, seed=3), index, index) for index in range(2)]
+    for row, sequence in enumerate(sequences):
+        sequence.row = row
+    sequences[1].token_ids += [5, 6, 7]
+    batch = table.batch(sequences)
+    assert batch.position.tolist() == [0, 3]
+    assert batch.stream.tolist() == [0, 1]
+    assert batch.seed.tolist() == [7, 7]
 
 
 def test_a_salt_keeps_prefixes_apart() -> None:
