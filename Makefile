@@ -1,0 +1,52 @@
+# One verb for each thing that a person does here. Everything happens in .venv; PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+MODEL ?= stories
+
+.PHONY: run test check format bench wheel clean
+
+run: $(VENV)/.installed  ## stream a story from the bundled model; chat on a terminal
+	@$(BIN)/headrace run $(MODEL)
+
+test: $(VENV)/.test  ## everything that proves the code, in parallel
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.check  ## formatter, linter, types, layers, stub of the compiled module
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/stubtest headrace._core --ignore-missing-stub
+
+format: $(VENV)/.check  ## what `check` wants, done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed  ## speed beside the machine's own limits
+	@$(BIN)/headrace bench $(MODEL)
+
+wheel: $(VENV)/.venv
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+# The package is installed from this checkout; Python files are read in place, kernels are rebuilt when csrc changes.
+$(VENV)/.installed: $(VENV)/.venv $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[check]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist
