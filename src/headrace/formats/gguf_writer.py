@@ -22,8 +22,8 @@ def write_gguf(path: Path | str, metadata: Mapping[str, Any], tensors: Mapping[s
     """Write a GGUF file; it appears under its name only when it is complete.
 
     Metadata values: str; bool; int (as uint32 where it fits, else int32, uint64, int64); float (as float32, GGUF's
-    habit); a numpy number or 1-D array (its own type); a non-empty list of these, all of one kind, where a list of int
-    is int32 where that fits. Tensors are named by their keys.
+    habit); a numpy number or array (its own type, rows as nested arrays); a non-empty list of these, all of one kind,
+    where a list of int is int32 if that fits. Tensors are named by their keys.
 
     Raises:
         ValueError: a value or tensor that GGUF has no type for.
@@ -69,10 +69,11 @@ def _value(key: str, value: Any) -> bytes:
     """A type number and the value."""
     if isinstance(value, str):
         return struct.pack("<I", STRING_TYPE) + _string(value)
-    if isinstance(value, (np.ndarray, Sequence)):
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         return struct.pack("<I", ARRAY_TYPE) + _array(key, value)
-    number = _numbers(key, [value], ["<u4", "<i4", "<u8", "<i8"])
-    return struct.pack("<I", _type_number(key, number)) + number.tobytes()
+    number = value if isinstance(value, np.ndarray) else _numbers(key, [value], ["<u4", "<i4", "<u8", "<i8"])
+    kind = _type_number(key, number)
+    return struct.pack("<I", kind) + number.astype(NUMBER_TYPES[kind]).tobytes()
 
 
 def _array(key: str, values: NDArray[Any] | Sequence[Any]) -> bytes:
@@ -82,10 +83,8 @@ def _array(key: str, values: NDArray[Any] | Sequence[Any]) -> bytes:
     if len(values) and all(isinstance(value, (np.ndarray, list, tuple)) for value in values):
         return struct.pack("<IQ", ARRAY_TYPE, len(values)) + b"".join(_array(key, value) for value in values)
     numbers = values if isinstance(values, np.ndarray) else _numbers(key, values, ["<i4", "<u4", "<i8", "<u8"])
-    if numbers.ndim != 1:
-        raise ValueError(f"metadata {key!r} is an array of {numbers.ndim} dimensions, expected 1")
-    dtype = _type_number(key, numbers)
-    return struct.pack("<IQ", dtype, len(numbers)) + numbers.astype(NUMBER_TYPES[dtype]).tobytes()
+    kind = _type_number(key, numbers)
+    return struct.pack("<IQ", kind, len(numbers)) + numbers.astype(NUMBER_TYPES[kind]).tobytes()
 
 
 def _numbers(key: str, values: Sequence[Any], integer_types: Sequence[str]) -> NDArray[Any]:

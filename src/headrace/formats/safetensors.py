@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import DamagedFile, ModelNotFound, UnsupportedModel
+from headrace.errors import DamagedFile, ModelError, ModelNotFound, UnsupportedModel
 from headrace.formats.codecs import BF16, F16, F32, Codec, opaque_codec
 from headrace.formats.storage import describe_start, map_file, replacing
 from headrace.formats.tensor import Tensor
@@ -33,8 +33,10 @@ _BUFFERS: Mapping[str, int] = MappingProxyType(
 )
 """Types of buffers (masks, position ids) that are listed but cannot be computed with, and their bytes."""
 
+_OTHER_FORMATS = (".bin", ".bin.index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 _LONGEST_HEADER = 100_000_000
 _LARGEST_SIZE = 1 << 62
+_MOST_DIMENSIONS = 32
 
 
 def open_safetensors(path: Path | str) -> dict[str, Tensor]:
@@ -45,35 +47,32 @@ def open_safetensors(path: Path | str) -> dict[str, Tensor]:
 
     Raises:
         ModelNotFound: there is no such file, or no weights in the folder.
+        ModelError: a file or folder cannot be read.
         UnsupportedModel: weights in another format, or of a type that headrace does not read (float8 …).
         DamagedFile: a file is truncated, malformed or contradicts itself or the index.
     """
     path = Path(path)
-    if not path.is_dir():
-        return _open_index(path) if path.name.endswith(".index.json") else _open_file(path)
-    if (path / SINGLE_FILE).exists():
-        return _open_file(path / SINGLE_FILE)
-    if (path / INDEX_FILE).exists():
-        return _open_index(path / INDEX_FILE)
-    raise _no_weights(path)
+    try:
+        if not path.is_dir():
+            return _open_index(path) if path.name.endswith(".index.json") else _open_file(path)
+        for name, open_it in ((SINGLE_FILE, _open_file), (INDEX_FILE, _open_index)):
+            if (path / name).exists():
+                return open_it(path / name)
+        raise _no_weights(path, sorted(entry.name for entry in path.iterdir()))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error}); check its permissions") from error
 
 
-def _no_weights(folder: Path) -> Exception:
-    names = sorted(entry.name for entry in folder.iterdir())
-    others = [name for name in names if name.endswith(".safetensors")]
-    if others:
-        return ModelNotFound(
-            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}, only {_some(others)}; download the missing file or name one"
-        )
-    others = [
-        name for name in names if name.endswith((".bin", ".bin.index.json", ".pt", ".pth", ".h5", ".msgpack", ".onnx"))
-    ]
-    if others:
+def _no_weights(folder: Path, names: list[str]) -> ModelError:
+    lacks = f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}"
+    if others := [name for name in names if name.endswith(".safetensors")]:
+        return ModelNotFound(f"{lacks}, only {_some(others)}; download the missing file or give one of these")
+    if others := [name for name in names if name.endswith(_OTHER_FORMATS)]:
         return UnsupportedModel(
             f"{folder} has its weights only as {_some(others)}; convert them to safetensors: load the model with"
             " transformers and call save_pretrained"
         )
-    return ModelNotFound(f"{folder} has no weights: no {SINGLE_FILE}, no {INDEX_FILE}; download the model again")
+    return ModelNotFound(f"{lacks}; download the model again")
 
 
 def _some(names: list[str]) -> str:
@@ -149,11 +148,11 @@ def _tensor(entry: _Entry, data: NDArray[np.uint8]) -> Tensor:
 
 def _parse_json(path: Path, data: NDArray[np.uint8]) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _damaged(path, f"{twice!r} is there twice")
+        fields: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in fields:
+                raise _damaged(path, f"{name!r} is there twice")
+            fields[name] = value
         return fields
 
     try:
@@ -173,7 +172,7 @@ def _read_entry(path: Path, name: str, fields: Any) -> _Entry:
         raise _damaged(path, f"the dtype, shape or data_offsets of tensor {name!r} are malformed")
     begin, end = offsets
     codec = _codec(path, name, dtype)
-    if prod(size or 1 for size in shape) * codec.block_bytes > _LARGEST_SIZE or len(shape) > 32:
+    if len(shape) > _MOST_DIMENSIONS or prod(size or 1 for size in shape) * codec.block_bytes > _LARGEST_SIZE:
         raise _damaged(path, f"tensor {name!r} has the absurd shape {str(shape)[:80]}")
     if end - begin != prod(shape) * codec.block_bytes:
         raise _damaged(path, f"tensor {name!r} has {end - begin:,} bytes, its shape {shape} in {dtype} needs others")

@@ -16,7 +16,10 @@ from headrace.formats.codecs import Codec
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """`data` is uint8 of shape [*shape[:-1], bytes per row], usually a view of a memory-mapped file."""
+    """`data` is uint8 of shape [*shape[:-1], bytes per row], usually a read-only view of a memory-mapped file.
+
+    A tensor of shape () has one value, so its data is [bytes of a value].
+    """
 
     name: str
     codec: Codec
@@ -59,8 +62,8 @@ class Tensor:
         """A float32 tensor of the given values."""
         from headrace.formats.codecs import F32
 
-        values = np.ascontiguousarray(array, dtype=np.float32)
-        data = values.reshape(*values.shape[:-1], -1).view(np.uint8)
+        values = np.asarray(array, dtype=np.float32, order="C")
+        data = values.reshape(*values.shape[:-1], values.shape[-1] if values.ndim else 1).view(np.uint8)
         return Tensor(name, F32, values.shape, data)
 
 
