@@ -1,0 +1,257 @@
+"""The server as a Starlette application: routes from the dialects' tables, errors in the dialects' shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from msgspec.json import encode
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from headrace import __version__
+from headrace.errors import Overloaded, UnknownModel
+from headrace.server.body import read_json_body
+from headrace.server.dialects import openai
+from headrace.server.dialects.base import Call, Dialect, Endpoint, Listing, Renderer, Served
+from headrace.server.errors import Failure, MethodNotAllowed, PathNotFound, describe
+from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
+from headrace.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM
+
+DIALECTS: tuple[Dialect, ...] = (openai.DIALECT,)
+"""The first one's error shape is used for paths that are nobody's."""
+
+MAX_BODY_BYTES = 32 * 2**20
+
+_SHUTTING_DOWN = Overloaded("The server is shutting down; send the request again later")
+"""Said to a request that is cancelled: it has outlived the time that a shutdown gives (or nobody hears it)."""
+
+_JSON = "application/json"
+_STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # proxies pass tokens on at once
+
+
+def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
+    """The application that serves `llm` under `served_name`. It closes the engine when it is shut down.
+
+    Args:
+        llm: The engine. All its methods are called from the application's event loop.
+        served_name: The model's name in requests and answers.
+        max_body_bytes: Longer request bodies are refused with 413.
+    """
+    metrics = Metrics(served_name, llm.max_context, llm.stats)
+    server = _Server(llm, _served(llm, served_name), metrics, max_body_bytes)
+    routes = [Route("/health", _health(server)), Route("/metrics", _metrics(server)), Route("/version", _version)]
+    for dialect in DIALECTS:
+        routes += [
+            Route(endpoint.path, _Generate(server, dialect, endpoint), methods=["POST"])
+            for endpoint in dialect.endpoints
+        ]
+        routes += [Route(listing.path, _list(server, dialect, listing)) for listing in dialect.listings]
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await llm.close()
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """What every route needs."""
+
+    llm: AsyncLLM
+    served: Served
+    metrics: Metrics
+    max_body_bytes: int
+
+
+class _Generate:
+    """POST to a dialect's endpoint: an ASGI application, so that a stream costs one await per write."""
+
+    def __init__(self, server: _Server, dialect: Dialect, endpoint: Endpoint) -> None:
+        self._server = server
+        self._dialect = dialect
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened: list[OpenPrompt] = []
+        has_begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_noting, opened)
+        except ClientDisconnect:
+            pass
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
+            failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
+            if not has_begun:
+                await _error_response(self._dialect, failure)(scope, receive, send)
+        finally:
+            close_call(opened)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, opened: list[OpenPrompt]) -> None:
+        """Answer one request; what has been queued on the engine is put into `opened`."""
+        arrival = time.perf_counter()
+        body = await read_json_body(scope, receive, self._server.max_body_bytes)
+        call = self._endpoint.parse(body, self._server.served.defaults)
+        _check_model(call, self._server.served)
+        opened += open_call(call, self._server.llm, self._server.metrics, arrival)
+        renderer = call.renderer(self._server.served)
+        answer = _stream(opened, renderer, send) if call.stream else _whole(opened, renderer, scope, receive, send)
+        await _unless_disconnected(answer, receive)
+
+
+async def _whole(opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope, receive: Receive, send: Send) -> None:
+    body = renderer.whole(await outputs(opened))
+    await Response(body, media_type=_JSON)(scope, receive, send)
+
+
+async def _stream(opened: Sequence[OpenPrompt], renderer: Renderer, send: Send) -> None:
+    """The headers go out with the first chunks, so that what fails before them still gets its status."""
+    has_begun = False
+    try:
+        async for ready in pieces(opened):
+            data = b"".join([renderer.chunks(index, chunks, opened) for index, chunks in ready])
+            if not has_begun:
+                has_begun = True
+                headers = [(b"content-type", renderer.stream_media_type.encode()), *_STREAM_HEADERS]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                data = renderer.begin() + data
+            if data:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        data = renderer.end(opened)
+    except (Exception, asyncio.CancelledError) as error:
+        if not has_begun:
+            raise
+        data = renderer.failure(describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error))
+    await send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+async def _unless_disconnected(answer: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Run `answer` until it is done or the client has left, whichever comes first.
+
+    Raises:
+        Exception: what `answer` raises.
+    """
+    task = asyncio.create_task(answer)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _check_model(call: Call, served: Served) -> None:
+    if call.model != served.name:
+        raise UnknownModel(f"The model {call.model!r} is not served here; {served.name!r} is", param="model")
+
+
+def _served(llm: AsyncLLM, name: str) -> Served:
+    tokenizer = llm.tokenizer
+    return Served(
+        name=name,
+        version=__version__,
+        fingerprint=f"fp_{hashlib.sha256(f'{__version__} {name} {llm.spec!r}'.encode()).hexdigest()[:12]}",
+        created=int(time.time()),
+        max_context=llm.max_context,
+        defaults=llm.default_params,
+        token_text=(lambda _: "") if tokenizer is None else tokenizer.token_text,
+        token_bytes=(lambda _: None) if tokenizer is None else tokenizer.token_bytes,
+    )
+
+
+def _list(server: _Server, dialect: Dialect, listing: Listing) -> Any:
+    async def answer(request: Request) -> Response:
+        try:
+            return Response(listing.render(server.served, request.path_params), media_type=_JSON)
+        except Exception as error:  # noqa: BLE001  the outermost handler
+            return _error_response(dialect, describe(error))
+
+    return answer
+
+
+def _health(server: _Server) -> Any:
+    async def health(_: Request) -> Response:
+        """200 when the engine takes requests."""
+        return Response(status_code=200 if server.llm.is_alive else 503)
+
+    return health
+
+
+def _metrics(server: _Server) -> Any:
+    async def metrics(request: Request) -> Response:
+        """Prometheus' text or OpenMetrics."""
+        body, content_type = server.metrics.render(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    return metrics
+
+
+async def _version(_: Request) -> Response:
+    return Response(encode({"version": __version__}), media_type=_JSON)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What Starlette's routing refuses: 404 and 405."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    headers: Mapping[str, str] = error.headers or {}
+    if error.status_code == 404:
+        failure = describe(PathNotFound(f"There is no {where} here; see the documentation for the paths"))
+    elif error.status_code == 405:
+        allowed = headers.get("Allow", "another method")
+        failure = describe(MethodNotAllowed(f"{where} is not allowed; use {allowed}"))
+    else:
+        failure = Failure(error.status_code, error.detail)
+    return _error_response(_dialect_of(request.url.path), failure, headers)
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    return _error_response(_dialect_of(request.url.path), describe(error))
+
+
+def _error_response(dialect: Dialect, failure: Failure, headers: Mapping[str, str] | None = None) -> Response:
+    merged = {**(headers or {}), **failure.headers}
+    return Response(dialect.render_failure(failure), failure.status, headers=merged, media_type=_JSON)
+
+
+def _dialect_of(path: str) -> Dialect:
+    """The dialect that a path without a route was most likely meant for: the one with a route just above it."""
+    parent = path.rsplit("/", 1)[0]
+    for dialect in DIALECTS:
+        paths = [endpoint.path for endpoint in dialect.endpoints] + [listing.path for listing in dialect.listings]
+        if any(known == path or (parent and known.startswith(f"{parent}/")) for known in paths):
+            return dialect
+    return DIALECTS[0]

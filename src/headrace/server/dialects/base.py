@@ -1,0 +1,146 @@
+"""What a dialect is: parse bytes into a `Call`, render what the engine says into bytes. No I/O, no Starlette."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from headrace.server.errors import Failure
+from headrace.types import Chunk, RequestOutput, SamplingParams, TokenLogprobs, Usage
+
+JsonObject: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPrompt:
+    """A conversation, to be rendered by the model's chat template. Messages hold plain strings as content."""
+
+    messages: Sequence[JsonObject]
+    chat_template_kwargs: JsonObject = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    """Let the tokenizer add its own BOS/EOS around what the template wrote (templates usually write them)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPrompt:
+    """Text or token ids, as they are."""
+
+    prompt: str | Sequence[int]
+    add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What an answer says about the server that gave it."""
+
+    name: str
+    """The model's name in requests and answers."""
+    version: str
+    fingerprint: str
+    """Stable for one model, configuration and version."""
+    created: int
+    """Unix time at which the server started."""
+    max_context: int
+    defaults: SamplingParams
+    """From the model's generation_config; parse starts from it."""
+    token_text: Callable[[int], str]
+    """A single token as text; pieces of a character become U+FFFD."""
+    token_bytes: Callable[[int], bytes | None]
+    """A single token's exact bytes; None when the model has no tokenizer that knows."""
+
+
+class Progress(Protocol):
+    """What is known of a prompt while it is answered, and after: AsyncStream and RequestOutput both fit."""
+
+    @property
+    def prompt(self) -> str | None:
+        """Its text, if it came as text or the call needs it."""
+        ...
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """As the engine got them."""
+        ...
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs | None] | None:
+        """Known with the first chunk, when the call asked for them."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        ...
+
+
+class Renderer(Protocol):
+    """Renders one answer, either as a stream (begin, chunks …, end or failure) or as a whole. Keeps state: use once.
+
+    Prompt i of a call with n completions each gives completions i·n … i·n + n - 1.
+    """
+
+    stream_media_type: str
+
+    def begin(self) -> bytes:
+        """The stream's first bytes, sent together with the first chunks."""
+        ...
+
+    def chunks(self, prompt_index: int, chunks: Sequence[Chunk], progress: Sequence[Progress]) -> bytes:
+        """What one step gave for one prompt; may be empty. `progress` has all prompts of the call."""
+        ...
+
+    def end(self, progress: Sequence[Progress]) -> bytes:
+        """The stream's last bytes."""
+        ...
+
+    def failure(self, failure: Failure) -> bytes:
+        """The stream's last bytes when it fails after its first byte."""
+        ...
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
+        """The body of an answer that is not streamed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A parsed request: what to run, and how to render what comes out."""
+
+    model: str
+    prompts: Sequence[ChatPrompt | TextPrompt]
+    params: SamplingParams
+    stream: bool
+    renderer: Callable[[Served], Renderer]
+    param_names: Mapping[str, str] = field(default_factory=dict)
+    """What the dialect calls the engine's parameters ("prompt", "max_tokens" …), for errors; where it differs."""
+    needs_prompt_text: bool = False
+    """The renderer shows the prompt: token ids have to be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path that generates. `parse` takes the request's body and raises RequestError, nothing else."""
+
+    path: str
+    parse: Callable[[bytes, SamplingParams], Call]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A path that answers GET from what is served; raises RequestError. `render` gets the path's parameters."""
+
+    path: str
+    render: Callable[[Served, Mapping[str, str]], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One API: its paths, and the shape of its errors (JSON)."""
+
+    name: str
+    endpoints: Sequence[Endpoint]
+    listings: Sequence[Listing] = ()
+    render_failure: Callable[[Failure], bytes]

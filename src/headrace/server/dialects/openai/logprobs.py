@@ -1,0 +1,96 @@
+"""Log-probabilities in the two shapes of OpenAI's answers, and in vLLM's for prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.server.dialects.base import JsonObject, Served
+from headrace.types import Logprob, TokenLogprobs
+
+LOWEST = -9999.0
+"""Stands for minus infinity, which JSON does not have (as in vLLM and OpenAI's own answers)."""
+
+
+def chat_logprobs(
+    token_ids: Sequence[int], positions: Sequence[TokenLogprobs], num_top: int, served: Served
+) -> JsonObject:
+    """`choices[].logprobs` of chat: the chosen token of each position, and the `num_top` most likely ones."""
+    content = []
+    for token_id, position in zip(token_ids, positions, strict=True):
+        entry = _entry(token_id, position[token_id], served)
+        top = [_entry(other, logprob, served) for other, logprob in _most_likely(position, num_top)]
+        content.append(entry | {"top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(
+    token_ids: Sequence[int],
+    positions: Sequence[TokenLogprobs | None],
+    num_top: int,
+    offset: int,
+    served: Served,
+) -> JsonObject:
+    """`choices[].logprobs` of completions. `offset`: the characters of the choice's text before the first token.
+
+    A position may be None (a prompt's first token has no distribution): its entries are null. top_logprobs is keyed
+    by text: of tokens that read the same, the most likely one counts. It holds the chosen token even beyond the top.
+    """
+    tokens: list[str] = []
+    offsets: list[int] = []
+    logprobs: list[float | None] = []
+    tops: list[dict[str, float] | None] = []
+    for token_id, position in zip(token_ids, positions, strict=True):
+        chosen = position.get(token_id) if position else None
+        text = token_text(token_id, chosen, served)
+        tokens.append(text)
+        offsets.append(offset)
+        offset += len(text)
+        logprobs.append(None if chosen is None else finite(chosen.logprob))
+        if position is None or chosen is None:
+            tops.append(None)
+            continue
+        top: dict[str, float] = {}
+        for other, logprob in (*_most_likely(position, num_top), (token_id, chosen)):
+            top.setdefault(token_text(other, logprob, served), finite(logprob.logprob))
+        tops.append(top)
+    return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
+
+
+def prompt_logprobs(positions: Sequence[TokenLogprobs | None], num_top: int, token_ids: Sequence[int]) -> list[object]:
+    """vLLM's `prompt_logprobs`: for each prompt token null or {token id: {logprob, rank, decoded_token}}."""
+    rendered: list[object] = []
+    for token_id, position in zip(token_ids, positions, strict=True):
+        if position is None:
+            rendered.append(None)
+            continue
+        shown = dict(_most_likely(position, num_top)) | {token_id: position[token_id]}
+        rendered.append({str(other): _vllm_entry(logprob) for other, logprob in shown.items()})
+    return rendered
+
+
+def finite(logprob: float) -> float:
+    """A log-probability that JSON can hold."""
+    return max(logprob, LOWEST)
+
+
+def token_text(token_id: int, logprob: Logprob | None, served: Served) -> str:
+    """A token as text, from the engine's answer or else from the tokenizer."""
+    if logprob is not None and logprob.decoded_token is not None:
+        return logprob.decoded_token
+    return served.token_text(token_id)
+
+
+def _most_likely(position: TokenLogprobs, count: int) -> list[tuple[int, Logprob]]:
+    ranked = sorted(position.items(), key=lambda item: item[1].rank)
+    return [(token_id, logprob) for token_id, logprob in ranked if logprob.rank <= count]
+
+
+def _entry(token_id: int, logprob: Logprob, served: Served) -> JsonObject:
+    text = token_text(token_id, logprob, served)
+    exact = served.token_bytes(token_id)
+    encoded = text.encode("utf-8", "replace") if exact is None else exact
+    return {"token": text, "logprob": finite(logprob.logprob), "bytes": list(encoded)}
+
+
+def _vllm_entry(logprob: Logprob) -> JsonObject:
+    return {"logprob": finite(logprob.logprob), "rank": logprob.rank, "decoded_token": logprob.decoded_token}

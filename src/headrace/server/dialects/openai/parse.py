@@ -1,0 +1,280 @@
+"""Bodies of OpenAI's two generating endpoints into Calls. Every mistake is a RequestError that names its field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from headrace.errors import RequestError, UnsupportedParameter
+from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
+from headrace.server.dialects.openai.render import ChatRenderer, CompletionRenderer, RenderOptions
+from headrace.server.dialects.openai.requests import (
+    ChatFields,
+    CompletionFields,
+    Content,
+    DeveloperMessage,
+    Message,
+    SharedFields,
+    StreamOptions,
+)
+from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION, refuse_unsupported
+from headrace.types import SamplingParams
+
+MAX_LOGPROBS = 20
+"""Of the spec, and vLLM's default."""
+DEFAULT_MAX_TOKENS = 16
+"""Of /v1/completions; chat goes on to the end of the context."""
+INHERITED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""Taken from the model's generation_config where the request names none, as vLLM does."""
+
+_COPIED = (
+    *INHERITED,
+    *("n", "presence_penalty", "frequency_penalty", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos"),
+    *("include_stop_str_in_output", "skip_special_tokens"),
+)
+_TEMPLATE_OWN_NAMES = frozenset({"messages", "tools", "documents", "chat_template", "tokenize"})
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+_NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
+_TAGS = {"role": "system, developer, user or assistant", "type": "text: other content is not supported"}
+
+T = TypeVar("T", bound=SharedFields)
+
+
+def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
+    """Parse POST /v1/chat/completions.
+
+    Raises:
+        RequestError: of any kind; `param` is the JSON path of the field at fault.
+    """
+    fields = _decode(body, ChatFields, CHAT)
+    if not fields.messages:
+        raise RequestError("messages is empty, expected at least one message", param="messages")
+    prompt = _chat_prompt(fields)
+    logprobs = _chat_logprobs(fields)
+    prompt_logprobs = _prompt_logprobs(fields)
+    params = _sampling_params(fields, defaults, _chat_max_tokens(fields), logprobs, prompt_logprobs)
+    last = prompt.messages[-1]
+    role = "assistant" if prompt.add_generation_prompt else last["role"]
+    options = _render_options(
+        fields,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        role=role,
+        prefix=last["content"] if fields.echo and last["role"] == role else "",
+    )
+    return Call(
+        model=fields.model,
+        prompts=(prompt,),
+        params=params,
+        stream=bool(fields.stream),
+        renderer=lambda served: ChatRenderer(served, options),
+        param_names={
+            "prompt": "messages",
+            "max_tokens": "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens",
+        },
+    )
+
+
+def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
+    """Parse POST /v1/completions.
+
+    Raises:
+        RequestError: of any kind; `param` is the JSON path of the field at fault.
+    """
+    fields = _decode(body, CompletionFields, COMPLETION)
+    n = 1 if fields.n is None else fields.n
+    if fields.best_of is not None and fields.best_of != n:
+        raise UnsupportedParameter(
+            f"best_of is {fields.best_of}, other than n ({n}): choosing among more is not supported; leave it out",
+            param="best_of",
+        )
+    echo = bool(fields.echo)
+    max_tokens = DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens
+    prompt_only = echo and max_tokens == 0  # scores a prompt: one token is sampled, and thrown away
+    logprobs = _in_range("logprobs", fields.logprobs)
+    prompt_logprobs = _prompt_logprobs(fields)
+    wanted = logprobs if echo and prompt_logprobs is None else prompt_logprobs
+    if echo and logprobs is not None and prompt_logprobs is not None:
+        wanted = max(logprobs, prompt_logprobs)
+    params = _sampling_params(fields, defaults, 1 if prompt_only else max_tokens, logprobs, wanted)
+    options = _render_options(
+        fields, logprobs=logprobs, prompt_logprobs=prompt_logprobs, echo=echo, prompt_only=prompt_only
+    )
+    add_special = fields.add_special_tokens is not False
+    return Call(
+        model=fields.model,
+        prompts=[TextPrompt(prompt=p, add_special_tokens=add_special) for p in _prompts(fields.prompt)],
+        params=params,
+        stream=bool(fields.stream),
+        renderer=lambda served: CompletionRenderer(served, options),
+        needs_prompt_text=echo,
+    )
+
+
+def _decode(body: bytes, kind: type[T], unsupported: Mapping[str, tuple[Any, ...]]) -> T:
+    try:
+        fields = msgspec.json.decode(body)
+        if isinstance(fields, dict):
+            refuse_unsupported(fields, unsupported)
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise RequestError(f"The body is not valid JSON: {error}") from None
+    except UnicodeError:
+        raise RequestError("The body is not valid UTF-8") from None
+    except RecursionError:
+        raise RequestError("The body's JSON is nested too deeply") from None
+    except OverflowError:
+        raise RequestError("The body has a number that is too large") from None
+
+
+def _field_error(message: str) -> RequestError:
+    """Turn msgspec's "Expected `int`, got `str` - at `$.a[0]`" into a line and a path."""
+    match = _AT_PATH.match(message)
+    assert match is not None
+    what, path = match["what"], (match["path"] or "").lstrip(".")
+    if named := _NAMED_FIELD.match(what):
+        path = f"{path}.{named['field']}" if path else named["field"]
+        verb = "is required" if "missing" in what else "is not a known parameter; check its spelling or leave it out"
+        return RequestError(f"{path} {verb}", param=path)
+    what = what.replace("`", "")
+    if what.startswith("Invalid value") and (expected := _TAGS.get(path.rpartition(".")[2])):
+        return UnsupportedParameter(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
+    if match["key"]:
+        what = f"{what} as a key"
+    return RequestError(f"{path}: {what[:1].lower()}{what[1:]}" if path else f"The body: {what}", param=path or None)
+
+
+def _in_range(name: str, value: int | None) -> int | None:
+    if value is not None and not 0 <= value <= MAX_LOGPROBS:
+        raise RequestError(f"{name} is {value}, expected from 0 to {MAX_LOGPROBS}", param=name)
+    return value
+
+
+def _prompt_logprobs(fields: SharedFields) -> int | None:
+    if fields.prompt_logprobs is not None and fields.stream:
+        raise RequestError("prompt_logprobs cannot be streamed; send stream=false", param="prompt_logprobs")
+    return _in_range("prompt_logprobs", fields.prompt_logprobs)
+
+
+def _chat_logprobs(fields: ChatFields) -> int | None:
+    top = _in_range("top_logprobs", fields.top_logprobs)
+    if not fields.logprobs:
+        if top:
+            raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+        return None
+    return top or 0
+
+
+def _chat_max_tokens(fields: ChatFields) -> int | None:
+    old, new = fields.max_tokens, fields.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        message = f"max_completion_tokens is {new} and max_tokens is {old}; send only one of them"
+        raise RequestError(message, param="max_completion_tokens")
+    if new is not None and new < 1:
+        raise RequestError(f"max_completion_tokens is {new}, expected 1 or more", param="max_completion_tokens")
+    return old if new is None else new
+
+
+def _sampling_params(
+    fields: SharedFields,
+    defaults: SamplingParams,
+    max_tokens: int | None,
+    logprobs: int | None,
+    prompt_logprobs: int | None,
+) -> SamplingParams:
+    named: JsonObject = {name: getattr(defaults, name) for name in INHERITED}
+    named |= {name: value for name in _COPIED if (value := getattr(fields, name)) is not None}
+    return SamplingParams(
+        **named,
+        logit_bias=_logit_bias(fields.logit_bias),
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )
+
+
+def _logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+    for key, value in (bias or {}).items():
+        if not (key.isascii() and key.isdecimal() and len(key) <= 10):
+            raise RequestError(
+                f"logit_bias has the key {key[:40]!r}, expected token ids as strings", param="logit_bias"
+            )
+        if not -100 <= value <= 100:
+            raise RequestError(f"logit_bias for token {key} is {value}, expected from -100 to 100", param="logit_bias")
+    return {int(key): value for key, value in bias.items()} if bias else None
+
+
+def _prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise RequestError("prompt is empty, expected text, token ids or a list of them", param="prompt")
+    ids = [item for item in prompt if isinstance(item, int)]
+    if len(ids) == len(prompt):
+        return [ids]
+    prompts = [item for item in prompt if not isinstance(item, int)]
+    if ids:
+        raise RequestError("prompt mixes token ids with texts or lists, expected one kind", param="prompt")
+    for index, item in enumerate(prompts):
+        if not isinstance(item, str) and not item:
+            raise RequestError(f"prompt[{index}] is an empty list, expected token ids", param=f"prompt[{index}]")
+    return prompts
+
+
+def _chat_prompt(fields: ChatFields) -> ChatPrompt:
+    add_generation_prompt = fields.add_generation_prompt is not False
+    continue_final_message = bool(fields.continue_final_message)
+    if add_generation_prompt and continue_final_message:
+        message = "continue_final_message=true needs add_generation_prompt=false: a message is continued or opened"
+        raise RequestError(message, param="continue_final_message")
+    kwargs = fields.chat_template_kwargs or {}
+    for name in kwargs:
+        if name in _TEMPLATE_OWN_NAMES or name in ("add_generation_prompt", "continue_final_message"):
+            message = f"chat_template_kwargs has {name!r}, which is not the template's to be given there"
+            raise RequestError(message, param=f"chat_template_kwargs.{name}")
+    return ChatPrompt(
+        messages=[_template_message(message, index) for index, message in enumerate(fields.messages)],
+        chat_template_kwargs=kwargs,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        add_special_tokens=bool(fields.add_special_tokens),
+    )
+
+
+def _template_message(message: Message, index: int) -> JsonObject:
+    # The tag is the role; no template in use tells a developer from the system.
+    role = "system" if isinstance(message, DeveloperMessage) else str(message.__struct_config__.tag)
+    rendered: JsonObject = {"role": role, "content": _text(message.content, index)}
+    if message.name is not None:
+        rendered["name"] = message.name
+    return rendered
+
+
+def _text(content: Content, index: int) -> str:
+    if isinstance(content, str):
+        return content
+    if not content:
+        path = f"messages[{index}].content"
+        raise RequestError(f"{path} is an empty list, expected text", param=path)
+    return "\n".join(part.text for part in content)
+
+
+def _render_options(fields: SharedFields, **chosen: Any) -> RenderOptions:
+    options = fields.stream_options
+    if options is not None and not fields.stream:
+        raise RequestError("stream_options needs stream=true", param="stream_options")
+    options = options or StreamOptions()
+    if options.include_obfuscation:
+        path = "stream_options.include_obfuscation"
+        raise UnsupportedParameter(f"{path} is not supported by this server; leave it out", param=path)
+    return RenderOptions(
+        n=1 if fields.n is None else fields.n,
+        include_usage=bool(options.include_usage),
+        continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+        **chosen,
+    )

@@ -1,0 +1,257 @@
+"""Chunks into the answers of OpenAI's two generating endpoints, streamed or whole.
+
+A streamed token is one bytes-formatting of a prepared head: most of an event never changes within a stream.
+vLLM's additions are kept: `stop_reason` in a finished choice, `prompt_logprobs` when asked.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.json import encode
+
+from headrace.server import sse
+from headrace.server.dialects.base import JsonObject, Progress, Served
+from headrace.server.dialects.openai.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
+from headrace.server.errors import Failure
+from headrace.types import Chunk, CompletionOutput, RequestOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderOptions:
+    """What of a request the answer's shape depends on."""
+
+    n: int = 1
+    logprobs: int | None = None
+    """Most likely tokens shown for each position; None shows no log-probabilities."""
+    prompt_logprobs: int | None = None
+    include_usage: bool = False
+    continuous_usage: bool = False
+    role: str = "assistant"
+    prefix: str = ""
+    """Chat with echo: the message that is being continued."""
+    echo: bool = False
+    """Completions: the prompt is part of the text."""
+    prompt_only: bool = False
+    """Completions with echo and max_tokens=0: what was sampled is not shown."""
+
+
+def render_failure(failure: Failure) -> bytes:
+    """OpenAI's error object."""
+    kind = "invalid_request_error" if failure.status < 500 else "server_error"
+    body = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
+    return encode({"error": body})
+
+
+class _Answer:
+    """What both endpoints share: identity, the usage object, how a stream ends."""
+
+    stream_media_type = sse.MEDIA_TYPE
+    id_prefix = ""
+    kind = ""
+    chunk_kind = ""
+
+    def __init__(self, served: Served, options: RenderOptions) -> None:
+        self.served = served
+        self.options = options
+        self.id = f"{self.id_prefix}-{secrets.token_hex(16)}"
+        self.created = int(time.time())
+        self._head = sse.DATA + encode(self._identity(self.chunk_kind))[:-1] + b',"choices":['
+        self._tail = (b'],"usage":null}' if options.include_usage else b"]}") + sse.END
+
+    def end(self, progress: Sequence[Progress]) -> bytes:
+        """The usage, when asked for, and the end mark."""
+        if not self.options.include_usage:
+            return sse.DONE
+        return self._head + b'],"usage":' + encode(self._usage(progress)) + b"}" + sse.END + sse.DONE
+
+    def failure(self, failure: Failure) -> bytes:
+        """An error event; clients raise on it."""
+        return sse.event(render_failure(failure)) + sse.DONE
+
+    def _identity(self, kind: str) -> JsonObject:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": self.served.fingerprint,
+        }
+
+    def _usage(self, progress: Sequence[Progress]) -> JsonObject:
+        usages = [one.usage for one in progress]
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        completion = 0 if self.options.prompt_only else sum(usage.completion_tokens for usage in usages)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
+        }
+
+    def _chunk_tail(self, progress: Sequence[Progress]) -> bytes:
+        if not self.options.continuous_usage:
+            return self._tail
+        return b'],"usage":' + encode(self._usage(progress)) + b"}" + sse.END
+
+
+class ChatRenderer(_Answer):
+    """POST /v1/chat/completions."""
+
+    id_prefix = "chatcmpl"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def begin(self) -> bytes:
+        """Each choice's role, and with echo the message that is continued."""
+        delta = encode({"role": self.options.role, "content": self.options.prefix})
+        return b"".join(self._event(index, delta, self._tail) for index in range(self.options.n))
+
+    def chunks(self, prompt_index: int, chunks: Sequence[Chunk], progress: Sequence[Progress]) -> bytes:
+        """One event for each chunk that says something."""
+        assert prompt_index == 0  # a chat has one prompt
+        tail = self._chunk_tail(progress)
+        return b"".join([self._chunk(chunk, tail) for chunk in chunks if _says_something(chunk)])
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
+        """The chat.completion object."""
+        body = self._identity(self.kind)
+        body["choices"] = [self._choice(choice) for choice in outputs[0].outputs]
+        body["usage"] = self._usage(outputs)
+        if self.options.prompt_logprobs is not None:
+            body["prompt_logprobs"] = _prompt_logprobs(outputs[0], self.options.prompt_logprobs)
+        return encode(body)
+
+    def _chunk(self, chunk: Chunk, tail: bytes) -> bytes:
+        delta = b'{"content":%b}' % encode(chunk.text) if chunk.text else b"{}"
+        logprobs = b"null"
+        if self.options.logprobs is not None and chunk.token_ids:
+            shown = chat_logprobs(chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self.served)
+            logprobs = encode(shown)
+        return self._event(chunk.index, delta, tail, logprobs, _finish(chunk))
+
+    def _event(
+        self, index: int, delta: bytes, tail: bytes, logprobs: bytes = b"null", finish: bytes = b"null"
+    ) -> bytes:
+        return b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}%b' % (
+            *(self._head, index, delta, logprobs, finish, tail),
+        )
+
+    def _choice(self, output: CompletionOutput) -> JsonObject:
+        logprobs = None
+        if self.options.logprobs is not None:
+            logprobs = chat_logprobs(output.token_ids, output.logprobs or [], self.options.logprobs, self.served)
+        content = self.options.prefix + output.text
+        return {
+            "index": output.index,
+            "message": {"role": self.options.role, "content": content, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": output.finish_reason,
+            "stop_reason": output.stop_reason,
+        }
+
+
+class CompletionRenderer(_Answer):
+    """POST /v1/completions."""
+
+    id_prefix = "cmpl"
+    kind = chunk_kind = "text_completion"
+
+    def __init__(self, served: Served, options: RenderOptions) -> None:
+        super().__init__(served, options)
+        self._offsets: dict[int, int] = {}  # characters sent of each choice; a choice without an entry has not begun
+
+    def begin(self) -> bytes:
+        """Nothing: a completion has no role, and its prompt is shown when its log-probabilities are known."""
+        return b""
+
+    def chunks(self, prompt_index: int, chunks: Sequence[Chunk], progress: Sequence[Progress]) -> bytes:
+        """One event for each chunk that says something; with echo, before a choice's first, one for its prompt."""
+        tail = self._chunk_tail(progress)
+        events: list[bytes] = []
+        for chunk in chunks:
+            index = prompt_index * self.options.n + chunk.index
+            if index not in self._offsets:
+                self._offsets[index] = 0
+                if self.options.echo:
+                    events.append(self._prompt_event(index, progress[prompt_index], tail))
+            if _says_something(chunk) and not self.options.prompt_only:
+                events.append(self._chunk(index, chunk, tail))
+        return b"".join(events)
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
+        """The text_completion object."""
+        body = self._identity(self.kind)
+        body["choices"] = [
+            self._choice(prompt_index * self.options.n + choice.index, output, choice)
+            for prompt_index, output in enumerate(outputs)
+            for choice in output.outputs
+        ]
+        body["usage"] = self._usage(outputs)
+        return encode(body)
+
+    def _prompt_event(self, index: int, progress: Progress, tail: bytes) -> bytes:
+        text = progress.prompt or ""
+        logprobs = self._prompt_logprobs(progress)
+        self._offsets[index] = len(text)
+        finish = b'"length"' if self.options.prompt_only else b"null"
+        return self._event(index, text, tail, encode(logprobs), finish)
+
+    def _chunk(self, index: int, chunk: Chunk, tail: bytes) -> bytes:
+        logprobs = b"null"
+        if self.options.logprobs is not None and chunk.token_ids:
+            shown = completion_logprobs(
+                chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self._offsets[index], self.served
+            )
+            logprobs = encode(shown)
+        self._offsets[index] += len(chunk.text)
+        return self._event(index, chunk.text, tail, logprobs, _finish(chunk))
+
+    def _event(self, index: int, text: str, tail: bytes, logprobs: bytes, finish: bytes) -> bytes:
+        return b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}%b' % (
+            *(self._head, index, encode(text), logprobs, finish, tail),
+        )
+
+    def _prompt_logprobs(self, progress: Progress) -> JsonObject | None:
+        if self.options.logprobs is None:
+            return None
+        positions = progress.prompt_logprobs or []
+        return completion_logprobs(progress.prompt_token_ids, positions, self.options.logprobs, 0, self.served)
+
+    def _choice(self, index: int, output: RequestOutput, choice: CompletionOutput) -> JsonObject:
+        options = self.options
+        prompt = (output.prompt or "") if options.echo else ""
+        logprobs = self._prompt_logprobs(output) if options.echo else None
+        if options.logprobs is not None and not options.prompt_only:
+            sampled = completion_logprobs(
+                choice.token_ids, choice.logprobs or [], options.logprobs, len(prompt), self.served
+            )
+            logprobs = sampled if logprobs is None else {key: logprobs[key] + sampled[key] for key in sampled}
+        rendered: JsonObject = {
+            "index": index,
+            "text": prompt if options.prompt_only else prompt + choice.text,
+            "logprobs": logprobs,
+            "finish_reason": "length" if options.prompt_only else choice.finish_reason,
+            "stop_reason": None if options.prompt_only else choice.stop_reason,
+        }
+        if options.prompt_logprobs is not None:
+            rendered["prompt_logprobs"] = _prompt_logprobs(output, options.prompt_logprobs)
+        return rendered
+
+
+def _says_something(chunk: Chunk) -> bool:
+    return bool(chunk.text or chunk.logprobs or chunk.finish_reason)
+
+
+def _finish(chunk: Chunk) -> bytes:
+    """The value of finish_reason, and with it vLLM's stop_reason."""
+    if chunk.finish_reason is None:
+        return b"null"
+    return b'"%b","stop_reason":%b' % (chunk.finish_reason.value.encode(), encode(chunk.stop_reason))
+
+
+def _prompt_logprobs(output: RequestOutput, num_top: int) -> list[object]:
+    return prompt_logprobs(output.prompt_logprobs or [], num_top, output.prompt_token_ids)

@@ -1,0 +1,123 @@
+"""The request types of OpenAI's dialect, strict. null means the same as absent everywhere.
+
+Fields marked "no effect" are accepted because they change nothing that a client can see in the answer. The fields of
+the spec that are not here are in unsupported.py; any other name is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+
+class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
+    """`stream_options`: only with stream=true."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's: every chunk carries the usage so far."""
+    include_obfuscation: bool | None = None
+    """Padding against traffic analysis; only false is possible."""
+
+
+class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What both endpoints take."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+    user: str | None = None  # no effect, as the three below
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None  # prefixes are always shared
+
+    # vLLM's, with its meaning
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    prompt_logprobs: int | None = None
+    add_special_tokens: bool | None = None
+    echo: bool | None = None
+
+
+class TextPart(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """A piece of a message's content."""
+
+    text: str
+
+
+Content: TypeAlias = str | list[TextPart]
+
+
+class SystemMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="system"):
+    """Instructions."""
+
+    content: Content
+    name: str | None = None
+
+
+class DeveloperMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="developer"):
+    """Instructions, by their newer name; templates see the role "system"."""
+
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="user"):
+    """What the user says."""
+
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="assistant"):
+    """What the model said. A client may send back an answer as it got it: the empty fields are allowed."""
+
+    content: Content
+    name: str | None = None
+    refusal: None = None
+    annotations: list[None] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: list[None] | None = None
+
+
+Message: TypeAlias = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage
+
+
+class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/chat/completions."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    # vLLM's
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+
+class CompletionFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/completions."""
+
+    prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
+    best_of: int | None = None

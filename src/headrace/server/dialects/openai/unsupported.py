@@ -1,0 +1,88 @@
+"""Parameters of OpenAI's spec, and of vLLM's extensions, that are known and not implemented.
+
+Each is refused by name, except where its value asks for nothing: null always, and the values listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.errors import UnsupportedParameter
+
+_NEVER: tuple[Any, ...] = ()
+
+_SHARED: Mapping[str, tuple[Any, ...]] = {
+    "prompt_cache_retention": ("in_memory", "in-memory", "24h"),  # only an upper bound
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    # vLLM's
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "cache_salt": _NEVER,
+    "early_stopping": (False,),
+    "guided_choice": _NEVER,
+    "guided_decoding_backend": _NEVER,
+    "guided_grammar": _NEVER,
+    "guided_json": _NEVER,
+    "guided_regex": _NEVER,
+    "guided_whitespace_pattern": _NEVER,
+    "kv_transfer_params": _NEVER,
+    "length_penalty": (1, 1.0),
+    "logits_processors": ([],),
+    "priority": (0,),
+    "request_id": _NEVER,
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "spaces_between_special_tokens": (True,),
+    "structured_outputs": _NEVER,
+    "truncate_prompt_tokens": _NEVER,
+    "use_beam_search": (False,),
+    "vllm_xargs": ({},),
+}
+
+CHAT: Mapping[str, tuple[Any, ...]] = {
+    **_SHARED,
+    "audio": _NEVER,
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "moderation": _NEVER,
+    "parallel_tool_calls": (True, False),
+    "prediction": _NEVER,
+    "prompt_cache_options": ({}, {"mode": "implicit"}),
+    "reasoning_effort": ("none",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": _NEVER,
+    # vLLM's
+    "chat_template": _NEVER,
+    "documents": _NEVER,
+    "include_reasoning": (True,),
+    "mm_processor_kwargs": _NEVER,
+}
+
+COMPLETION: Mapping[str, tuple[Any, ...]] = {
+    **_SHARED,
+    "suffix": ("",),
+    # vLLM's
+    "prompt_embeds": _NEVER,
+}
+
+
+def refuse_unsupported(fields: dict[str, Any], known: Mapping[str, tuple[Any, ...]]) -> None:
+    """Take the known parameters out of `fields`.
+
+    Raises:
+        UnsupportedParameter: one of them asks for something.
+    """
+    for name in [name for name in fields if name in known]:
+        value = fields.pop(name)
+        # Types are compared too: False == 0 in Python, not in JSON.
+        if value is None or any(type(value) is type(neutral) and value == neutral for neutral in known[name]):
+            continue
+        allowed = " or ".join(str(neutral) for neutral in known[name])
+        hint = f"leave it out (or send {allowed})" if allowed else "leave it out"
+        raise UnsupportedParameter(f"{name} is not supported by this server; {hint}", param=name)

@@ -1,0 +1,90 @@
+"""From an exception to what a client is told. The shape is the dialect's; status, code and words are decided here."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from headrace.errors import (
+    ContextTooLong,
+    DoesNotFit,
+    EngineError,
+    HeadraceError,
+    MissingChatTemplate,
+    Overloaded,
+    RequestError,
+    UnknownModel,
+    UnsupportedParameter,
+)
+
+logger = logging.getLogger("headrace.server")
+
+RETRY_AFTER_SECONDS = 1
+
+
+class BodyTooLarge(RequestError):
+    """The request's body is above the limit."""
+
+    status = 413
+
+
+class WrongContentType(RequestError):
+    """The request's body is not declared as JSON."""
+
+    status = 415
+
+
+class PathNotFound(RequestError):
+    """No route has this path."""
+
+    status = 404
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not for this method."""
+
+    status = 405
+
+
+_CODES: tuple[tuple[type[HeadraceError], str], ...] = (
+    (ContextTooLong, "context_length_exceeded"),
+    (UnknownModel, "model_not_found"),
+    (UnsupportedParameter, "unsupported_parameter"),
+    (MissingChatTemplate, "missing_chat_template"),
+    (DoesNotFit, "does_not_fit"),
+    (BodyTooLarge, "body_too_large"),
+    (WrongContentType, "unsupported_media_type"),
+    (PathNotFound, "not_found"),
+    (MethodNotAllowed, "method_not_allowed"),
+    (Overloaded, "overloaded"),
+    (EngineError, "engine_error"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a client is told: an HTTP status, one line, the field at fault and a word for programs."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that go with the status."""
+        if self.status == 503:
+            return {"retry-after": str(RETRY_AFTER_SECONDS)}
+        # The rest of a body that is too large is not read: the connection cannot be used again.
+        return {"connection": "close"} if self.status == 413 else {}
+
+
+def describe(error: Exception) -> Failure:
+    """Say `error` to a client. Anything that was not raised on purpose is logged and becomes a bare 500."""
+    if not isinstance(error, HeadraceError):
+        logger.error("a request failed with an unexpected error", exc_info=error)
+        return Failure(500, "The server failed on this request; its log says why.", code="internal_error")
+    if error.status >= 500 and not isinstance(error, Overloaded):
+        logger.error("a request failed: %s", error)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
+    return Failure(error.status, str(error), getattr(error, "param", None), code)

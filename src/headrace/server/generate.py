@@ -1,0 +1,182 @@
+"""Run a `Call` on the engine: prompts in, pieces or whole outputs out. Knows neither dialects nor HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from headrace.completion import Collector
+from headrace.errors import EngineError, RequestError
+from headrace.server.dialects.base import Call, ChatPrompt, TextPrompt
+from headrace.server.metrics import Metrics, Stopwatch
+from headrace.types import Chunk, FinishReason, RequestOutput, TokenLogprobs, Usage
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM, AsyncStream
+
+Piece: TypeAlias = tuple[int, list[Chunk]]
+"""The index of a prompt within its call, and what one step gave for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPrompt:
+    """One prompt of a call, queued. It is a `Progress`."""
+
+    stream: AsyncStream
+    stopwatch: Stopwatch
+    prompt: str | None
+    """The prompt's text, if it came as text or was asked for."""
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt as the engine got it."""
+        return self.stream.prompt_token_ids
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs | None] | None:
+        """Set with the first chunk, when the call asked for them."""
+        return self.stream.prompt_logprobs
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return self.stream.usage
+
+    async def next_chunks(self) -> list[Chunk]:
+        """All chunks that are ready, at least one; an empty list at the end.
+
+        Raises:
+            EngineError: the engine died, or dropped the request.
+        """
+        chunks = await self.stream.next_chunks()
+        if any(chunk.finish_reason is FinishReason.ABORT for chunk in chunks):
+            raise EngineError("the server dropped this request before it was finished; send it again")
+        self.stopwatch.take(chunks)
+        return chunks
+
+
+def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float) -> list[OpenPrompt]:
+    """Queue every prompt of a call; `arrival` is the time.perf_counter() at which its request came.
+
+    Raises:
+        RequestError: one of them cannot run; then none does.
+        EngineError: the engine is down.
+    """
+    opened: list[OpenPrompt] = []
+    try:
+        for prompt in call.prompts:
+            opened.append(_open_prompt(prompt, call, llm, metrics, arrival))
+    except Exception:
+        close_call(opened)
+        raise
+    return opened
+
+
+def close_call(opened: Sequence[OpenPrompt]) -> None:
+    """Cancel whatever of a call is still running."""
+    for one in opened:
+        one.stream.cancel()
+        one.stopwatch.close()
+
+
+async def pieces(opened: Sequence[OpenPrompt]) -> AsyncIterator[list[Piece]]:
+    """What a call's prompts give, as it comes: a list has everything that is ready, so one list is one write.
+
+    Raises:
+        EngineError: the engine died.
+    """
+    if len(opened) == 1:
+        while chunks := await opened[0].next_chunks():
+            yield [(0, chunks)]
+        return
+    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    pumps = [asyncio.create_task(_pump(index, one, queue)) for index, one in enumerate(opened)]
+    num_running = len(pumps)
+    try:
+        while num_running:
+            ready: list[Piece] = []
+            item = await queue.get()
+            while True:
+                if isinstance(item, Exception):
+                    raise item
+                if item[1]:
+                    ready.append(item)
+                else:
+                    num_running -= 1
+                if queue.empty():
+                    break
+                item = queue.get_nowait()
+            if ready:
+                yield ready
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def outputs(opened: Sequence[OpenPrompt]) -> list[RequestOutput]:
+    """The whole outputs of a call, in the order of its prompts.
+
+    Raises:
+        EngineError: the engine died.
+    """
+    collectors = [Collector(one.stream.opened) for one in opened]
+    async for ready in pieces(opened):
+        for index, chunks in ready:
+            for chunk in chunks:
+                collectors[index].push(chunk)
+    return [replace(each.result(), prompt=one.prompt) for each, one in zip(collectors, opened, strict=True)]
+
+
+async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Exception]) -> None:
+    """Move a prompt's chunks into the queue; an empty list is its end."""
+    try:
+        while chunks := await one.next_chunks():
+            queue.put_nowait((index, chunks))
+    except Exception as error:  # noqa: BLE001  handed to the reader of the queue, which raises it
+        queue.put_nowait(error)
+    else:
+        queue.put_nowait((index, []))
+
+
+def _open_prompt(
+    prompt: ChatPrompt | TextPrompt, call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float
+) -> OpenPrompt:
+    text: str | None = None
+    token_ids: Sequence[int] | None = None
+    if isinstance(prompt, ChatPrompt):
+        token_ids = _encode_chat(prompt, llm)
+    elif not isinstance(prompt.prompt, str):
+        token_ids = prompt.prompt
+    else:
+        text = prompt.prompt
+        if not prompt.add_special_tokens and llm.tokenizer is not None:
+            token_ids = llm.tokenizer.encode(text, add_special_tokens=False)
+    try:
+        stream = llm.submit(text or "" if token_ids is None else list(token_ids), call.params)
+    except RequestError as error:
+        error.param = call.param_names.get(error.param or "", error.param)
+        raise
+    if text is None and call.needs_prompt_text and llm.tokenizer is not None:
+        text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=call.params.skip_special_tokens)
+    return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
+
+
+def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> list[int]:
+    if prompt.add_special_tokens and llm.chat_template is not None and llm.tokenizer is not None:
+        text = llm.chat_template.render(
+            prompt.messages,
+            tools=None,
+            add_generation_prompt=prompt.add_generation_prompt,
+            continue_final_message=prompt.continue_final_message,
+            template_kwargs=prompt.chat_template_kwargs,
+        )
+        return llm.tokenizer.encode(text, add_special_tokens=True)
+    return llm.encode_chat(
+        prompt.messages,
+        chat_template_kwargs=prompt.chat_template_kwargs,
+        add_generation_prompt=prompt.add_generation_prompt,
+        continue_final_message=prompt.continue_final_message,
+    )

@@ -1,0 +1,154 @@
+"""Serve until told to stop: uvicorn on a socket of our own, graceful on the first signal, at once on the second."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from headrace.errors import ConfigError
+from headrace.server.app import MAX_BODY_BYTES, create_app
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 65  # longer than the minute that clients and proxies keep idle connections
+
+
+def run_server(
+    llm: AsyncLLM,
+    host: str,
+    port: int,
+    served_name: str,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    shutdown_seconds: int = 30,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve `llm` until SIGINT or SIGTERM, then close it. Blocks; call it in the main thread.
+
+    The first signal lets open requests finish, for at most `shutdown_seconds`; a second one ends the process at once
+    (exit status 128 + signal, as a shell reports it).
+
+    Args:
+        llm: The engine; closed at the end.
+        host: Address or name to listen on; "0.0.0.0" and "::" are every interface.
+        port: 0 picks a free one.
+        served_name: The model's name in requests and answers.
+        max_body_bytes: Longer request bodies are refused.
+        shutdown_seconds: How long open requests may take to finish.
+        announce: Gets one line with the address once the server listens; None writes it to standard output.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    with listen(host, port) as listener:
+        line = f"headrace serves {served_name} at {url(listener)}"
+        server = make_server(llm, served_name, max_body_bytes=max_body_bytes, shutdown_seconds=shutdown_seconds)
+        server.on_started = lambda: (announce or _write_line)(line)
+        server.run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: the name is unknown, or the port is taken or not allowed.
+    """
+    where = f"{host} port {port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise ConfigError(f"{where} is not an address to listen on ({error}); choose another with --host") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot listen on {where}: {reason}; choose another with --port or --host") from None
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """The address of a listening socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_server(
+    llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES, shutdown_seconds: int = 30
+) -> Server:
+    """A uvicorn server for `llm`, not yet running: `server.run(sockets=[listener])`, or `serve` in a loop."""
+    app = create_app(llm, served_name, max_body_bytes=max_body_bytes)
+    config = uvicorn.Config(
+        app,
+        loop="auto",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=shutdown_seconds,
+    )
+    return Server(config)
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our signals: after them `run` returns, instead of dying of the signal in the middle of cleaning up.
+
+    Attributes:
+        on_started: Called once the server listens.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.on_started: Callable[[], None] = lambda: None
+
+    async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Start to listen, and say so."""
+        await super().startup(sockets=list(sockets or ()))
+        if self.started:
+            self.on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals while the server runs; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
+        """The first signal stops gracefully, the second at once."""
+        if self.should_exit:
+            os._exit(128 + sig)  # nothing is waited for, not even the engine's step
+        self.should_exit = True
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
