@@ -29,7 +29,9 @@ class _Completion:
         self._tokenizer = tokenizer
         self._index = index
         self._num_tokens = 0
-        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, params.skip_special_tokens)
+        self._detokenizer = (
+            None if tokenizer is None else Detokenizer(tokenizer, params.skip_special_tokens, request.prompt_token_ids)
+        )
         self._stops = StopStrings(params.stop_strings, include=params.include_stop_str_in_output)
         self.is_finished = False
 

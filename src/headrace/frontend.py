@@ -50,7 +50,8 @@ class Frontend:
         self.name = files.name
         self.spec = read_spec(files)
         self.tokenizer = Tokenizer.from_files(files)
-        self.chat_template = load_chat_template(files, chat_template)
+        special_tokens = {} if self.tokenizer is None else self.tokenizer.special_tokens
+        self.chat_template = load_chat_template(files, special_tokens, chat_template)
         self._eos_token_ids = frozenset() if self.tokenizer is None else self.tokenizer.eos_token_ids
         self.default_params = default_params(files.read_json("generation_config.json") or {})
         ops = select_ops(self.config)
@@ -119,7 +120,7 @@ class Frontend:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            template_kwargs=chat_template_kwargs or {},
+            template_arguments=chat_template_kwargs,
         )
         return self.tokenizer.encode(text, add_special_tokens=False)
 

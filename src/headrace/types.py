@@ -97,12 +97,11 @@ class SamplingParams:
     """Leave special tokens (such as end-of-turn marks) out of the text."""
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        put("stop", stop)
-        put("stop_token_ids", tuple(self.stop_token_ids or ()))
+        object.__setattr__(self, "stop", stop)  # frozen
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
         if self.top_k == -1:
-            put("top_k", 0)
+            object.__setattr__(self, "top_k", 0)
         check_sampling_params(self)
 
     @property

@@ -137,7 +137,7 @@ def test_going_on_after_a_restart_changes_nothing() -> None:
 
 def test_longrope_recomputes_at_the_switch() -> None:
     request = make_request("a", PROMPTS[5], max_tokens=40)  # 33 tokens
-    engine, decoder = make_engine(rope_switch=50)
+    engine, _ = make_engine(rope_switch=50)
     engine.submit(request)
     output = ids(drain(engine)["a", 0])
     history = list(request.prompt_token_ids)
@@ -167,7 +167,7 @@ def test_cancelling_frees_blocks_at_once() -> None:
         engine.step()
     assert engine.stats().kv_blocks_used > 0
     engine.cancel("r7", 1)
-    assert len([s for s in engine._sequences["r7"]]) == 1
+    assert list(engine._sequences["r7"]) == [0]
     for i in range(8):
         engine.cancel(f"r{i}")
     engine.cancel("unknown")
