@@ -1,0 +1,8 @@
+"""The CPU backend: `CpuOps`, and what `headrace doctor` asks about it. Imports the compiled kernels."""
+
+from __future__ import annotations
+
+from headrace.ops.cpu.backend import CpuOps, CpuWeight, instruction_sets
+from headrace.ops.cpu.self_test import self_test
+
+__all__ = ["CpuOps", "CpuWeight", "instruction_sets", "self_test"]

@@ -1,0 +1,122 @@
+#include "backend.h"
+
+#include <algorithm>
+
+namespace headrace {
+
+namespace {
+
+constexpr size_t PIECE_WORK = 32'768;       // multiply-adds of a piece of a linear, at least, where there are enough
+constexpr size_t ATTENTION_ROWS_OF_PIECE = 32;  // (query, head) rows that share the loads of keys and values
+constexpr size_t ELEMENT_WORK = 8;          // one element of an activation or norm, in multiply-adds
+
+}  // namespace
+
+void Backend::embed(const Weight& table, const int32_t* ids, size_t num_ids, float scale, const float* add, float* out) {
+    const size_t n = table.columns();
+    pool_.run(num_ids, num_ids * n * ELEMENT_WORK > PARALLEL_WORK, [&](size_t i, size_t) {
+        float* row = out + i * n;
+        table.decode_row(kernels_, static_cast<size_t>(ids[i]), row);
+        kernels_.scale_add(row, scale, add ? add + i * n : nullptr, n, row);
+    });
+}
+
+void Backend::linears(std::span<const LinearJob> jobs) {
+    linear_pieces_.clear();
+    size_t work = 0;
+    for (size_t j = 0; j < jobs.size(); ++j) {
+        const LinearJob& job = jobs[j];
+        const size_t tokens = std::min(job.num_tokens, BLOCK_TOKENS);
+        const size_t block_work = std::max<size_t>(1, BLOCK_ROWS * job.weight->columns() * tokens);
+        const size_t step = std::max<size_t>(1, PIECE_WORK / block_work), blocks = job.weight->num_blocks();
+        for (size_t token = 0; token < job.num_tokens; token += BLOCK_TOKENS)
+            for (size_t block = 0; block < blocks; block += step)
+                linear_pieces_.push_back({j, token, block, std::min(step, blocks - block)});
+        work += job.weight->rows() * job.weight->columns() * job.num_tokens;
+    }
+    for (size_t thread = 0; thread < pool_.num_threads(); ++thread) pool_.scratch(thread).floats(LINEAR_SCRATCH);
+    pool_.run(linear_pieces_.size(), work > PARALLEL_WORK, [&](size_t i, size_t thread) {
+        const LinearPiece& piece = linear_pieces_[i];
+        run_linear_piece(jobs[piece.job], piece, pool_.scratch(thread).floats(LINEAR_SCRATCH));
+    });
+}
+
+void Backend::run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const {
+    LinearBlock block;
+    const size_t rows = job.weight->rows(), columns = job.weight->columns();
+    block.x = job.x + piece.first_token * columns;
+    block.x_stride = columns;
+    block.num_tokens = std::min(BLOCK_TOKENS, job.num_tokens - piece.first_token);
+    block.y_stride = rows;
+    block.scale = job.scale;
+    block.scratch = scratch;
+    for (size_t i = 0; i < piece.num_blocks; ++i) {
+        const size_t row = job.weight->block(piece.first_block + i, block);
+        const size_t at = piece.first_token * rows + row;
+        block.y = job.y + at;
+        block.bias = job.bias ? job.bias + row : nullptr;
+        block.add = job.add ? job.add + at : nullptr;
+        kernels_.linear(block);
+    }
+}
+
+void Backend::norm(const NormWeights& norm, const float* x, const float* add, size_t rows, size_t n, float* out) {
+    pool_.run(rows, rows * n * ELEMENT_WORK > PARALLEL_WORK, [&](size_t row, size_t) {
+        kernels_.norm(norm, x + row * n, add ? add + row * n : nullptr, n, out + row * n);
+    });
+}
+
+void Backend::activate(ActivationId kind, const float* x, bool gated, size_t rows, size_t n, float* out) {
+    const size_t stride = gated ? 2 * n : n;
+    pool_.run(rows, rows * n * ELEMENT_WORK > PARALLEL_WORK, [&](size_t row, size_t) {
+        const float* from = x + row * stride;
+        kernels_.activate(kind, from, gated ? from + n : nullptr, n, out + row * n);
+    });
+}
+
+void Backend::softcap(const float* x, float cap, size_t rows, size_t n, float* out) {
+    pool_.run(rows, rows * n * ELEMENT_WORK > PARALLEL_WORK,
+              [&](size_t row, size_t) { kernels_.softcap(x + row * n, cap, n, out + row * n); });
+}
+
+void Backend::rope_write(const RopeJob& job, const BatchView& batch, const CacheView& cache) {
+    const size_t q_size = job.num_heads * cache.head_dim, row_size = q_size + 2 * cache.num_kv_heads * cache.head_dim;
+    pool_.run(batch.num_tokens, batch.num_tokens * row_size * 2 > PARALLEL_WORK, [&](size_t t, size_t) {
+        const int32_t* end = batch.query_start + batch.num_sequences + 1;
+        const int32_t* after = std::upper_bound(batch.query_start, end, static_cast<int32_t>(t));
+        const size_t s = static_cast<size_t>(after - batch.query_start - 1);
+        const size_t angles = job.cos ? static_cast<size_t>(job.rope_rows[t]) * job.half : 0;
+        kernels_.rope_write({job.qkv + t * row_size, job.q_out + t * q_size, job.num_heads,
+                             static_cast<size_t>(batch.positions[t]), batch.block_tables + s * batch.table_stride, cache,
+                             job.cos ? job.cos + angles : nullptr, job.cos ? job.sin + angles : nullptr, job.half,
+                             job.norm, job.q_weight, job.k_weight, job.eps});
+    });
+}
+
+void Backend::attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache) {
+    const size_t group = job.num_heads / cache.num_kv_heads, dim = cache.head_dim, stride = job.num_heads * dim;
+    const size_t chunk = std::max<size_t>(1, ATTENTION_ROWS_OF_PIECE / group);
+    attention_pieces_.clear();
+    size_t work = 0;
+    for (size_t s = 0; s < batch.num_sequences; ++s) {
+        const size_t end = static_cast<size_t>(batch.query_start[s + 1]);
+        for (size_t t = static_cast<size_t>(batch.query_start[s]); t < end; t += chunk) {
+            const size_t count = std::min(chunk, end - t), last = static_cast<size_t>(batch.positions[t + count - 1]);
+            const size_t keys = job.window ? std::min(last + 1, job.window + count) : last + 1;
+            work += count * keys * job.num_heads * dim * 2;
+            for (size_t head = 0; head < cache.num_kv_heads; ++head) attention_pieces_.push_back({s, t, count, head});
+        }
+    }
+    const size_t scratch = attention_scratch(chunk * group, cache.padded_dim);
+    for (size_t thread = 0; thread < pool_.num_threads(); ++thread) pool_.scratch(thread).floats(scratch);
+    pool_.run(attention_pieces_.size(), work > PARALLEL_WORK, [&](size_t i, size_t thread) {
+        const AttentionPiece& piece = attention_pieces_[i];
+        const size_t at = piece.first_token * stride + piece.kv_head * group * dim;
+        kernels_.attention({job.q + at, job.out + at, stride, batch.positions + piece.first_token,
+                            batch.block_tables + piece.sequence * batch.table_stride, piece.num_tokens, group,
+                            piece.kv_head, cache, job.scale, job.window, job.softcap,
+                            pool_.scratch(thread).floats(scratch)});
+    });
+}
+
+}  // namespace headrace

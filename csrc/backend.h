@@ -1,0 +1,142 @@
+// The operations of ops/base.py on plain pointers: cut into pieces, handed to threads. Arguments are checked in bind.cpp.
+//
+// One object per engine; calls from several threads wait for each other.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernels.h"
+#include "kv_cache.h"
+#include "pool.h"
+#include "weight.h"
+
+namespace headrace {
+
+// Work, in multiply-adds or their like, from which it pays to use all threads, and to let other Python threads run.
+constexpr size_t PARALLEL_WORK = 200'000;
+constexpr size_t RELEASE_WORK = 1'000'000;
+
+struct LinearJob {
+    const Weight* weight;
+    const float* x;  // [num_tokens, columns]
+    size_t num_tokens;
+    float* y;  // [num_tokens, rows]
+    const float* bias = nullptr;
+    const float* add = nullptr;
+    float scale = 1.0f;
+};
+
+// As headrace.types.Batch, with the block tables' row stride.
+struct BatchView {
+    const int32_t* positions;
+    const int32_t* query_start;  // [num_sequences + 1]
+    const int32_t* block_tables;
+    size_t num_tokens, num_sequences, table_stride;
+};
+
+struct RopeJob {
+    float* qkv;
+    float* q_out;
+    size_t num_heads;
+    const float* cos;  // [rows, half] or nullptr
+    const float* sin;
+    const int32_t* rope_rows;
+    size_t half;
+    QkNormId norm;
+    const float* q_weight;
+    const float* k_weight;
+    float eps;
+};
+
+struct AttentionJob {
+    const float* q;
+    float* out;
+    size_t num_heads;
+    float scale;
+    size_t window;
+    float softcap;
+};
+
+struct MoeJob {
+    const Weight* router;
+    std::span<const Weight* const> gate_up;
+    std::span<const Weight* const> down;
+    const float* x;  // [num_tokens, H]
+    size_t num_tokens, top_k;
+    bool normalize;
+    ActivationId activation;
+    float scale;
+    const float* add;
+    float* out;
+};
+
+// As headrace.types.SamplingBatch.
+struct SampleJob {
+    const float* logits;  // [num_rows, vocabulary]
+    size_t num_rows, vocabulary;
+    const float *temperature, *top_p, *min_p, *repetition_penalty, *presence_penalty, *frequency_penalty;
+    const int32_t* top_k;
+    const uint64_t* seed;
+    const uint32_t *stream, *position;
+    const int32_t *history, *history_start, *output_start;
+    const int32_t *bias_ids, *bias_start;
+    const float* bias_values;
+    int32_t* out;
+};
+
+struct LogprobsJob {
+    const float* logits;
+    size_t num_rows, vocabulary, top;
+    const int32_t* token_ids;
+    float* logprob;      // [num_rows]
+    int32_t* rank;       // [num_rows]
+    int32_t* top_ids;    // [num_rows, top]
+    float* top_logprobs; // [num_rows, top]
+};
+
+// One thread's memory for sampling; all of it sized before the threads start.
+struct SamplerMemory {
+    std::vector<float> logits, weights, scratch;
+    std::vector<int32_t> counts;  // all zero between rows
+    std::vector<int32_t> order;
+    void resize(size_t vocabulary);
+};
+
+class Backend {
+public:
+    Backend(size_t num_threads, const Kernels& kernels) : kernels_(kernels), pool_(num_threads), samplers_(num_threads) {}
+
+    Pool& pool() { return pool_; }
+    const Kernels& kernels() const { return kernels_; }
+
+    void embed(const Weight& table, const int32_t* ids, size_t num_ids, float scale, const float* add, float* out);
+    void linear(const LinearJob& job) { linears({&job, 1}); }
+    void linears(std::span<const LinearJob> jobs);
+    void norm(const NormWeights& norm, const float* x, const float* add, size_t rows, size_t n, float* out);
+    void activate(ActivationId kind, const float* x, bool gated, size_t rows, size_t n, float* out);
+    void softcap(const float* x, float cap, size_t rows, size_t n, float* out);
+    void rope_write(const RopeJob& job, const BatchView& batch, const CacheView& cache);
+    void attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache);
+    void moe(const MoeJob& job);
+    void sample(const SampleJob& job);
+    void logprobs(const LogprobsJob& job);
+
+private:
+    struct LinearPiece {
+        size_t job, first_token, first_block, num_blocks;
+    };
+    struct AttentionPiece {
+        size_t sequence, first_token, num_tokens, kv_head;
+    };
+    void run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const;
+
+    const Kernels& kernels_;
+    Pool pool_;
+    std::vector<LinearPiece> linear_pieces_;
+    std::vector<AttentionPiece> attention_pieces_;
+    std::vector<SamplerMemory> samplers_;
+    Scratch routed_, inner_, activated_, expert_out_, router_out_;
+};
+
+}  // namespace headrace

@@ -1,0 +1,343 @@
+// The only file that knows Python: checks what comes from there, then calls the backend on plain pointers.
+//
+// Arrays are C-contiguous and of the exact type (TypeError otherwise); shapes and indices that do not fit raise
+// ValueError. Outputs are allocated by the caller. The interpreter lock is released for calls that take long.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "backend.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace headrace {
+namespace {
+
+template <class T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class T, int N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::device::cpu>;  // rows may be apart
+
+void check(bool holds, const char* message) {
+    if (!holds) throw nb::value_error(message);
+}
+
+template <class Array>
+void check_shape(const Array& array, size_t rows, size_t columns, const char* message) {
+    check(array.shape(0) == rows && array.shape(1) == columns, message);
+}
+
+// An index array whose entries must be below `limit`.
+void check_indices(const int32_t* values, size_t count, size_t limit, const char* message) {
+    for (size_t i = 0; i < count; ++i) check(values[i] >= 0 && static_cast<size_t>(values[i]) < limit, message);
+}
+
+// Offsets that start at 0, never fall and end at `total`.
+void check_offsets(const int32_t* offsets, size_t count, size_t total, const char* message) {
+    check(count > 0 && offsets[0] == 0 && static_cast<size_t>(offsets[count - 1]) == total, message);
+    for (size_t i = 1; i < count; ++i) check(offsets[i - 1] <= offsets[i], message);
+}
+
+// Held while an operation runs: without the interpreter lock if it may take long, and one operation at a time.
+struct Session {
+    Session(Backend& backend, size_t work) {
+        if (work > RELEASE_WORK) released.emplace();
+        lock = std::unique_lock(backend.pool().lock());
+    }
+    std::optional<nb::gil_scoped_release> released;
+    std::unique_lock<std::mutex> lock;
+};
+
+struct BoundWeight : Weight {
+    using Weight::Weight;
+    std::vector<In<uint8_t, 2>> owners;  // keep the parts' memory alive
+
+    void add_part(std::string_view name, In<uint8_t, 2> data) {
+        const Codec* codec = find_codec(name);
+        if (!codec) throw nb::value_error(("unknown codec " + std::string(name)).c_str());
+        add(*codec, data.data(), data.shape(0), data.shape(1));
+        owners.push_back(std::move(data));
+    }
+};
+
+struct BoundBackend : Backend {
+    using Backend::Backend;
+    std::string_view instruction_set;
+};
+
+ActivationId activation_of(std::string_view name) {
+    if (name == "silu") return ActivationId::silu;
+    if (name == "gelu") return ActivationId::gelu;
+    if (name == "gelu_tanh") return ActivationId::gelu_tanh;
+    if (name == "relu") return ActivationId::relu;
+    throw nb::value_error(("unknown activation " + std::string(name)).c_str());
+}
+
+void make_backend(BoundBackend* self, size_t threads, std::string_view name) {
+    check(threads >= 1 && threads <= 1024, "threads must be from 1 to 1,024");
+    for (std::string_view known : instruction_sets())
+        if (known == name) {
+            new (self) BoundBackend(threads, *find_kernels(name));
+            self->instruction_set = known;
+            return;
+        }
+    throw nb::value_error(("this machine has no instruction set " + std::string(name)).c_str());
+}
+
+void embed(BoundBackend& self, const BoundWeight& table, In<int32_t, 1> ids, float scale, In<float, 2> add, Out<float, 2> out) {
+    check_indices(ids.data(), ids.size(), table.rows(), "a token id is outside of the table");
+    check_shape(out, ids.size(), table.columns(), "out must be [tokens, columns]");
+    if (add.is_valid()) check_shape(add, ids.size(), table.columns(), "add must be [tokens, columns]");
+    const Session session(self, out.size() * 8);
+    self.embed(table, ids.data(), ids.size(), scale, add.data(), out.data());
+}
+
+void linear(BoundBackend& self, In<float, 2> x, const BoundWeight& weight, In<float, 1> bias, float scale, In<float, 2> add,
+            Out<float, 2> out) {
+    const size_t tokens = x.shape(0), rows = weight.rows();
+    check(x.shape(1) == weight.columns(), "x must be [tokens, columns of the weight]");
+    check_shape(out, tokens, rows, "out must be [tokens, rows of the weight]");
+    if (bias.is_valid()) check(bias.size() == rows, "bias must be [rows of the weight]");
+    if (add.is_valid()) check_shape(add, tokens, rows, "add must be [tokens, rows of the weight]");
+    const Session session(self, tokens * rows * weight.columns());
+    self.linear({&weight, x.data(), tokens, out.data(), bias.data(), add.data(), scale});
+}
+
+void norm(BoundBackend& self, In<float, 2> x, In<float, 1> weight, In<float, 1> bias, std::string_view kind, float eps,
+          In<float, 2> add, Out<float, 2> out) {
+    const size_t rows = x.shape(0), n = x.shape(1);
+    check(kind == "rms" || kind == "layer", "norm must be rms or layer");
+    check(weight.size() == n && (!bias.is_valid() || bias.size() == n), "weight and bias must be [columns of x]");
+    check_shape(out, rows, n, "out must have the shape of x");
+    if (add.is_valid()) check_shape(add, rows, n, "add must have the shape of x");
+    const Session session(self, rows * n * 8);
+    self.norm({kind == "rms" ? NormId::rms : NormId::layer, weight.data(), bias.data(), eps}, x.data(), add.data(), rows, n,
+              out.data());
+}
+
+void activate(BoundBackend& self, In<float, 2> x, std::string_view kind, bool gated, Out<float, 2> out) {
+    const size_t rows = x.shape(0), n = out.shape(1);
+    check(out.shape(0) == rows && x.shape(1) == (gated ? 2 * n : n), "out must be [rows, columns of x, half if gated]");
+    const Session session(self, rows * n * 8);
+    self.activate(activation_of(kind), x.data(), gated, rows, n, out.data());
+}
+
+void softcap(BoundBackend& self, In<float, 2> x, float cap, Out<float, 2> out) {
+    check_shape(out, x.shape(0), x.shape(1), "out must have the shape of x");
+    check(cap > 0, "cap must be above 0");
+    const Session session(self, x.size() * 8);
+    self.softcap(x.data(), cap, x.shape(0), x.shape(1), out.data());
+}
+
+void make_cache(KVCache* self, size_t layers, size_t blocks, size_t block_size, size_t kv_heads, size_t head_dim) {
+    check(layers >= 1 && kv_heads >= 1 && head_dim >= 1, "layers, kv_heads and head_dim must be at least 1");
+    check(block_size >= 16 && block_size % 16 == 0, "block_size must be a multiple of 16");
+    check(layers < (1u << 16) && blocks < (1u << 31) && block_size <= (1u << 16) && kv_heads < (1u << 16) &&
+              head_dim < (1u << 16), "the cache's sizes are out of range");
+    const double bytes = 2.0 * static_cast<double>(layers) * static_cast<double>(blocks) * static_cast<double>(block_size) *
+                         static_cast<double>(kv_heads) * 2.0 * static_cast<double>(head_dim + 16);
+    check(bytes < 0x1p62, "the cache's sizes are out of range");
+    new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim);
+}
+
+// Checks a batch against the cache, so that no kernel can leave its memory.
+BatchView batch_of(const KVCache& cache, const In<int32_t, 1>& positions, const In<int32_t, 1>& query_start,
+                   const Table& tables, size_t tokens) {
+    check(positions.size() == tokens, "positions must be [tokens]");
+    check_offsets(query_start.data(), query_start.size(), tokens, "query_start must rise from 0 to the number of tokens");
+    const size_t sequences = query_start.size() - 1, width = tables.shape(1);
+    check(tables.shape(0) == sequences, "block_tables must be [sequences, widest]");
+    check(width < 2 || tables.stride(1) == 1, "rows of block_tables must be contiguous");
+    check(sequences < 2 || tables.stride(0) >= 0, "rows of block_tables must be in order");
+    const size_t stride = sequences < 2 ? width : static_cast<size_t>(tables.stride(0));
+    for (size_t s = 0; s < sequences; ++s) {
+        const size_t begin = static_cast<size_t>(query_start.data()[s]), end = static_cast<size_t>(query_start.data()[s + 1]);
+        if (begin == end) continue;
+        const int32_t* p = positions.data();
+        check(p[begin] >= 0, "positions must not be negative");
+        for (size_t t = begin + 1; t < end; ++t)
+            check(p[t - 1] < INT32_MAX && p[t] == p[t - 1] + 1, "positions must rise by one within a sequence");
+        const size_t blocks = static_cast<size_t>(p[end - 1]) / cache.block_size() + 1;
+        check(blocks <= width, "a position lies behind its sequence's block table");
+        check_indices(tables.data() + s * stride, blocks, cache.num_blocks(), "a block id is outside of the cache");
+    }
+    return {positions.data(), query_start.data(), tables.data(), tokens, sequences, stride};
+}
+
+QkNormId qk_norm_of(std::string_view kind) {
+    if (kind.empty()) return QkNormId::none;
+    check(kind == "head" || kind == "full", "qk_norm must be head, full or empty");
+    return kind == "head" ? QkNormId::head : QkNormId::full;
+}
+
+void rope_write(BoundBackend& self, Out<float, 2> qkv, Out<float, 2> q_out, KVCache& cache, size_t layer, size_t num_heads,
+                In<int32_t, 1> positions, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> rope_rows,
+                In<float, 2> cos, In<float, 2> sin, std::string_view qk_norm, In<float, 1> q_weight, In<float, 1> k_weight,
+                float eps) {
+    const size_t tokens = qkv.shape(0), dim = cache.head_dim(), kv_heads = cache.num_kv_heads();
+    check(layer < cache.num_layers(), "layer is outside of the cache");
+    check(qkv.shape(1) == (num_heads + 2 * kv_heads) * dim, "qkv must be [tokens, (heads + 2 kv heads) * head_dim]");
+    check_shape(q_out, tokens, num_heads * dim, "q_out must be [tokens, heads * head_dim]");
+    const BatchView batch = batch_of(cache, positions, query_start, tables, tokens);
+    size_t half = 0;
+    if (cos.is_valid()) {
+        half = cos.shape(1);
+        check(sin.is_valid() && sin.shape(0) == cos.shape(0) && sin.shape(1) == half, "sin must have the shape of cos");
+        check(2 * half <= dim, "cos has more columns than half a head");
+        check(rope_rows.size() == tokens, "rope_rows must be [tokens]");
+        check_indices(rope_rows.data(), tokens, cos.shape(0), "a rope row is outside of the table");
+    }
+    const QkNormId norm = qk_norm_of(qk_norm);
+    if (norm != QkNormId::none) {
+        const bool full = norm == QkNormId::full;
+        check(q_weight.is_valid() && q_weight.size() == (full ? num_heads * dim : dim), "q norm weight has the wrong size");
+        check(k_weight.is_valid() && k_weight.size() == (full ? kv_heads * dim : dim), "k norm weight has the wrong size");
+    }
+    const Session session(self, qkv.size() * 2);
+    self.rope_write({qkv.data(), q_out.data(), num_heads, cos.data(), sin.data(), rope_rows.data(), half, norm,
+                     q_weight.data(), k_weight.data(), eps},
+                    batch, cache.layer(layer));
+}
+
+void attention(BoundBackend& self, In<float, 2> q, const KVCache& cache, size_t layer, size_t num_heads,
+               In<int32_t, 1> positions, In<int32_t, 1> query_start, Table tables, float scale, size_t window, float softcap,
+               Out<float, 2> out) {
+    const size_t tokens = q.shape(0), columns = num_heads * cache.head_dim();
+    check(layer < cache.num_layers(), "layer is outside of the cache");
+    check(num_heads >= 1 && num_heads % cache.num_kv_heads() == 0, "heads must be a multiple of kv heads");
+    check(q.shape(1) == columns, "q must be [tokens, heads * head_dim]");
+    check_shape(out, tokens, columns, "out must have the shape of q");
+    const BatchView batch = batch_of(cache, positions, query_start, tables, tokens);
+    size_t keys = 0;
+    for (size_t t = 0; t < tokens; ++t) keys += static_cast<size_t>(batch.positions[t]) + 1;
+    const Session session(self, keys * columns * 2);
+    self.attention({q.data(), out.data(), num_heads, scale, window, softcap}, batch, cache.layer(layer));
+}
+
+void moe(BoundBackend& self, In<float, 2> x, const BoundWeight& router, std::vector<const BoundWeight*> gate_up,
+         std::vector<const BoundWeight*> down, size_t top_k, bool normalize, std::string_view activation, float scale,
+         In<float, 2> add, Out<float, 2> out) {
+    const size_t tokens = x.shape(0), hidden = x.shape(1), experts = gate_up.size();
+    check(experts >= 1 && down.size() == experts, "gate_up and down must have one weight for each expert");
+    check(top_k >= 1 && top_k <= experts, "top_k must be from 1 to the number of experts");
+    check(router.rows() == experts && router.columns() == hidden, "router must be [experts, columns of x]");
+    const size_t inner = down[0] ? down[0]->columns() : 0;
+    for (size_t e = 0; e < experts; ++e) {
+        check(gate_up[e] && down[e], "an expert's weight is missing");
+        check(gate_up[e]->columns() == hidden && gate_up[e]->rows() == 2 * inner, "gate_up must be [2 * inner, columns of x]");
+        check(down[e]->columns() == inner && down[e]->rows() == hidden, "down must be [columns of x, inner]");
+    }
+    check_shape(out, tokens, hidden, "out must have the shape of x");
+    if (add.is_valid()) check_shape(add, tokens, hidden, "add must have the shape of x");
+    const std::vector<const Weight*> first(gate_up.begin(), gate_up.end()), second(down.begin(), down.end());
+    const Session session(self, tokens * top_k * 3 * inner * hidden);
+    self.moe({&router, first, second, x.data(), tokens, top_k, normalize, activation_of(activation), scale, add.data(),
+              out.data()});
+}
+
+template <class... Arrays>
+void check_sizes(size_t size, const char* message, const Arrays&... arrays) {
+    check(((arrays.size() == size) && ...), message);
+}
+
+void sample(BoundBackend& self, In<float, 2> logits, In<float, 1> temperature, In<int32_t, 1> top_k, In<float, 1> top_p,
+            In<float, 1> min_p, In<float, 1> repetition_penalty, In<float, 1> presence_penalty,
+            In<float, 1> frequency_penalty, In<uint64_t, 1> seed, In<uint32_t, 1> stream, In<uint32_t, 1> position,
+            In<int32_t, 1> history, In<int32_t, 1> history_start, In<int32_t, 1> output_start, In<int32_t, 1> bias_ids,
+            In<float, 1> bias_values, In<int32_t, 1> bias_start, Out<int32_t, 1> out) {
+    const size_t rows = logits.shape(0), vocabulary = logits.shape(1);
+    check(vocabulary >= 1, "logits must have at least one column");
+    check_sizes(rows, "every parameter must have one entry for each row of logits", temperature, top_k, top_p, min_p,
+                repetition_penalty, presence_penalty, frequency_penalty, seed, stream, position, output_start, out);
+    check_sizes(rows + 1, "history_start and bias_start must be [rows + 1]", history_start, bias_start);
+    check_offsets(history_start.data(), rows + 1, history.size(), "history_start must rise from 0 to the size of history");
+    check_offsets(bias_start.data(), rows + 1, bias_ids.size(), "bias_start must rise from 0 to the size of bias_ids");
+    check(bias_values.size() == bias_ids.size(), "bias_values must have the size of bias_ids");
+    check_indices(history.data(), history.size(), vocabulary, "a token id in history is outside of the vocabulary");
+    check_indices(bias_ids.data(), bias_ids.size(), vocabulary, "a token id in bias_ids is outside of the vocabulary");
+    for (size_t r = 0; r < rows; ++r) {
+        const int32_t start = history_start.data()[r], end = history_start.data()[r + 1], output = output_start.data()[r];
+        check(start == end || (start <= output && output <= end), "output_start lies outside of its row's history");
+    }
+    const Session session(self, rows * vocabulary * 8);
+    self.sample({logits.data(), rows, vocabulary, temperature.data(), top_p.data(), min_p.data(),
+                 repetition_penalty.data(), presence_penalty.data(), frequency_penalty.data(), top_k.data(), seed.data(),
+                 stream.data(), position.data(), history.data(), history_start.data(), output_start.data(),
+                 bias_ids.data(), bias_start.data(), bias_values.data(), out.data()});
+}
+
+void logprobs(BoundBackend& self, In<float, 2> logits, In<int32_t, 1> token_ids, Out<float, 1> logprob,
+              Out<int32_t, 1> rank, Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs) {
+    const size_t rows = logits.shape(0), vocabulary = logits.shape(1), top = top_ids.shape(1);
+    check(vocabulary >= 1 && top <= vocabulary, "top must be at most the size of the vocabulary");
+    check_sizes(rows, "token_ids, logprob and rank must be [rows]", token_ids, logprob, rank);
+    check_shape(top_ids, rows, top, "top_ids must be [rows, top]");
+    check_shape(top_logprobs, rows, top, "top_logprobs must be [rows, top]");
+    check_indices(token_ids.data(), rows, vocabulary, "a token id is outside of the vocabulary");
+    const Session session(self, rows * vocabulary * 8);
+    self.logprobs({logits.data(), rows, vocabulary, top, token_ids.data(), logprob.data(), rank.data(), top_ids.data(),
+                   top_logprobs.data()});
+}
+
+std::vector<std::tuple<std::string_view, size_t, size_t>> codecs() {
+    std::vector<std::tuple<std::string_view, size_t, size_t>> rows;
+    for (const Codec& codec : CODECS) rows.emplace_back(codec.name, codec.block_size, codec.block_bytes);
+    return rows;
+}
+
+}  // namespace
+}  // namespace headrace
+
+NB_MODULE(_core, m) {
+    using namespace headrace;
+    const auto exact = [](const char* name) { return nb::arg(name).noconvert(); };
+    const auto maybe = [](const char* name) { return nb::arg(name).noconvert().none(); };
+    m.doc() = "Native kernels of the CPU backend; headrace.ops.cpu is their face.";
+    m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that this machine has, best first.");
+    m.def("codecs", &codecs, "(name, values in a block, bytes in a block) of every codec that can be computed with.");
+
+    nb::class_<BoundWeight>(m, "Weight", "A matrix of parts stacked along the rows, used where they lie in memory.")
+        .def(nb::init<size_t>(), "columns"_a)
+        .def("add", &BoundWeight::add_part, "codec"_a, exact("data"), "Append rows [rows, bytes of a row] uint8; keeps a view.")
+        .def_prop_ro("rows", [](const BoundWeight& w) { return w.rows(); })
+        .def_prop_ro("columns", [](const BoundWeight& w) { return w.columns(); })
+        .def_prop_ro("nbytes", [](const BoundWeight& w) { return w.nbytes(); });
+
+    nb::class_<KVCache>(m, "KVCache", "A paged key-value cache in float16.")
+        .def("__init__", &make_cache, "num_layers"_a, "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a)
+        .def_prop_ro("num_layers", &KVCache::num_layers)
+        .def_prop_ro("num_blocks", &KVCache::num_blocks)
+        .def_prop_ro("block_size", &KVCache::block_size)
+        .def_prop_ro("nbytes", &KVCache::nbytes);
+
+    nb::class_<BoundBackend>(m, "Backend", "The operations, with threads and scratch memory of their own.")
+        .def("__init__", &make_backend, "threads"_a, "instruction_set"_a)
+        .def_prop_ro("threads", [](BoundBackend& b) { return b.pool().num_threads(); })
+        .def_prop_ro("instruction_set", [](const BoundBackend& b) { return b.instruction_set; })
+        .def("embed", &embed, "table"_a, exact("ids"), "scale"_a, maybe("add"), exact("out"))
+        .def("linear", &linear, exact("x"), "weight"_a, maybe("bias"), "scale"_a, maybe("add"), exact("out"))
+        .def("norm", &norm, exact("x"), exact("weight"), maybe("bias"), "kind"_a, "eps"_a, maybe("add"), exact("out"))
+        .def("activate", &activate, exact("x"), "kind"_a, "gated"_a, exact("out"))
+        .def("softcap", &softcap, exact("x"), "cap"_a, exact("out"))
+        .def("rope_write", &rope_write, exact("qkv"), exact("q_out"), "cache"_a, "layer"_a, "num_heads"_a,
+             exact("positions"), exact("query_start"), exact("block_tables"), exact("rope_rows"), maybe("cos"),
+             maybe("sin"), "qk_norm"_a, maybe("q_weight"), maybe("k_weight"), "eps"_a)
+        .def("attention", &attention, exact("q"), "cache"_a, "layer"_a, "num_heads"_a, exact("positions"),
+             exact("query_start"), exact("block_tables"), "scale"_a, "window"_a, "softcap"_a, exact("out"))
+        .def("moe", &moe, exact("x"), "router"_a, "gate_up"_a, "down"_a, "top_k"_a, "normalize"_a, "activation"_a,
+             "scale"_a, maybe("add"), exact("out"))
+        .def("sample", &sample, exact("logits"), exact("temperature"), exact("top_k"), exact("top_p"), exact("min_p"),
+             exact("repetition_penalty"), exact("presence_penalty"), exact("frequency_penalty"), exact("seed"),
+             exact("stream"), exact("position"), exact("history"), exact("history_start"), exact("output_start"),
+             exact("bias_ids"), exact("bias_values"), exact("bias_start"), exact("out"))
+        .def("logprobs", &logprobs, exact("logits"), exact("token_ids"), exact("logprob"), exact("rank"),
+             exact("top_ids"), exact("top_logprobs"));
+}

@@ -1,0 +1,120 @@
+// The dispatch table: what one thread does with one piece of work. One body (kernels_body.h), compiled once for each
+// instruction set by a small kernels_*.cpp; backend.cpp cuts operations into pieces and never does arithmetic itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "codecs.h"
+
+namespace headrace {
+
+constexpr size_t BLOCK_ROWS = 16;     // weight rows of one piece of a linear
+constexpr size_t BLOCK_TOKENS = 64;   // tokens that share a decoded piece of weights
+constexpr size_t BLOCK_COLUMNS = 256; // weights of a row that are decoded at a time
+constexpr size_t LINEAR_SCRATCH = BLOCK_ROWS * BLOCK_COLUMNS + BLOCK_ROWS * BLOCK_TOKENS * 16;  // floats
+
+constexpr size_t KEY_GROUP = 16;  // tokens whose keys lie interleaved
+constexpr size_t KEY_TILE = 64;   // tokens between two rescalings of the online softmax, aligned at position 0
+
+// y[t, r] = (x[t] · w[r] + bias[r]) * scale (+ add[t, r]) for up to BLOCK_ROWS rows and BLOCK_TOKENS tokens.
+struct LinearBlock {
+    CodecId codec;
+    const uint8_t* weights;  // [num_rows] rows, row_bytes apart
+    size_t row_bytes, num_rows, columns;
+    const float* x;  // [num_tokens, columns]
+    size_t x_stride, num_tokens;
+    float* y;  // [num_tokens, num_rows], y_stride apart
+    size_t y_stride;
+    const float* bias;  // [num_rows] or nullptr
+    const float* add;   // as y, or nullptr
+    float scale;
+    float* scratch;  // LINEAR_SCRATCH floats
+};
+
+// One layer of the cache: [blocks][kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] } as float16.
+struct CacheView {
+    uint16_t* data;
+    size_t block_size, num_kv_heads, head_dim, padded_dim;
+
+    size_t head_stride() const { return block_size * (head_dim + padded_dim); }
+    size_t block_stride() const { return num_kv_heads * head_stride(); }
+    // Keys of the 16 tokens from `position` on (a multiple of 16), and value of the token at `position`.
+    uint16_t* keys(const int32_t* table, size_t position, size_t kv_head) const {
+        return block(table, position, kv_head) + position % block_size / KEY_GROUP * KEY_GROUP * head_dim;
+    }
+    uint16_t* value(const int32_t* table, size_t position, size_t kv_head) const {
+        return block(table, position, kv_head) + block_size * head_dim + position % block_size * padded_dim;
+    }
+
+private:
+    uint16_t* block(const int32_t* table, size_t position, size_t kv_head) const {
+        return data + static_cast<size_t>(table[position / block_size]) * block_stride() + kv_head * head_stride();
+    }
+};
+
+// Some queries of one sequence against one kv head; a row is a (token, head of the group) pair.
+struct AttentionBlock {
+    const float* q;  // [tokens, heads * D] from the first token on, at the group's first head
+    float* out;      // likewise
+    size_t stride;   // heads * D
+    const int32_t* positions;
+    const int32_t* table;
+    size_t num_tokens, group, kv_head;
+    CacheView cache;
+    float scale;
+    size_t window;    // 0: none
+    float softcap;    // 0: none
+    float* scratch;   // attention_scratch(...) floats
+};
+constexpr size_t attention_scratch(size_t rows, size_t padded_dim) { return rows * (KEY_TILE + padded_dim + 16 + 4); }
+
+enum class NormId : int { rms, layer };
+enum class ActivationId : int { silu, gelu, gelu_tanh, relu };
+enum class QkNormId : int { none, head, full };
+
+struct NormWeights {
+    NormId kind;
+    const float* weight;
+    const float* bias;  // or nullptr
+    float eps;
+};
+
+// One token: norm and rotate its queries and keys, write keys and values into the cache.
+struct RopeToken {
+    float* qkv;
+    float* q_out;
+    size_t num_heads, position;
+    const int32_t* table;
+    CacheView cache;
+    const float* cos;  // [half] or nullptr
+    const float* sin;
+    size_t half;
+    QkNormId norm;
+    const float* q_weight;
+    const float* k_weight;
+    float eps;
+};
+
+struct Kernels {
+    void (*decode)(CodecId codec, const uint8_t* row, size_t columns, float* out);
+    void (*linear)(const LinearBlock& block);
+    void (*attention)(const AttentionBlock& block);
+    void (*rope_write)(const RopeToken& token);
+    void (*norm)(const NormWeights& norm, const float* x, const float* add, size_t n, float* out);
+    void (*activate)(ActivationId kind, const float* x, const float* factor, size_t n, float* out);  // factor or nullptr
+    void (*scale_add)(const float* x, float scale, const float* add, size_t n, float* out);  // x * scale (+ add)
+    void (*softcap)(const float* x, float cap, size_t n, float* out);
+    float (*largest)(const float* x, size_t n);  // NaN counts as -infinity
+    // out = exp(x - largest); 1 where x equals it, 0 where x is NaN.
+    void (*exp_below)(const float* x, float largest, size_t n, float* out);
+};
+
+// Names of the sets that this machine has, best first.
+std::vector<std::string_view> instruction_sets();
+// The table of that name, or nullptr if the name is unknown or this machine lacks the set.
+const Kernels* find_kernels(std::string_view name);
+
+}  // namespace headrace

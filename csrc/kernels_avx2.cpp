@@ -1,0 +1,2 @@
+#define HEADRACE_SET kernels_avx2
+#include "kernels_body.h"

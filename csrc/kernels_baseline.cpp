@@ -1,0 +1,2 @@
+#define HEADRACE_SET kernels_baseline
+#include "kernels_body.h"

@@ -1,0 +1,203 @@
+// One reader for each codec: `load(row, k)` gives the 16 weights at k … k + 15 of a row as floats, k a multiple of 16,
+// equal to the bit to what the `gguf` package decodes. No fused multiply-add here: scale * q - minimum rounds twice.
+//
+// The layouts are GGUF's (ggml's block formats), read from the reference decoder in Python's `gguf` package.
+#pragma once
+
+#include "simd.h"
+
+namespace headrace {
+namespace {
+
+HEADRACE_INLINE float read_f16(const uint8_t* from) {
+    uint16_t bits;
+    std::memcpy(&bits, from, 2);
+#if defined(__F16C__)
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+#else
+    uint16_t padded[16] = {bits};
+    float values[16];
+    store(values, from_f16(padded));
+    return values[0];
+#endif
+}
+
+HEADRACE_INLINE f32x16 to_float(u8x16 q) { return from_i8(reinterpret_cast<i8x16>(q)); }
+HEADRACE_INLINE u8x16 low_nibbles(u8x16 bytes, int shift) { return (bytes >> static_cast<uint8_t>(shift)) & 15; }
+
+// Codecs of single values: any number of columns; `load_tail` reads the last n < 16 and pads with zeros.
+struct ReadF32 {
+    static f32x16 load(const uint8_t* row, size_t k) { return headrace::load(reinterpret_cast<const float*>(row) + k); }
+    static f32x16 load_tail(const uint8_t* row, size_t k, int n) {
+        return load_part(reinterpret_cast<const float*>(row) + k, n);
+    }
+};
+template <f32x16 (*convert)(const uint16_t*)>
+struct ReadHalf {
+    static f32x16 load(const uint8_t* row, size_t k) { return convert(reinterpret_cast<const uint16_t*>(row) + k); }
+    static f32x16 load_tail(const uint8_t* row, size_t k, int n) {
+        uint16_t padded[16] = {};
+        std::memcpy(padded, row + 2 * k, 2 * static_cast<size_t>(n));
+        return convert(padded);
+    }
+};
+using ReadF16 = ReadHalf<from_f16>;
+using ReadBF16 = ReadHalf<from_bf16>;
+
+// Codecs of blocks: whole blocks only, so there is never a tail.
+struct Blocked {
+    static f32x16 load_tail(const uint8_t*, size_t, int) { return zero(); }
+};
+
+// Blocks of 32: byte i of the nibbles holds values i (low) and i + 16 (high).
+struct ReadQ8_0 : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 32 * 34;
+        return to_float(load_bytes(block + 2 + k % 32)) * set1(read_f16(block));
+    }
+};
+struct ReadQ4_0 : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 32 * 18;
+        const u8x16 q = low_nibbles(load_bytes(block + 2), k % 32 / 4);
+        return to_float(q - 8) * set1(read_f16(block));
+    }
+};
+struct ReadQ4_1 : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 32 * 20;
+        const u8x16 q = low_nibbles(load_bytes(block + 4), k % 32 / 4);
+        return to_float(q) * set1(read_f16(block)) + set1(read_f16(block + 2));
+    }
+};
+
+// 16 single bits, from bit 0 on, each as a byte of 0 or `value`.
+HEADRACE_INLINE u8x16 spread_bits(uint16_t bits, uint8_t value) {
+    const uint8_t low = static_cast<uint8_t>(bits), high = static_cast<uint8_t>(bits >> 8);
+    const u8x16 bytes = {low, low, low, low, low, low, low, low, high, high, high, high, high, high, high, high};
+    const u8x16 masks = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    return reinterpret_cast<u8x16>((bytes & masks) != 0) & value;
+}
+HEADRACE_INLINE u8x16 five_bits(const uint8_t* high, const uint8_t* nibbles, size_t k) {
+    uint16_t bits;
+    std::memcpy(&bits, high + k % 32 / 8, 2);
+    return low_nibbles(load_bytes(nibbles), k % 32 / 4) | spread_bits(bits, 16);
+}
+struct ReadQ5_0 : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 32 * 22;
+        return to_float(five_bits(block + 2, block + 6, k) - 16) * set1(read_f16(block));
+    }
+};
+struct ReadQ5_1 : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 32 * 24;
+        return to_float(five_bits(block + 4, block + 8, k)) * set1(read_f16(block)) + set1(read_f16(block + 2));
+    }
+};
+
+HEADRACE_INLINE u8x16 iq4_values() {
+    const i8x16 values = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    return reinterpret_cast<u8x16>(values);
+}
+struct ReadIQ4_NL : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 32 * 18;
+        const u8x16 q = low_nibbles(load_bytes(block + 2), k % 32 / 4);
+        return to_float(lookup(iq4_values(), q)) * set1(read_f16(block));
+    }
+};
+// OCP microscaling: an exponent byte and 32 E2M1 values, here doubled to be whole, with half the scale.
+struct ReadMXFP4 : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const i8x16 values = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+        const uint8_t* block = row + k / 32 * 17;
+        const uint32_t exponent = block[0];
+        const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
+        float scale;
+        std::memcpy(&scale, &bits, 4);
+        const u8x16 q = low_nibbles(load_bytes(block + 1), k % 32 / 4);
+        return to_float(lookup(reinterpret_cast<u8x16>(values), q)) * set1(scale);
+    }
+};
+
+// Blocks of 256, with 16 or 8 scales of their own.
+struct ReadQ2_K : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 256 * 84;
+        const size_t i = k % 256;
+        const uint8_t scale = block[i / 16];
+        const u8x16 q = (load_bytes(block + 16 + i / 128 * 32 + i % 32) >> static_cast<uint8_t>(i % 128 / 32 * 2)) & 3;
+        const float d = read_f16(block + 80) * static_cast<float>(scale & 15);
+        const float m = read_f16(block + 82) * static_cast<float>(scale >> 4);
+        return to_float(q) * set1(d) - set1(m);
+    }
+};
+struct ReadQ3_K : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 256 * 110;
+        const size_t i = k % 256, s = i / 16;
+        const uint8_t* scales = block + 96;
+        const int low = (scales[s % 8] >> (s / 8 * 4)) & 15, high = (scales[8 + s % 4] >> (s / 4 * 2)) & 3;
+        const float d = read_f16(block + 108) * static_cast<float>((low | high << 4) - 32);
+        const u8x16 two = (load_bytes(block + 32 + i / 128 * 32 + i % 32) >> static_cast<uint8_t>(i % 128 / 32 * 2)) & 3;
+        const u8x16 third = (load_bytes(block + i % 32) >> static_cast<uint8_t>(i / 32)) & 1;
+        return to_float(two - ((third ^ 1) << 2)) * set1(d);
+    }
+};
+
+struct ScaleAndMin {
+    float scale, min;
+};
+// Sub-block j of 8 in the 12 bytes of 6-bit scales and minima that Q4_K and Q5_K share.
+HEADRACE_INLINE ScaleAndMin scale_and_min(const uint8_t* s, size_t j) {
+    if (j < 4) return {static_cast<float>(s[j] & 63), static_cast<float>(s[4 + j] & 63)};
+    return {static_cast<float>((s[4 + j] & 15) | ((s[j - 4] >> 2) & 48)),
+            static_cast<float>((s[4 + j] >> 4) | ((s[j] >> 2) & 48))};
+}
+HEADRACE_INLINE f32x16 scaled_minus_min(const uint8_t* block, size_t i, u8x16 q) {
+    const ScaleAndMin s = scale_and_min(block + 4, i / 32);
+    return to_float(q) * set1(read_f16(block) * s.scale) - set1(read_f16(block + 2) * s.min);
+}
+struct ReadQ4_K : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 256 * 144;
+        const size_t i = k % 256;
+        return scaled_minus_min(block, i, low_nibbles(load_bytes(block + 16 + i / 64 * 32 + i % 32), i % 64 / 32 * 4));
+    }
+};
+struct ReadQ5_K : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 256 * 176;
+        const size_t i = k % 256;
+        const u8x16 low = low_nibbles(load_bytes(block + 48 + i / 64 * 32 + i % 32), i % 64 / 32 * 4);
+        const u8x16 fifth = (load_bytes(block + 16 + i % 32) >> static_cast<uint8_t>(i / 32)) & 1;
+        return scaled_minus_min(block, i, low | (fifth << 4));
+    }
+};
+struct ReadQ6_K : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 256 * 210;
+        const size_t i = k % 256;
+        const u8x16 low = low_nibbles(load_bytes(block + i / 128 * 64 + i % 64), i % 128 / 64 * 4);
+        const uint8_t* high = block + 128 + i / 128 * 32 + i % 32;
+        const u8x16 top = (load_bytes(high) >> static_cast<uint8_t>(i % 128 / 32 * 2)) & 3;
+        const float scale = static_cast<float>(static_cast<int8_t>(block[192 + i / 16]));
+        return to_float((low | (top << 4)) - 32) * set1(read_f16(block + 208) * scale);
+    }
+};
+struct ReadIQ4_XS : Blocked {
+    static f32x16 load(const uint8_t* row, size_t k) {
+        const uint8_t* block = row + k / 256 * 136;
+        const size_t j = k % 256 / 32;
+        uint16_t high;
+        std::memcpy(&high, block + 2, 2);
+        const int low = (block[4 + j / 2] >> (j % 2 * 4)) & 15;
+        const float scale = static_cast<float>((low | ((high >> (2 * j)) & 3) << 4) - 32);
+        const u8x16 q = low_nibbles(load_bytes(block + 8 + j * 16), k % 32 / 4);
+        return to_float(lookup(iq4_values(), q)) * set1(read_f16(block) * scale);
+    }
+};
+
+}  // namespace
+}  // namespace headrace

@@ -1,0 +1,154 @@
+"""Native kernels of the CPU backend; `headrace.ops.cpu` is their face.
+
+Arrays are C-contiguous and of the exact dtype (TypeError otherwise); shapes and indices that do not fit raise
+ValueError. Outputs are allocated by the caller.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headrace.types import FloatArray, IntArray
+
+def instruction_sets() -> list[str]:
+    """Names of the instruction sets that this machine has, best first."""
+
+def codecs() -> list[tuple[str, int, int]]:
+    """(name, values in a block, bytes in a block) of every codec that can be computed with."""
+
+class Weight:
+    """A matrix of parts stacked along the rows, used where they lie in memory."""
+
+    def __init__(self, columns: int) -> None: ...
+    def add(self, codec: str, data: NDArray[np.uint8]) -> None:
+        """Append rows [rows, bytes of a row]; keeps a view of them."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class KVCache:
+    """A paged key-value cache in float16. `block_size` is a multiple of 16; memory is taken as it is written to."""
+
+    def __init__(
+        self, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
+    ) -> None: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+class Backend:
+    """The operations of `headrace.ops.base.Ops`, with threads and scratch memory of their own."""
+
+    def __init__(self, threads: int, instruction_set: str) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def instruction_set(self) -> str: ...
+    def embed(self, table: Weight, ids: IntArray, scale: float, add: FloatArray | None, out: FloatArray) -> None: ...
+    def linear(
+        self,
+        x: FloatArray,
+        weight: Weight,
+        bias: FloatArray | None,
+        scale: float,
+        add: FloatArray | None,
+        out: FloatArray,
+    ) -> None: ...
+    def norm(
+        self,
+        x: FloatArray,
+        weight: FloatArray,
+        bias: FloatArray | None,
+        kind: str,
+        eps: float,
+        add: FloatArray | None,
+        out: FloatArray,
+    ) -> None: ...
+    def activate(self, x: FloatArray, kind: str, gated: bool, out: FloatArray) -> None: ...
+    def softcap(self, x: FloatArray, cap: float, out: FloatArray) -> None: ...
+    def rope_write(
+        self,
+        qkv: FloatArray,
+        q_out: FloatArray,
+        cache: KVCache,
+        layer: int,
+        num_heads: int,
+        positions: IntArray,
+        query_start: IntArray,
+        block_tables: IntArray,
+        rope_rows: IntArray,
+        cos: FloatArray | None,
+        sin: FloatArray | None,
+        qk_norm: str,
+        q_weight: FloatArray | None,
+        k_weight: FloatArray | None,
+        eps: float,
+    ) -> None: ...
+    def attention(
+        self,
+        q: FloatArray,
+        cache: KVCache,
+        layer: int,
+        num_heads: int,
+        positions: IntArray,
+        query_start: IntArray,
+        block_tables: IntArray,
+        scale: float,
+        window: int,
+        softcap: float,
+        out: FloatArray,
+    ) -> None: ...
+    def moe(
+        self,
+        x: FloatArray,
+        router: Weight,
+        gate_up: Sequence[Weight],
+        down: Sequence[Weight],
+        top_k: int,
+        normalize: bool,
+        activation: str,
+        scale: float,
+        add: FloatArray | None,
+        out: FloatArray,
+    ) -> None: ...
+    def sample(
+        self,
+        logits: FloatArray,
+        temperature: FloatArray,
+        top_k: IntArray,
+        top_p: FloatArray,
+        min_p: FloatArray,
+        repetition_penalty: FloatArray,
+        presence_penalty: FloatArray,
+        frequency_penalty: FloatArray,
+        seed: NDArray[np.uint64],
+        stream: NDArray[np.uint32],
+        position: NDArray[np.uint32],
+        history: IntArray,
+        history_start: IntArray,
+        output_start: IntArray,
+        bias_ids: IntArray,
+        bias_values: FloatArray,
+        bias_start: IntArray,
+        out: IntArray,
+    ) -> None: ...
+    def logprobs(
+        self,
+        logits: FloatArray,
+        token_ids: IntArray,
+        logprob: FloatArray,
+        rank: IntArray,
+        top_ids: IntArray,
+        top_logprobs: FloatArray,
+    ) -> None: ...

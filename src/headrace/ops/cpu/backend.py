@@ -1,0 +1,256 @@
+"""`headrace.ops.base.Ops` on the native kernels: allocates outputs and hands numpy arrays down, nothing else.
+
+The kernels check types (TypeError), shapes and indices (ValueError) of everything that they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from headrace import _core
+from headrace.config import available_threads
+from headrace.errors import ConfigError, UnsupportedModel
+from headrace.formats.tensor import Tensor
+from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable
+from headrace.ops.kinds import Activation, NormKind
+from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+
+_CODECS: Final = MappingProxyType({name: (values, size) for name, values, size in _core.codecs()})
+
+_NO_ROWS: Final = np.empty(0, np.int32)
+_NO_ROWS.setflags(write=False)
+
+
+def instruction_sets() -> list[str]:
+    """Names of the instruction sets that this machine has and the kernels know, best first."""
+    return _core.instruction_sets()
+
+
+@dataclass(frozen=True, slots=True)
+class CpuWeight:
+    """A matrix used where its parts lie in memory; a `headrace.ops.base.Weight`."""
+
+    native: _core.Weight
+    shape: tuple[int, int]
+    format: str
+    nbytes: int
+
+
+class CpuOps:
+    """`headrace.ops.base.Ops` on native kernels.
+
+    `threads` is None for one thread on each core that this process may use; `instruction_set` is None for the best
+    one. Results do not depend on `threads`; `avx2` and `avx512` give the same bits, `baseline` (no fused
+    multiply-add on x86-64) may differ in the last ones. Calls from several Python threads wait for each other. In a
+    forked child the operations run on the calling thread alone.
+
+    Raises:
+        ConfigError: this machine has no such instruction set.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None, instruction_set: str | None = None) -> None:
+        known = instruction_sets()
+        if instruction_set is not None and instruction_set not in known:
+            raise ConfigError(f"instruction set is {instruction_set!r}, expected one that this machine has: {', '.join(known)}")
+        self._native = _core.Backend(threads or available_threads(), instruction_set or known[0])
+
+    @property
+    def threads(self) -> int:
+        """Compute threads, the calling one included."""
+        return self._native.threads
+
+    @property
+    def instruction_set(self) -> str:
+        """The instruction set in use."""
+        return self._native.instruction_set
+
+    def pack(self, parts: Sequence[Tensor]) -> CpuWeight:
+        """See `Ops.pack`. Keeps views of the parts' memory; copies only what is not contiguous."""
+        columns = parts[0].shape[-1]
+        native = _core.Weight(columns)
+        for part in parts:
+            _check_part(part, columns)
+            native.add(part.codec.name, np.ascontiguousarray(part.data))
+        names = "+".join(dict.fromkeys(part.codec.name for part in parts))
+        return CpuWeight(native, (native.rows, columns), names, native.nbytes)
+
+    def vector(self, values: FloatArray) -> FloatArray:
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> _core.KVCache:
+        return _core.KVCache(num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
+
+    def embed(
+        self, table: CpuWeight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None
+    ) -> FloatArray:
+        out = np.empty((len(ids), table.shape[1]), np.float32)
+        self._native.embed(table.native, ids, scale, add, out)
+        return out
+
+    def norm(
+        self,
+        x: FloatArray,
+        weight: FloatArray,
+        bias: FloatArray | None,
+        kind: NormKind,
+        eps: float,
+        add: FloatArray | None = None,
+    ) -> FloatArray:
+        out = np.empty(x.shape, np.float32)
+        self._native.norm(x, weight, bias, kind, eps, add, out)
+        return out
+
+    def linear(
+        self,
+        x: FloatArray,
+        weight: CpuWeight,
+        bias: FloatArray | None = None,
+        scale: float = 1.0,
+        add: FloatArray | None = None,
+    ) -> FloatArray:
+        out = np.empty((len(x), weight.shape[0]), np.float32)
+        self._native.linear(x, weight.native, bias, scale, add, out)
+        return out
+
+    def rope_write(
+        self,
+        qkv: FloatArray,
+        cache: _core.KVCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        rope: RopeTable | None,
+        qk_norm: QkNormWeights | None,
+    ) -> FloatArray:
+        q = np.empty((len(qkv), layout.num_heads * layout.head_dim), np.float32)
+        self._native.rope_write(
+            qkv,
+            q,
+            cache,
+            layer,
+            layout.num_heads,
+            batch.positions,
+            batch.query_start,
+            batch.block_tables,
+            _NO_ROWS if rope is None else batch.rope_rows,
+            None if rope is None else rope.cos,
+            None if rope is None else rope.sin,
+            "" if qk_norm is None else qk_norm.kind,
+            None if qk_norm is None else qk_norm.q,
+            None if qk_norm is None else qk_norm.k,
+            0.0 if qk_norm is None else qk_norm.eps,
+        )
+        return q
+
+    def attention(
+        self,
+        q: FloatArray,
+        cache: _core.KVCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> FloatArray:
+        out = np.empty(q.shape, np.float32)
+        self._native.attention(
+            q,
+            cache,
+            layer,
+            layout.num_heads,
+            batch.positions,
+            batch.query_start,
+            batch.block_tables,
+            scale,
+            window or 0,
+            softcap or 0.0,
+            out,
+        )
+        return out
+
+    def activate(self, x: FloatArray, kind: Activation, gated: bool) -> FloatArray:
+        rows, columns = x.shape
+        out = np.empty((rows, columns // 2 if gated else columns), np.float32)
+        self._native.activate(x, kind, gated, out)
+        return out
+
+    def moe(
+        self, x: FloatArray, weights: MoeWeights, scale: float = 1.0, add: FloatArray | None = None
+    ) -> FloatArray:
+        out = np.empty(x.shape, np.float32)
+        self._native.moe(
+            x,
+            _native_weight(weights.router),
+            [_native_weight(weight) for weight in weights.gate_up],
+            [_native_weight(weight) for weight in weights.down],
+            weights.top_k,
+            weights.normalize,
+            weights.activation,
+            scale,
+            add,
+            out,
+        )
+        return out
+
+    def select(self, x: FloatArray, rows: IntArray) -> FloatArray:
+        return x.take(rows, axis=0)
+
+    def softcap(self, x: FloatArray, cap: float) -> FloatArray:
+        out = np.empty(x.shape, np.float32)
+        self._native.softcap(x, cap, out)
+        return out
+
+    def sample(self, logits: FloatArray, batch: SamplingBatch) -> IntArray:
+        out = np.empty(len(logits), np.int32)
+        self._native.sample(
+            logits,
+            batch.temperature,
+            batch.top_k,
+            batch.top_p,
+            batch.min_p,
+            batch.repetition_penalty,
+            batch.presence_penalty,
+            batch.frequency_penalty,
+            batch.seed,
+            batch.stream,
+            batch.position,
+            batch.history,
+            batch.history_start,
+            batch.output_start,
+            batch.bias_ids,
+            batch.bias_values,
+            batch.bias_start,
+            out,
+        )
+        return out
+
+    def logprobs(
+        self, logits: FloatArray, token_ids: IntArray, top: int
+    ) -> tuple[FloatArray, IntArray, IntArray, FloatArray]:
+        rows = len(logits)
+        top = min(top, logits.shape[1])
+        logprob, rank = np.empty(rows, np.float32), np.empty(rows, np.int32)
+        top_ids, top_logprobs = np.empty((rows, top), np.int32), np.empty((rows, top), np.float32)
+        self._native.logprobs(logits, token_ids, logprob, rank, top_ids, top_logprobs)
+        return logprob, rank, top_ids, top_logprobs
+
+
+def _native_weight(weight: object) -> _core.Weight:
+    assert isinstance(weight, CpuWeight)
+    return weight.native
+
+
+def _check_part(part: Tensor, columns: int) -> None:
+    codec = part.codec
+    if _CODECS.get(codec.name) != (codec.block_size, codec.block_bytes):
+        raise UnsupportedModel(f"{part.name} is stored as {codec.name}, expected one of {', '.join(_CODECS)}")
+    if len(part.shape) != 2 or part.shape[1] != columns:
+        raise ValueError(f"{part.name} has shape {part.shape}, expected two axes, the second of {columns}")

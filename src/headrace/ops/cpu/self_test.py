@@ -1,0 +1,118 @@
+"""A quick comparison of a backend with the reference, for `headrace doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.formats.tensor import Tensor
+from headrace.ops.base import Array, HeadLayout, KVCache, MoeWeights, Ops, RopeTable, Weight
+from headrace.ops.kinds import Activation, NormKind
+from headrace.ops.reference import ReferenceOps
+from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+
+_LAYOUT = HeadLayout(num_heads=4, num_kv_heads=2, head_dim=24)
+_TOLERANCE = 2e-4
+"""Of the largest value: float32 sums in another order, and attention's float16 cache, stay far below."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    x: FloatArray
+    matrix: FloatArray
+    experts: FloatArray
+    qkv: FloatArray
+    batch: Batch
+    rope: RopeTable
+
+
+def self_test(ops: Ops) -> list[tuple[str, float, bool]]:
+    """Run every operation of `ops` and of the reference on the same small inputs.
+
+    Returns (operation, largest error relative to the largest value, whether that is within tolerance).
+    """
+    inputs = _inputs()
+    results = []
+    for (name, ours), (_, expected) in zip(_outputs(ops, inputs), _outputs(ReferenceOps(), inputs), strict=True):
+        error = float(np.max(np.abs(ours - expected)) / max(float(np.max(np.abs(expected))), 1e-9))
+        results.append((name, error, error <= _TOLERANCE))
+    return results
+
+
+def _inputs() -> _Inputs:
+    random = np.random.default_rng(7)
+    normal = lambda *shape: random.standard_normal(shape).astype(np.float32)  # noqa: E731
+    angles = np.outer(np.arange(40), 0.5 ** np.arange(12)).astype(np.float32)
+    positions = np.concatenate([np.arange(5), np.arange(17)]).astype(np.int32)
+    batch = Batch(
+        token_ids=positions,
+        positions=positions,
+        rope_rows=positions,
+        query_start=np.array([0, 5, 22], np.int32),
+        block_tables=np.array([[3, 0], [1, 2]], np.int32),
+        logit_rows=np.array([4, 21], np.int32),
+    )
+    qkv = normal(22, (_LAYOUT.num_heads + 2 * _LAYOUT.num_kv_heads) * _LAYOUT.head_dim)
+    rope = RopeTable(np.cos(angles), np.sin(angles))
+    return _Inputs(normal(22, 100), normal(64, 100), normal(4, 200, 100) * np.float32(0.1), qkv, batch, rope)
+
+
+def _weight(ops: Ops, values: FloatArray) -> Weight:
+    return ops.pack([Tensor.from_array("self-test", values)])
+
+
+def _outputs(ops: Ops, inputs: _Inputs) -> Iterator[tuple[str, Array]]:
+    x, matrix = inputs.x, _weight(ops, inputs.matrix)
+    ones = ops.vector(np.ones(100, np.float32))
+    yield "embed", ops.embed(matrix, inputs.batch.positions, 0.5)
+    for kind in NormKind:
+        yield f"norm {kind}", ops.norm(x, ones, None, kind, 1e-5)
+    yield "linear", ops.linear(x, matrix, None, 2.0)
+    for activation in Activation:
+        yield f"activate {activation}", ops.activate(x, activation, gated=True)
+    yield "softcap", ops.softcap(x, 2.0)
+    cache: KVCache = ops.new_kv_cache(1, 4, 16, _LAYOUT)
+    q = ops.rope_write(inputs.qkv.copy(), cache, 0, inputs.batch, _LAYOUT, inputs.rope, None)
+    yield "rope_write", q
+    yield "attention", ops.attention(q, cache, 0, inputs.batch, _LAYOUT, 0.2, None, None)
+    yield "moe", ops.moe(x, _experts(ops, inputs))
+    logits = inputs.x[:, :64] * np.float32(3)
+    yield "sample", ops.sample(logits, _sampling(len(logits)))
+    yield "logprobs", ops.logprobs(logits, inputs.batch.positions, 3)[3]
+
+
+def _experts(ops: Ops, inputs: _Inputs) -> MoeWeights:
+    down = [_weight(ops, np.ascontiguousarray(expert[:100].T)) for expert in inputs.experts]
+    return MoeWeights(
+        router=_weight(ops, inputs.matrix[:4]),
+        gate_up=[_weight(ops, expert) for expert in inputs.experts],
+        down=down,
+        top_k=2,
+        normalize=True,
+        activation=Activation.SILU,
+    )
+
+
+def _sampling(rows: int) -> SamplingBatch:
+    full = lambda value: np.full(rows, value, np.float32)  # noqa: E731
+    none: IntArray = np.zeros(0, np.int32)
+    return SamplingBatch(
+        temperature=full(0.8),
+        top_k=np.full(rows, 20, np.int32),
+        top_p=full(0.9),
+        min_p=full(0.01),
+        repetition_penalty=full(1),
+        presence_penalty=full(0),
+        frequency_penalty=full(0),
+        seed=np.arange(rows, dtype=np.uint64),
+        stream=np.zeros(rows, np.uint32),
+        position=np.arange(rows, dtype=np.uint32),
+        history=none,
+        history_start=np.zeros(rows + 1, np.int32),
+        output_start=np.zeros(rows, np.int32),
+        bias_ids=none,
+        bias_values=np.zeros(0, np.float32),
+        bias_start=np.zeros(rows + 1, np.int32),
+    )
