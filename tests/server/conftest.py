@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_llm import FakeLLM
-
-from headrace.server.run import listen, make_server, url
-
-
-@contextmanager
-def serving(llm: Any, name: str = "fake", **options: Any) -> Iterator[str]:
-    """Serve `llm` and give the base URL."""
-    listener = listen("127.0.0.1", 0)
-    server = make_server(llm, name, **options)
-    started = threading.Event()
-    server.on_started = started.set
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    base = url(listener)
-    thread.start()
-    assert started.wait(20), "the server did not start"
-    try:
-        yield base
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive(), "the server did not stop"
+from fake_llm import FakeLLM, serving
 
 
 @pytest.fixture
@@ -58,3 +36,14 @@ def quick(quick_llm: FakeLLM) -> Iterator[str]:
     """Base URL of a server that answers at once, shared by all tests."""
     with serving(quick_llm) as base:
         yield base
+
+
+@pytest.fixture(scope="session")
+def spec_schemas(shared: Path) -> dict[str, Any]:
+    """The schemas of OpenAI's OpenAPI document."""
+    yaml = pytest.importorskip("yaml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    schemas: dict[str, Any] = yaml.load((shared / "data/specs/openai.yaml").read_text(), Loader=loader)["components"][
+        "schemas"
+    ]
+    return schemas

@@ -1,4 +1,5 @@
-"""A stand-in for AsyncLLM whose engine is a few lines: a byte is a token, and the answer is a turned-round sentence.
+"""A stand-in for AsyncLLM, and a live server for it. In the stand-in a byte is a token,
+and an answer is a sentence begun somewhere in its middle.
 
 It lets tests of the server fail, wait and count at will; what the real engine says is tested in test_real_engine.py.
 """
@@ -7,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 from headrace.engine.stats import EngineStats
 from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingChatTemplate, RequestError
+from headrace.server.run import listen, make_server, url
 from headrace.types import Chunk, FinishReason, Logprob, SamplingParams, TokenLogprobs, Usage
 
 SENTENCE = b"the quick brown fox jumps over the lazy dog, then naps. "
@@ -145,3 +150,22 @@ class FakeStream:
 def broken(error: HeadraceError | Exception, after: int = 0) -> FakeLLM:
     """A fake whose streams die with `error` after `after` tokens."""
     return FakeLLM(fail_after=after, fail_with=error)
+
+
+@contextmanager
+def serving(llm: Any, name: str = "fake", **options: Any) -> Iterator[str]:
+    """Serve `llm` and give the base URL."""
+    listener = listen("127.0.0.1", 0)
+    server = make_server(llm, name, **options)
+    started = threading.Event()
+    server.on_started = started.set
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    base = url(listener)
+    thread.start()
+    assert started.wait(20), "the server did not start"
+    try:
+        yield base
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import httpx
 import openai
 import pytest
-from fake_llm import FakeLLM
+from fake_llm import FakeLLM, serving
 
 BODY = {"model": "fake", "prompt": ["a", "b"], "max_tokens": 1500}
 
@@ -35,12 +36,13 @@ def test_leaving_a_stream_cancels_it(serve) -> None:
 def test_leaving_a_completion_cancels_all_its_prompts(serve, stream: bool) -> None:
     llm = FakeLLM(step_seconds=0.01)
     base = serve(llm)
-    with pytest.raises(httpx.TimeoutException), httpx.Client(timeout=httpx.Timeout(5, read=0.3)) as client:
-        with client.stream("POST", f"{base}/v1/completions", json=BODY | {"stream": stream}) as response:
-            if stream:
-                next(response.iter_bytes())
-                raise httpx.ReadTimeout("left")
-            response.read()
+    timeout = httpx.Timeout(5, read=0.3)
+    if stream:
+        with httpx.stream("POST", f"{base}/v1/completions", json=BODY | {"stream": True}, timeout=timeout) as response:
+            next(response.iter_bytes())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{base}/v1/completions", json=BODY, timeout=timeout)
     wait_until(lambda: len(llm.streams) == 2 and all(one.is_cancelled for one in llm.streams))
     assert all(one.num_steps < 1000 for one in llm.streams)
     assert httpx.get(f"{base}/health").status_code == 200
@@ -50,15 +52,11 @@ def test_leaving_a_completion_cancels_all_its_prompts(serve, stream: bool) -> No
 
 
 def test_a_stop_lets_open_streams_finish_and_then_closes_the_engine() -> None:
-    from conftest import serving
-
     llm = FakeLLM(step_seconds=0.01)
     with serving(llm) as base:
         client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
         stream = client.completions.create(model="fake", prompt="x", max_tokens=40, stream=True)
         next(stream)
-        import threading
-
         rest: list[int] = []
         reader = threading.Thread(target=lambda: rest.append(len(list(stream))))
         reader.start()
@@ -71,10 +69,6 @@ def test_a_stop_lets_open_streams_finish_and_then_closes_the_engine() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_outlives_the_time_for_a_stop_is_told_so(stream: bool) -> None:
-    import threading
-
-    from conftest import serving
-
     llm = FakeLLM(step_seconds=0.05)
     answers: list[str] = []
 

@@ -66,6 +66,8 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: the name is unknown, or the port is taken or not allowed.
     """
     where = f"{host} port {port}"
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port is {port}, expected from 0 to 65535; choose another with --port")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -141,7 +141,7 @@ def _field_error(message: str) -> RequestError:
         path = f"{path}.{named['field']}" if path else named["field"]
         verb = "is required" if "missing" in what else "is not a known parameter; check its spelling or leave it out"
         return RequestError(f"{path} {verb}", param=path)
-    what = what.replace("`", "")
+    what = what.replace("`", "").replace(" | ", " or ")
     if what.startswith("Invalid value") and (expected := _TAGS.get(path.rpartition(".")[2])):
         return UnsupportedParameter(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
     if match["key"]:

@@ -1,0 +1,171 @@
+"""Raw HTTP: what no client library sends, and the routes that are not OpenAI's."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from fake_llm import FakeLLM, broken
+
+from headrace import __version__
+from headrace.errors import EngineError
+
+CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+JSON = {"content-type": "application/json"}
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, object]:
+    """The error object, after checking that it is one."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "\n" not in error["message"]
+    assert "Traceback" not in response.text
+    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
+    return error
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nope", b"[1]", b'"\\ud800"', b'{"model": "\xff\xfe"}', b"[" * 200_000, b'{"model": 1e999}'],
+    ids=lambda body: repr(body[:12]),
+)
+def test_malformed_bodies(quick: str, path: str, body: bytes) -> None:
+    error_of(httpx.post(quick + path, content=body, headers=JSON), 400)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
+def test_content_type(quick: str, content_type: str) -> None:
+    body = json.dumps(CHAT).encode()
+    response = httpx.post(f"{quick}/v1/chat/completions", content=body, headers={"content-type": content_type})
+    assert error_of(response, 415)["code"] == "unsupported_media_type"
+    ok = httpx.post(
+        f"{quick}/v1/chat/completions", content=body, headers={"content-type": "Application/JSON; charset=utf-8"}
+    )
+    assert ok.status_code == 200
+
+
+def test_unknown_paths_and_methods(quick: str) -> None:
+    assert "/v1/embeddings" in str(error_of(httpx.post(f"{quick}/v1/embeddings", json={}), 404)["message"])
+    error_of(httpx.get(f"{quick}/"), 404)
+    error_of(httpx.get(f"{quick}/v1"), 404)
+    response = httpx.get(f"{quick}/v1/chat/completions")
+    assert "use POST" in str(error_of(response, 405)["message"])
+    assert response.headers["allow"] == "POST"
+    error_of(httpx.post(f"{quick}/health"), 405)
+    error_of(httpx.delete(f"{quick}/v1/models/fake"), 405)
+
+
+def test_a_body_above_the_limit(serve) -> None:
+    llm = FakeLLM()
+    base = serve(llm, max_body_bytes=1000)
+    body = json.dumps(CHAT | {"user": "x" * 2000}).encode()
+    pieces = (body[i : i + 100] for i in range(0, len(body), 100))
+    with httpx.Client() as client:
+        declared = client.post(f"{base}/v1/chat/completions", content=body, headers=JSON)
+        assert error_of(declared, 413)["code"] == "body_too_large"
+        error_of(client.post(f"{base}/v1/chat/completions", content=pieces, headers=JSON), 413)
+        assert client.post(f"{base}/v1/chat/completions", json=CHAT).status_code == 200
+    assert len(llm.streams) == 1
+
+
+def test_the_default_limit_takes_long_prompts(quick: str) -> None:
+    body = CHAT | {"messages": [{"role": "user", "content": "x" * 2_000_000}]}
+    assert error_of(httpx.post(f"{quick}/v1/chat/completions", json=body), 400)["code"] == "context_length_exceeded"
+
+
+def test_a_stream_on_the_wire(quick: str) -> None:
+    body = CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    response = httpx.post(f"{quick}/v1/chat/completions", json=body)
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.text.endswith("data: [DONE]\n\n")
+    *events, done, rest = response.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    parsed = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert parsed[0]["choices"] == [
+        {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+    ]
+    assert len(parsed) == 5
+    assert parsed[-1]["usage"]["total_tokens"] == parsed[-1]["usage"]["prompt_tokens"] + 3
+
+
+def test_one_write_for_each_step(serve) -> None:
+    """Two sequences make two events in a step; they, and the roles before the first, arrive together."""
+    base = serve(FakeLLM(step_seconds=0.05))
+    body = {"model": "fake", "messages": CHAT["messages"], "max_tokens": 3, "n": 2, "stream": True}
+    with httpx.stream("POST", f"{base}/v1/chat/completions", json=body) as response:
+        writes = [data.count(b"data: ") for data in response.iter_raw()]
+    assert writes[:3] == [4, 2, 2]
+    assert sum(writes) == 9
+
+
+def test_an_error_event_ends_a_broken_stream(serve) -> None:
+    base = serve(broken(EngineError("the engine failed; restart it"), after=2))
+    response = httpx.post(f"{base}/v1/chat/completions", json=CHAT | {"stream": True})
+    assert response.status_code == 200
+    *_, event, done, _ = response.text.split("\n\n")
+    assert done == "data: [DONE]"
+    error = json.loads(event.removeprefix("data: "))["error"]
+    assert error == {
+        "message": "the engine failed; restart it",
+        "type": "server_error",
+        "param": None,
+        "code": "engine_error",
+    }
+
+
+def test_health_and_version(serve) -> None:
+    llm = FakeLLM()
+    base = serve(llm)
+    assert httpx.get(f"{base}/health").status_code == 200
+    assert httpx.get(f"{base}/version").json() == {"version": __version__}
+    llm.is_alive = False
+    assert httpx.get(f"{base}/health").status_code == 503
+    error_of(httpx.post(f"{base}/v1/chat/completions", json=CHAT), 500)
+
+
+def test_metrics_count_what_happened(serve) -> None:
+    base = serve(FakeLLM(), name="org/name")
+    body = {"model": "org/name", "prompt": ["a", "b"], "n": 2, "max_tokens": 5}
+    assert httpx.post(f"{base}/v1/completions", json=body).status_code == 200
+    assert httpx.post(f"{base}/v1/completions", json=body | {"max_tokens": 0}).status_code == 400
+    from prometheus_client.parser import text_string_to_metric_families
+
+    response = httpx.get(f"{base}/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    samples = {}
+    for family in text_string_to_metric_families(response.text):
+        for sample in family.samples:
+            assert sample.labels["model_name"] == "org/name"
+            key = (sample.name, sample.labels.get("finished_reason") or sample.labels.get("le"))
+            samples[key] = sample.value
+    assert samples["vllm:num_requests_running", None] == 0
+    assert samples["vllm:num_requests_waiting", None] == 0
+    assert samples["vllm:kv_cache_usage_perc", None] == 0.25
+    assert samples["vllm:prompt_tokens_total", None] == 5
+    assert samples["vllm:generation_tokens_total", None] == 20
+    assert samples["vllm:prefix_cache_queries_total", None] == 10
+    assert samples["vllm:prefix_cache_hits_total", None] == 3
+    assert samples["vllm:num_preemptions_total", None] == 2
+    assert samples["vllm:request_success_total", "length"] == 4
+    assert samples["vllm:request_success_total", "stop"] == samples["vllm:request_success_total", "abort"] == 0
+    assert samples["vllm:time_to_first_token_seconds_count", None] == 4
+    assert samples["vllm:inter_token_latency_seconds_count", None] == 16
+    assert samples["vllm:time_per_output_token_seconds_count", None] == 16
+    assert samples["vllm:time_per_output_token_seconds_bucket", "+Inf"] == 16
+    assert samples["vllm:request_time_per_output_token_seconds_count", None] == 4
+    assert samples["vllm:e2e_request_latency_seconds_count", None] == 4
+    assert samples["vllm:request_prompt_tokens_sum", None] == 4
+    assert samples["vllm:request_generation_tokens_bucket", "5.0"] == 4
+    assert samples["vllm:request_generation_tokens_bucket", "2.0"] == 0
+
+
+def test_metrics_speak_openmetrics_too(quick: str) -> None:
+    response = httpx.get(f"{quick}/metrics", headers={"accept": "application/openmetrics-text"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")

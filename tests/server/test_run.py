@@ -1,0 +1,99 @@
+"""The server as a process: its line, its signals, an address that is taken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from headrace.errors import ConfigError
+from headrace.server.run import listen, url
+
+PROGRAM = """
+import sys
+from fake_llm import FakeLLM
+from headrace.server.run import run_server
+llm = FakeLLM(step_seconds=0.05)
+run_server(llm, "127.0.0.1", 0, "fake")
+print("closed", llm.is_closed, flush=True)
+"""
+BODY = {"model": "fake", "prompt": "x", "max_tokens": 30, "stream": True}
+
+
+@contextmanager
+def program() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, and its URL."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parents[1] / "src"), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("headrace serves fake at http://127.0.0.1:"), line
+        yield process, line.split()[-1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_streams_finish(number: signal.Signals) -> None:
+    with program() as (process, base):
+        with httpx.stream("POST", f"{base}/v1/completions", json=BODY) as response:
+            lines = response.iter_lines()
+            next(lines)
+            process.send_signal(number)
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+        output, errors = process.communicate(timeout=20)
+        assert (process.returncode, output, errors) == (0, "closed True\n", "")
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    body = BODY | {"max_tokens": 1500}
+    with program() as (process, base), httpx.stream("POST", f"{base}/v1/completions", json=body) as response:
+        data = response.iter_raw()
+        next(data)
+        process.terminate()
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=5) == 128 + signal.SIGTERM
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}: Address already in use; choose") as refused:
+            listen("127.0.0.1", port)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("no such host", 80), ("127.0.0.1", 70000), ("256.1.1.1", 80), ("é" * 80, 1)]
+)
+def test_an_address_that_is_none(host: str, port: int) -> None:
+    with pytest.raises(ConfigError, match="choose another"):
+        listen(host, port)
+
+
+def test_ipv6_has_brackets() -> None:
+    try:
+        with listen("::1", 0) as listener:
+            assert url(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+    except ConfigError:
+        assert not socket.has_ipv6 or "Cannot assign" in str(sys.exc_info()[1])
