@@ -1,0 +1,115 @@
+"""Text to token ids and back, the same way whatever file the vocabulary came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from headrace.errors import RequestError
+from headrace.hub.files import ModelFiles
+from headrace.text import folder_vocab, gguf_vocab
+from headrace.text.byte_table import ByteTable
+from headrace.text.detokenizer import Detokenizer
+from headrace.text.vocabulary import Vocabulary
+
+
+class Tokenizer:
+    """A model's tokenizer. Safe to share between threads; nothing changes after it is built.
+
+    Special tokens that are written out in a text are always recognised as such, as in Hugging Face's tokenizers.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._backend = vocabulary.backend
+        self.special_tokens: Mapping[str, str] = dict(vocabulary.special_tokens)
+        """Role to text, under the names that chat templates use: {"bos_token": "<s>", …}"""
+        self.eos_token_ids = vocabulary.eos_token_ids
+        """Tokens that end a generation: of the generation config, the model's config and the tokenizer"""
+        added = self._backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        """Tokens that `decode` leaves out when it skips special tokens"""
+
+    @classmethod
+    def from_files(cls, files: ModelFiles) -> Tokenizer | None:
+        """The tokenizer of a model, or None when it comes without one.
+
+        Raises:
+            UnsupportedModel: a kind of vocabulary that is not implemented; the message names it.
+            DamagedFile: a tokenizer file that cannot be read.
+        """
+        if files.gguf is not None:
+            vocabulary = gguf_vocab.load(files.gguf.metadata, files.gguf_path)
+        else:
+            vocabulary = folder_vocab.load(files)
+        return None if vocabulary is None else cls(vocabulary)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text, between the special tokens that the model expects around it (such as BOS).
+
+        Text from a chat template has its special tokens already: encode it with `add_special_tokens=False`.
+
+        Raises:
+            RequestError: the text has a lone surrogate, which is no character.
+        """
+        return self.encode_batch([text], add_special_tokens)[0]
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """`encode` of each text, on several threads."""
+        for text in texts:
+            _check_text(text)
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        detokenizer = Detokenizer(self, skip_special_tokens)
+        return detokenizer.push(token_ids) + detokenizer.flush()
+
+    def decode_whole(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """`decode` by the `tokenizers` library itself: for decoders that have no byte table, and as an oracle."""
+        return self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for inside a text; empty for an id outside the vocabulary."""
+        return self.byte_table.bytes_of(token_id)
+
+    def token_text(self, token_id: int) -> str:
+        """A token alone, for display: bytes that are no whole character become U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", errors="replace")
+
+    @property
+    def bos_token(self) -> str | None:
+        """The text of the begin-of-sequence token."""
+        return self.special_tokens.get("bos_token")
+
+    @property
+    def eos_token(self) -> str | None:
+        """The text of the end-of-sequence token."""
+        return self.special_tokens.get("eos_token")
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest token id."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def add_bos(self) -> bool:
+        """Whether `encode` puts the begin-of-sequence token in front."""
+        ids = self._backend.encode("", add_special_tokens=True).ids
+        return self.bos_token is not None and ids[:1] == [self._backend.token_to_id(self.bos_token)]
+
+    @cached_property
+    def byte_table(self) -> ByteTable:
+        """Token id to bytes, made on first use and shared by all detokenizers."""
+        return ByteTable(self._backend)
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}; "
+            "expected valid Unicode",
+            param="prompt",
+        ) from None
