@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams
 from headrace.errors import ConfigError, ContextTooLong, DoesNotFit, EngineError, MissingChatTemplate, RequestError
-from headrace.formats.gguf import write_gguf
+from headrace.formats.gguf_writer import write_gguf
 from headrace.formats.safetensors import open_safetensors
 from headrace.types import RequestOutput
 
@@ -43,13 +44,13 @@ def test_golden_ids(shared: Path, name: str) -> None:
 def test_golden_text_from_the_folder_and_from_a_gguf_of_it(shared: Path, tmp_path: Path) -> None:
     folder = shared / "models" / "stories260k"
     golden = json.loads((folder / "golden.json").read_text())
-    params = SamplingParams(temperature=0, max_tokens=len(golden["greedy_ids_from_bos"]) - 1)
+    params = SamplingParams(temperature=0, max_tokens=200)  # the golden text is llama2.c's of 200 steps
     gguf = tmp_path / "stories260k.gguf"
     gguf_from_llama(folder, gguf)
     for model in (folder, gguf):
         for prompt in ("", [1]):
             output = LLM(model).generate(prompt, params)[0]
-            assert output.outputs[0].text.strip() == golden["text"].strip(), model.name
+            assert output.outputs[0].text == golden["text"], model.name
 
 
 def gguf_from_llama(folder: Path, path: Path) -> None:
@@ -72,7 +73,7 @@ def gguf_from_llama(folder: Path, path: Path) -> None:
         for part, count in (("attn_q.", heads), ("attn_k.", kv_heads)):
             if part in name:
                 rows = [h * size + (i % 2) * size // 2 + i // 2 for h in range(count) for i in range(size)]
-                tensor = tensor.take_rows(rows)  # noqa: PLW2901
+                tensor = tensor.take_rows(np.array(rows))  # noqa: PLW2901
         tensors[name] = tensor
     merges = {m if isinstance(m, str) else " ".join(m) for m in []}
     assert not merges

@@ -50,8 +50,7 @@ class Frontend:
         self.name = files.name
         self.spec = read_spec(files)
         self.tokenizer = Tokenizer.from_files(files)
-        special_tokens = {} if self.tokenizer is None else self.tokenizer.special_tokens
-        self.chat_template = load_chat_template(files, special_tokens, chat_template)
+        self.chat_template = load_chat_template(files, chat_template)
         self._eos_token_ids = frozenset() if self.tokenizer is None else self.tokenizer.eos_token_ids
         self.default_params = default_params(files.read_json("generation_config.json") or {})
         ops = select_ops(self.config)
