@@ -1,0 +1,7 @@
+"""The command line: one file per verb. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+from headrace.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,63 @@
+"""`headrace bench`: how fast a model runs here, and how much of the machine that is."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from headrace.cli.options import debug_option, engine_options
+from headrace.config import EngineConfig
+
+
+@click.command(short_help="Measure a model, in percent of this machine.")
+@click.argument("model")
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Prompt of the prefill test; less where the context is shorter.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1, 8, 32),
+    show_default=True,
+    metavar="N",
+    help="Sequences decoded at once; may be repeated.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Medians are of N runs."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="About how long each decode run takes.",
+)
+@engine_options
+@debug_option
+def bench(
+    model: str, *, prompt_tokens: int, batches: tuple[int, ...], repeats: int, seconds: float, config: EngineConfig
+) -> None:
+    """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once.
+
+    Each figure stands beside this machine's limit, measured in the same minutes: decode against memory bandwidth
+    (weights and KV cache read per step), prefill against float32 arithmetic (2 operations per weight and token). A
+    model that fits into the processor's caches can pass 100 % of the memory's bandwidth.
+
+    The table goes to stderr; stdout gets one JSON object with everything, as the last line.
+    """
+    from headrace.cli.measure import Plan, measure
+    from headrace.cli.report import benchmark_table, show
+
+    plan = Plan(prompt_tokens=prompt_tokens, batches=batches, repeats=repeats, seconds=seconds)
+    result = measure(model, config, plan, say=lambda line: click.secho(line, dim=True, err=True))
+    show(benchmark_table(result), err=True)
+    click.echo(json.dumps(result))

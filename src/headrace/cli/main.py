@@ -1,0 +1,114 @@
+"""The `headrace` command: its verbs, and the one place where errors become a line and an exit code.
+
+Exit codes: 0 done · 1 error · 2 wrong usage · 130 stopped by Ctrl-C · 141 the reader of our output went away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from headrace import __version__
+from headrace.cli.bench import bench
+from headrace.cli.doctor import doctor
+from headrace.cli.models import models
+from headrace.cli.options import DebugSwitch, debug_option
+from headrace.cli.run import run
+from headrace.cli.serve import serve
+from headrace.errors import HeadraceError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class _ReaderGone(Exception):
+    """Whoever read our output has gone away."""
+
+
+class _Verbs(click.Group):
+    """click answers a broken pipe with exit code 1 on its own; here it is told apart from an error."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="headrace", message="%(prog)s %(version)s")
+@debug_option
+def headrace() -> None:
+    """One engine for large language models.
+
+    MODEL is the bundled name "stories", a folder in Hugging Face form, a .gguf file, or a name on the hub: org/name,
+    org/name:Q4_K_M for a GGUF in a repository, org/name@revision.
+    """
+
+
+for _verb in (run, serve, bench, models, doctor):
+    headrace.add_command(_verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (sys.argv when `arguments` is None) and return the exit code."""
+    debug = DebugSwitch()
+    _log_to_stderr()
+    try:
+        code = headrace.main(
+            None if arguments is None else list(arguments), prog_name="headrace", standalone_mode=False, obj=debug
+        )
+        sys.stdout.flush()
+    except (_ReaderGone, BrokenPipeError):
+        _drop_output()
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _fail(error, None, INTERRUPTED, debug)
+    except click.ClickException as error:
+        return _fail(error, _usage_message(error), error.exit_code, debug)
+    except HeadraceError as error:
+        return _fail(error, str(error), 1, debug)
+    except Exception as error:  # noqa: BLE001  (the outermost handler: a bug of ours is one line too)
+        message = f"{type(error).__name__}: {error}".rstrip(": ")
+        return _fail(error, f"{message}; this is a bug: run again with --debug and report what it shows", 1, debug)
+    return code if isinstance(code, int) else 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("headrace: %(message)s"))
+    logger = logging.getLogger("headrace")
+    logger.handlers = [handler]
+    logger.propagate = False
+
+
+def _usage_message(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message}; see {context.command_path} --help"
+
+
+def _fail(error: BaseException, message: str | None, code: int, debug: DebugSwitch) -> int:
+    if debug.is_on:
+        import traceback
+
+        traceback.print_exception(error)
+    if message is not None:
+        click.echo(click.style("error: ", fg="red", bold=True) + " ".join(message.split()), err=True)
+    elif sys.stderr.isatty():
+        click.echo(err=True)  # ^C stands on the line
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    return code
+
+
+def _drop_output() -> None:
+    """Nobody reads any more: let the interpreter's own flush at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,197 @@
+"""The measurements of `headrace bench`. Every repeat measures the machine's limits anew, beside the model."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from headrace import __version__
+from headrace.cli.cost import Cost, cost_of, num_parameters
+from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
+from headrace.config import EngineConfig
+from headrace.engine.stats import EngineStats
+from headrace.errors import ConfigError
+from headrace.llm import LLM
+from headrace.types import Chunk, SamplingParams
+
+_DECODE_PROMPT = 16
+"""Prompt tokens of each decoded sequence"""
+_MOST_STEPS = 512
+_TRIAL_STEPS = 4
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure."""
+
+    prompt_tokens: int
+    batches: tuple[int, ...]
+    repeats: int
+    seconds: float
+    """Of one decode run"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spell:
+    """A stretch of steps: wall time, and the engine's own counters over it."""
+
+    wall: float
+    steps: int
+    tokens: int
+    forward: float
+    sampling: float
+
+    @staticmethod
+    def between(before: EngineStats, after: EngineStats, wall: float) -> _Spell:
+        return _Spell(
+            wall,
+            after.num_steps - before.num_steps,
+            after.generation_tokens - before.generation_tokens,
+            after.seconds_in_forward - before.seconds_in_forward,
+            after.seconds_in_sampling - before.seconds_in_sampling,
+        )
+
+
+def measure(model: str, config: EngineConfig, plan: Plan, say: Callable[[str], None]) -> Figures:
+    """Load the model and measure it; `say` gets status lines.
+
+    Raises:
+        ModelError, ConfigError: the model cannot be loaded or its context is too short to measure.
+    """
+    machine = describe_machine()
+    started = time.perf_counter()
+    with LLM(model, config) as llm:
+        load_seconds = time.perf_counter() - started
+        for line in llm.load_report:
+            say(line)
+        bench = _Bench(llm, cost_of(llm.decoder), np.random.default_rng(0))
+        rounds: list[dict[str, Figures]] = []
+        limits: list[Limits] = []
+        for number in range(plan.repeats):
+            say(f"run {number + 1} of {plan.repeats}")
+            limits.append(measure_limits())
+            rounds.append(bench.round(plan, limits[-1]))
+        return {
+            "benchmark": "headrace",
+            "model": llm.name,
+            "family": llm.spec.family,
+            "parameters": num_parameters(llm.spec),
+            "weight_bytes": llm.decoder.weights.nbytes,
+            "load_seconds": load_seconds,
+            "machine": asdict(machine),
+            "limits": asdict(median_limits(limits)),
+            "versions": {"headrace": __version__, "python": platform.python_version(), "numpy": np.__version__},
+            "ops": llm.decoder.ops.name,
+            "settings": {**asdict(config), **asdict(plan)},
+            "results": [_median([one[name] for one in rounds]) for name in rounds[0]],
+        }
+
+
+class _Bench:
+    """One loaded model under measurement."""
+
+    def __init__(self, llm: LLM, cost: Cost, random: np.random.Generator) -> None:
+        self._llm = llm
+        self._cost = cost
+        self._random = random
+        if llm.max_context < _DECODE_PROMPT + 2 * _TRIAL_STEPS:
+            raise ConfigError(
+                f"a context of {llm.max_context} tokens is too short to measure; give a --max-context of at least 32"
+            )
+
+    def round(self, plan: Plan, limits: Limits) -> dict[str, Figures]:
+        """Every measurement once, by name."""
+        length = min(plan.prompt_tokens, self._llm.max_context - 1)
+        figures = {f"prefill {length}": self._prefill(length, limits)}
+        for batch in plan.batches:
+            figures[f"decode x {batch}"] = self._decode(batch, plan.seconds, limits)
+        return {name: {"name": name, **values} for name, values in figures.items()}
+
+    def _prompt(self, length: int) -> list[int]:
+        return [int(token) for token in self._random.integers(0, self._llm.spec.vocab_size, length)]
+
+    def _open(self, length: int, max_tokens: int) -> Generator[Chunk]:
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        return cast("Generator[Chunk]", self._llm.stream(self._prompt(length), params))
+
+    def _prefill(self, length: int, limits: Limits) -> Figures:
+        self._llm.clear_prefix_cache()
+        stream = self._open(length, 1)
+        spell = self._time(lambda: [next(stream)])
+        stream.close()
+        flops = self._cost.prefill_flops(length)
+        return {
+            "batch": 1,
+            "tokens_per_second": length / spell.wall,
+            "milliseconds_per_step": 1000 * spell.wall / spell.steps,
+            "percent_of_limit": 100 * flops / spell.wall / limits.peak_flops,
+            "limit": "arithmetic",
+            **_parts(spell),
+        }
+
+    def _decode(self, batch: int, seconds: float, limits: Limits) -> Figures:
+        self._llm.clear_prefix_cache()
+        room = self._llm.max_context - _DECODE_PROMPT
+        streams = [self._open(_DECODE_PROMPT, room) for _ in range(batch)]
+        try:
+            _advance(streams, 1)  # the prompts
+            trial = self._time(lambda: _advance(streams, _TRIAL_STEPS))
+            most = min(_MOST_STEPS, room - 2 * _TRIAL_STEPS)
+            steps = max(_TRIAL_STEPS, min(most, round(seconds * trial.steps / trial.wall)))
+            spell = self._time(lambda: _advance(streams, steps))
+        finally:
+            for stream in streams:
+                stream.close()
+        context = _DECODE_PROMPT + _TRIAL_STEPS + steps / 2
+        step_seconds = spell.wall / spell.steps
+        step_bytes = self._cost.decode_bytes(batch, context)
+        return {
+            "batch": batch,
+            "tokens_per_second": spell.tokens / spell.wall,
+            "milliseconds_per_step": 1000 * step_seconds,
+            "percent_of_limit": 100 * step_bytes / step_seconds / limits.read_bandwidth,
+            "limit": "bandwidth",
+            **_parts(spell),
+        }
+
+    def _time(self, work: Callable[[], object]) -> _Spell:
+        before, started = self._llm.stats(), time.perf_counter()
+        work()
+        wall = time.perf_counter() - started
+        return _Spell.between(before, self._llm.stats(), wall)
+
+
+def _advance(streams: list[Generator[Chunk]], tokens: int) -> None:
+    """Take that many chunks (one per step) from each stream; the first to ask makes the step for all."""
+    for _ in range(tokens):
+        for stream in streams:
+            next(stream)
+
+
+def _parts(spell: _Spell) -> Figures:
+    """Where a step's time goes; overhead is all but the forward pass and the sampler's own work, text included."""
+    forward, sampling = 1000 * spell.forward / spell.steps, 1000 * spell.sampling / spell.steps
+    return {
+        "forward_milliseconds": forward,
+        "sampling_milliseconds": sampling,
+        "overhead_milliseconds": 1000 * spell.wall / spell.steps - forward - sampling,
+        "steps": spell.steps,
+    }
+
+
+def _median(samples: list[Figures]) -> Figures:
+    """The median of each number; `all_tokens_per_second` keeps every run's."""
+    first = samples[0]
+    median = {
+        name: statistics.median(sample[name] for sample in samples) if isinstance(value, float) else value
+        for name, value in first.items()
+    }
+    return {**median, "all_tokens_per_second": [sample["tokens_per_second"] for sample in samples]}

@@ -1,0 +1,134 @@
+"""Options that several verbs share, and what they turn into."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from headrace.config import BACKENDS, QUANTIZE_CHOICES, EngineConfig
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@dataclass(slots=True)
+class DebugSwitch:
+    """Whether --debug was given; the root context's `obj`, so that it is known when parsing fails too."""
+
+    is_on: bool = False
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes: `2GiB` is 2 * 1024³, `2GB` is 2 * 1000³, a plain number is bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The size in bytes."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size, expected one such as 2GiB, 500MB or a number of bytes", param, ctx)
+        unit = (match[2] or "").lower()
+        base = 1024 if unit.endswith("ib") else 1000
+        return int(float(match[1]) * base ** _POWERS[unit.rstrip("b").rstrip("i")])
+
+
+def _switch_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    debug = ctx.find_root().obj
+    if value and isinstance(debug, DebugSwitch):
+        debug.is_on = True
+
+
+def debug_option(command: Command) -> Command:
+    """Add --debug, which shows the traceback of an error."""
+    option = click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_switch_debug,
+        help="Show the traceback of an error.",
+    )
+    return option(command)
+
+
+ENGINE_OPTIONS = (
+    click.option("--quantize", type=click.Choice(QUANTIZE_CHOICES), help="Quantise float weights when loading."),
+    click.option(
+        "--max-context",
+        type=click.IntRange(min=1),
+        metavar="TOKENS",
+        help="Longest prompt and output together.  [default: the model's, or what fits]",
+    ),
+    click.option(
+        "--kv-memory",
+        type=ByteSize(),
+        metavar="SIZE",
+        help="Memory for the KV cache, such as 2GiB.  [default: planned from free memory]",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Compute threads; never changes a result.  [default: one per core]",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default="cpu",
+        show_default=True,
+        help="Native kernels, or the slow numpy reference that they are checked against.",
+    ),
+)
+
+
+SAMPLING_OPTIONS = (
+    click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Length of an answer.  [default: 1024]"),
+    click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token."),
+    click.option("--top-k", type=int, metavar="K", help="Draw from the K likeliest tokens; 0 is all."),
+    click.option("--top-p", type=float, metavar="P", help="Draw from the likeliest tokens that make up P."),
+    click.option("--min-p", type=float, metavar="P", help="Drop tokens less than P times as likely as the best."),
+    click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: what was said becomes less likely."),
+    click.option("--seed", type=int, metavar="N", help="Same seed, same text."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT; may be repeated."),
+)
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of an EngineConfig; the command gets `config`."""
+
+    @functools.wraps(command)
+    def with_config(*args: Any, **options: Any) -> None:
+        names = ("quantize", "max_context", "kv_memory", "threads", "backend")
+        config = EngineConfig(**{name: options.pop(name) for name in names})
+        command(*args, config=config, **options)
+
+    return _add(ENGINE_OPTIONS, with_config)
+
+
+def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of SamplingParams; the command gets `sampling`, a dict of those that were given."""
+
+    @functools.wraps(command)
+    def with_sampling(*args: Any, **options: Any) -> None:
+        names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+        given = {name: options.pop(name) for name in names}
+        sampling = {name: value for name, value in given.items() if value not in (None, ())}
+        command(*args, sampling=sampling, **options)
+
+    return _add(SAMPLING_OPTIONS, with_sampling)
+
+
+def _add(options: Iterable[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(tuple(options)):
+        command = option(command)
+    return command

@@ -1,0 +1,65 @@
+"""Tables for people: rich on a terminal, plain columns elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_PLAIN_WIDTH = 400  # not a terminal: nothing is wrapped or cut
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> Table:
+    """A table; `numbers` are the columns to align to the right."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def show(made: Table, *, err: bool = False) -> None:
+    """Print a table to stdout or stderr: in colour on a terminal, as wide as it needs elsewhere."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        Console(file=stream, highlight=False, markup=False, emoji=False).print(made)
+        return
+    console = Console(file=stream, width=_PLAIN_WIDTH, no_color=True, highlight=False, markup=False, emoji=False)
+    with console.capture() as capture:
+        console.print(made)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n".join(lines), err=err)
+
+
+def benchmark_table(result: dict[str, Any]) -> Table:
+    """What `measure` found, a row for each measurement."""
+    limits = result["limits"]
+    title = (
+        f"{result['model']} on {result['machine']['processor']}, {result['machine']['cores']} cores:"
+        f" {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32"
+    )
+    columns = ("", "tokens/s", "ms/step", "of limit", "forward ms", "sampling ms", "overhead ms")
+    rows = [
+        (
+            one["name"],
+            number(one["tokens_per_second"]),
+            number(one["milliseconds_per_step"]),
+            f"{one['percent_of_limit']:.0f} % {one['limit']}",
+            number(one["forward_milliseconds"]),
+            number(one["sampling_milliseconds"]),
+            number(one["overhead_milliseconds"]),
+        )
+        for one in result["results"]
+    ]
+    return table(title, columns, rows, numbers=(1, 2, 3, 4, 5, 6))
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands separated."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,47 @@
+"""`headrace serve`: the model over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from headrace.cli.options import debug_option, engine_options
+from headrace.config import EngineConfig
+
+
+@click.command(short_help="Serve a model with OpenAI's HTTP API.")
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help='Address to listen on; "0.0.0.0" is all.')
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 picks one."
+)
+@click.option("--name", metavar="NAME", help="The model's name in requests and answers.  [default: MODEL]")
+@click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Jinja template to use instead of the model's own.",
+)
+@engine_options
+@debug_option
+def serve(
+    model: str, *, host: str, port: int, name: str | None, chat_template: Path | None, config: EngineConfig
+) -> None:
+    """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
+
+    The first Ctrl-C lets open requests finish, a second one ends at once.
+    """
+    from headrace.async_llm import AsyncLLM
+    from headrace.server.run import listen, run_server
+
+    if port:
+        listen(host, port).close()  # before the model is loaded, which may take a while
+    llm = AsyncLLM(model, config, chat_template=chat_template)
+    for line in llm.load_report:
+        click.secho(line, dim=True, err=True)
+    if llm.chat_template is None:
+        click.secho(
+            "no chat template: only /v1/completions answers (--chat-template FILE gives one)", dim=True, err=True
+        )
+    run_server(llm, host, port, name or model, announce=lambda line: click.echo(line, err=True))
