@@ -5,7 +5,6 @@ ValueError. Outputs are allocated by the caller.
 """
 
 from collections.abc import Sequence
-from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +34,7 @@ class Weight:
 class KVCache:
     """A paged key-value cache in float16. `block_size` is a multiple of 16; memory is taken as it is written to."""
 
-    def __init__(
-        self, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
-    ) -> None: ...
+    def __init__(self, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> None: ...
     @property
     def num_layers(self) -> int: ...
     @property

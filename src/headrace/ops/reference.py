@@ -42,7 +42,8 @@ class ReferenceCache:
 
 
 def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
-    return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(eps)) * weight
+    y: FloatArray = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(eps)) * weight
+    return y
 
 
 def _erf(x: FloatArray) -> FloatArray:
@@ -77,10 +78,8 @@ class ReferenceOps:
         shape = (num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
         return ReferenceCache(np.zeros(shape, np.float16), np.zeros(shape, np.float16), block_size)
 
-    def embed(
-        self, table: DenseWeight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None
-    ) -> FloatArray:
-        rows = table.values[ids] * np.float32(scale)
+    def embed(self, table: Any, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
+        rows: FloatArray = table.values[ids] * np.float32(scale)
         return rows if add is None else rows + add
 
     def norm(
@@ -94,7 +93,9 @@ class ReferenceOps:
     ) -> FloatArray:
         if kind is NormKind.LAYER:
             centred = x - x.mean(axis=-1, keepdims=True)
-            y = centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + np.float32(eps)) * weight
+            y: FloatArray = (
+                centred / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + np.float32(eps)) * weight
+            )
         else:
             y = _rms_norm(x, weight, eps)
         if bias is not None:
@@ -104,7 +105,7 @@ class ReferenceOps:
     def linear(
         self,
         x: FloatArray,
-        weight: DenseWeight,
+        weight: Any,
         bias: FloatArray | None = None,
         scale: float = 1.0,
         add: FloatArray | None = None,
@@ -179,9 +180,7 @@ class ReferenceOps:
         half = x.shape[1] // 2
         return _ACTIVATIONS[kind](x[:, :half]) * x[:, half:]
 
-    def moe(
-        self, x: FloatArray, weights: MoeWeights, scale: float = 1.0, add: FloatArray | None = None
-    ) -> FloatArray:
+    def moe(self, x: FloatArray, weights: MoeWeights, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
         out = np.zeros_like(x)
         router: Any = weights.router
         logits = self.linear(x, router)
@@ -204,7 +203,8 @@ class ReferenceOps:
         return x[rows]
 
     def softcap(self, x: FloatArray, cap: float) -> FloatArray:
-        return np.float32(cap) * np.tanh(x / np.float32(cap))
+        y: FloatArray = np.float32(cap) * np.tanh(x / np.float32(cap))
+        return y
 
     def sample(self, logits: FloatArray, batch: SamplingBatch) -> IntArray:
         return np.array([self._sample_row(logits[r], batch, r) for r in range(len(logits))], np.int32)

@@ -16,7 +16,7 @@ from headrace import _core
 from headrace.config import available_threads
 from headrace.errors import ConfigError, UnsupportedModel
 from headrace.formats.tensor import Tensor
-from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable
+from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable, Weight
 from headrace.ops.kinds import Activation, NormKind
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
@@ -58,7 +58,8 @@ class CpuOps:
     def __init__(self, threads: int | None = None, instruction_set: str | None = None) -> None:
         known = instruction_sets()
         if instruction_set is not None and instruction_set not in known:
-            raise ConfigError(f"instruction set is {instruction_set!r}, expected one that this machine has: {', '.join(known)}")
+            names = ", ".join(known)
+            raise ConfigError(f"instruction set is {instruction_set!r}, expected one that this machine has: {names}")
         self._native = _core.Backend(threads or available_threads(), instruction_set or known[0])
 
     @property
@@ -87,11 +88,9 @@ class CpuOps:
     def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> _core.KVCache:
         return _core.KVCache(num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
 
-    def embed(
-        self, table: CpuWeight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None
-    ) -> FloatArray:
+    def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
         out = np.empty((len(ids), table.shape[1]), np.float32)
-        self._native.embed(table.native, ids, scale, add, out)
+        self._native.embed(_native_weight(table), ids, scale, add, out)
         return out
 
     def norm(
@@ -110,13 +109,13 @@ class CpuOps:
     def linear(
         self,
         x: FloatArray,
-        weight: CpuWeight,
+        weight: Weight,
         bias: FloatArray | None = None,
         scale: float = 1.0,
         add: FloatArray | None = None,
     ) -> FloatArray:
         out = np.empty((len(x), weight.shape[0]), np.float32)
-        self._native.linear(x, weight.native, bias, scale, add, out)
+        self._native.linear(x, _native_weight(weight), bias, scale, add, out)
         return out
 
     def rope_write(
@@ -182,9 +181,7 @@ class CpuOps:
         self._native.activate(x, kind, gated, out)
         return out
 
-    def moe(
-        self, x: FloatArray, weights: MoeWeights, scale: float = 1.0, add: FloatArray | None = None
-    ) -> FloatArray:
+    def moe(self, x: FloatArray, weights: MoeWeights, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
         out = np.empty(x.shape, np.float32)
         self._native.moe(
             x,
@@ -243,8 +240,8 @@ class CpuOps:
         return logprob, rank, top_ids, top_logprobs
 
 
-def _native_weight(weight: object) -> _core.Weight:
-    assert isinstance(weight, CpuWeight)
+def _native_weight(weight: Weight) -> _core.Weight:
+    assert isinstance(weight, CpuWeight), "the weight was packed by another backend"
     return weight.native
 
 

@@ -43,7 +43,6 @@ def self_test(ops: Ops) -> list[tuple[str, float, bool]]:
 
 def _inputs() -> _Inputs:
     random = np.random.default_rng(7)
-    normal = lambda *shape: random.standard_normal(shape).astype(np.float32)  # noqa: E731
     angles = np.outer(np.arange(40), 0.5 ** np.arange(12)).astype(np.float32)
     positions = np.concatenate([np.arange(5), np.arange(17)]).astype(np.int32)
     batch = Batch(
@@ -54,9 +53,20 @@ def _inputs() -> _Inputs:
         block_tables=np.array([[3, 0], [1, 2]], np.int32),
         logit_rows=np.array([4, 21], np.int32),
     )
-    qkv = normal(22, (_LAYOUT.num_heads + 2 * _LAYOUT.num_kv_heads) * _LAYOUT.head_dim)
+    qkv = _normal(random, 22, (_LAYOUT.num_heads + 2 * _LAYOUT.num_kv_heads) * _LAYOUT.head_dim)
     rope = RopeTable(np.cos(angles), np.sin(angles))
-    return _Inputs(normal(22, 100), normal(64, 100), normal(4, 200, 100) * np.float32(0.1), qkv, batch, rope)
+    return _Inputs(
+        x=_normal(random, 22, 100),
+        matrix=_normal(random, 64, 100),
+        experts=_normal(random, 4, 200, 100) * np.float32(0.1),
+        qkv=qkv,
+        batch=batch,
+        rope=rope,
+    )
+
+
+def _normal(random: np.random.Generator, *shape: int) -> FloatArray:
+    return random.standard_normal(shape, np.float32)
 
 
 def _weight(ops: Ops, values: FloatArray) -> Weight:
@@ -96,16 +106,15 @@ def _experts(ops: Ops, inputs: _Inputs) -> MoeWeights:
 
 
 def _sampling(rows: int) -> SamplingBatch:
-    full = lambda value: np.full(rows, value, np.float32)  # noqa: E731
     none: IntArray = np.zeros(0, np.int32)
     return SamplingBatch(
-        temperature=full(0.8),
+        temperature=np.full(rows, 0.8, np.float32),
         top_k=np.full(rows, 20, np.int32),
-        top_p=full(0.9),
-        min_p=full(0.01),
-        repetition_penalty=full(1),
-        presence_penalty=full(0),
-        frequency_penalty=full(0),
+        top_p=np.full(rows, 0.9, np.float32),
+        min_p=np.full(rows, 0.01, np.float32),
+        repetition_penalty=np.full(rows, 1, np.float32),
+        presence_penalty=np.full(rows, 0, np.float32),
+        frequency_penalty=np.full(rows, 0, np.float32),
         seed=np.arange(rows, dtype=np.uint64),
         stream=np.zeros(rows, np.uint32),
         position=np.arange(rows, dtype=np.uint32),
