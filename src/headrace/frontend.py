@@ -61,6 +61,7 @@ class Frontend:
             model_context=self.spec.max_context,
             free_memory=free_memory(),
         )
+        self.decoder = decoder
         self.engine = Engine(decoder, ops, self.config, plan)
         self.max_context = plan.max_context
         self.load_report = (

@@ -15,6 +15,7 @@ from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
 from headrace.frontend import Frontend, Message, Prompt
+from headrace.model.decoder import Decoder
 from headrace.model.spec import ModelSpec
 from headrace.text.chat import ChatTemplate
 from headrace.text.tokenizer import Tokenizer
@@ -71,6 +72,11 @@ class LLM:
     def default_params(self) -> SamplingParams:
         """The sampling that the model's generation_config recommends."""
         return self._frontend.default_params
+
+    @property
+    def decoder(self) -> Decoder:
+        """The loaded model itself, for what measures it: its weights, their sizes, the operations it runs on."""
+        return self._frontend.decoder
 
     @property
     def load_report(self) -> tuple[str, ...]:
