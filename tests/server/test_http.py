@@ -38,6 +38,14 @@ def test_malformed_bodies(quick: str, path: str, body: bytes) -> None:
     error_of(httpx.post(quick + path, content=body, headers=JSON), 400)
 
 
+def test_an_error_is_short_whatever_it_quotes(quick: str) -> None:
+    for fields in ({"n" * 100_000: 1}, {"model": "m" * 100_000}, {"n": int("9" * 4000)}, {"stop": ["a" * 9000, 1]}):
+        response = httpx.post(f"{quick}/v1/chat/completions", json=CHAT | fields)
+        assert response.status_code in (400, 404)
+        error_of(response, response.status_code)
+        assert len(response.content) < 1500
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonx"])
 def test_content_type(quick: str, content_type: str) -> None:
     body = json.dumps(CHAT).encode()

@@ -49,7 +49,7 @@ def test_messages_become_what_templates_read() -> None:
     assert isinstance(prompt, ChatPrompt)
     assert prompt.messages == [
         {"role": "system", "content": "be brief"},
-        {"role": "system", "content": "a\nb", "name": "x"},
+        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x"},
         {"role": "assistant", "content": "ok"},
         {"role": "user", "content": ""},
     ]
@@ -213,7 +213,7 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"prompt_logprobs": -1}, "prompt_logprobs"),
     ({"stop_token_ids": [-1]}, "stop_token_ids"),
     ({"continue_final_message": True}, "continue_final_message"),
-    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs"),
     ({"metadata": {"a": 1}}, "metadata[...]"),
     ({"temprature": 1}, "temprature"),
     ({"prompt": "a"}, "prompt"),

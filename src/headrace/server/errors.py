@@ -20,6 +20,8 @@ from headrace.errors import (
 logger = logging.getLogger("headrace.server")
 
 RETRY_AFTER_SECONDS = 1
+_LONGEST_MESSAGE = 1000  # a message may quote what the client sent
+_LONGEST_PARAM = 200
 
 
 class BodyTooLarge(RequestError):
@@ -87,4 +89,9 @@ def describe(error: Exception) -> Failure:
     if error.status >= 500 and not isinstance(error, Overloaded):
         logger.error("a request failed: %s", error)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
-    return Failure(error.status, str(error), getattr(error, "param", None), code)
+    param = getattr(error, "param", None)
+    return Failure(error.status, _clip(str(error), _LONGEST_MESSAGE), param and _clip(param, _LONGEST_PARAM), code)
+
+
+def _clip(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} …"

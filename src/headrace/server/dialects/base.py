@@ -14,7 +14,7 @@ JsonObject: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompt:
-    """A conversation, to be rendered by the model's chat template. Messages hold plain strings as content."""
+    """A conversation, to be rendered by the model's chat template. Content is a string or parts of text."""
 
     messages: Sequence[JsonObject]
     chat_template_kwargs: JsonObject = field(default_factory=dict)

@@ -14,7 +14,6 @@ from headrace.server.dialects.openai.render import ChatRenderer, CompletionRende
 from headrace.server.dialects.openai.requests import (
     ChatFields,
     CompletionFields,
-    Content,
     DeveloperMessage,
     Message,
     SharedFields,
@@ -35,7 +34,6 @@ _COPIED = (
     *("n", "presence_penalty", "frequency_penalty", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos"),
     *("include_stop_str_in_output", "skip_special_tokens"),
 )
-_TEMPLATE_OWN_NAMES = frozenset({"messages", "tools", "documents", "chat_template", "tokenize"})
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
 _TAGS = {"role": "system, developer, user or assistant", "type": "text: other content is not supported"}
@@ -56,14 +54,14 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
     logprobs = _chat_logprobs(fields)
     prompt_logprobs = _prompt_logprobs(fields)
     params = _sampling_params(fields, defaults, _chat_max_tokens(fields), logprobs, prompt_logprobs)
-    last = prompt.messages[-1]
-    role = "assistant" if prompt.add_generation_prompt else last["role"]
+    last_role = prompt.messages[-1]["role"]
+    role = "assistant" if prompt.add_generation_prompt else last_role
     options = _render_options(
         fields,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         role=role,
-        prefix=last["content"] if fields.echo and last["role"] == role else "",
+        prefix=_plain_text(fields.messages[-1]) if fields.echo and last_role == role else "",
     )
     return Call(
         model=fields.model,
@@ -232,14 +230,9 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
     if add_generation_prompt and continue_final_message:
         message = "continue_final_message=true needs add_generation_prompt=false: a message is continued or opened"
         raise RequestError(message, param="continue_final_message")
-    kwargs = fields.chat_template_kwargs or {}
-    for name in kwargs:
-        if name in _TEMPLATE_OWN_NAMES or name in ("add_generation_prompt", "continue_final_message"):
-            message = f"chat_template_kwargs has {name!r}, which is not the template's to be given there"
-            raise RequestError(message, param=f"chat_template_kwargs.{name}")
     return ChatPrompt(
         messages=[_template_message(message, index) for index, message in enumerate(fields.messages)],
-        chat_template_kwargs=kwargs,
+        chat_template_kwargs=fields.chat_template_kwargs or {},
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
         add_special_tokens=bool(fields.add_special_tokens),
@@ -247,21 +240,23 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
 
 
 def _template_message(message: Message, index: int) -> JsonObject:
-    # The tag is the role; no template in use tells a developer from the system.
-    role = "system" if isinstance(message, DeveloperMessage) else str(message.__struct_config__.tag)
-    rendered: JsonObject = {"role": role, "content": _text(message.content, index)}
-    if message.name is not None:
-        rendered["name"] = message.name
-    return rendered
-
-
-def _text(content: Content, index: int) -> str:
-    if isinstance(content, str):
-        return content
-    if not content:
+    """What the chat template gets: parts stay parts, it knows whether the model's template reads them."""
+    content: str | list[JsonObject]
+    if isinstance(message.content, str):
+        content = message.content
+    elif message.content:
+        content = [{"type": "text", "text": part.text} for part in message.content]
+    else:
         path = f"messages[{index}].content"
         raise RequestError(f"{path} is an empty list, expected text", param=path)
-    return "\n".join(part.text for part in content)
+    # The tag is the role; no template in use tells a developer from the system.
+    role = "system" if isinstance(message, DeveloperMessage) else str(message.__struct_config__.tag)
+    return {"role": role, "content": content} | ({} if message.name is None else {"name": message.name})
+
+
+def _plain_text(message: Message) -> str:
+    content = message.content
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
 def _render_options(fields: SharedFields, **chosen: Any) -> RenderOptions:
