@@ -164,6 +164,12 @@ def test_bf16_rounds_any_bits_as_gguf_does(bits: np.ndarray) -> None:
     np.testing.assert_array_equal(encode(values[None]), expected)
 
 
+def test_bf16_rounds_ties_to_even() -> None:
+    values = np.array([0x3F808000, 0x3F818000, 0x3F807FFF, 0x3F818001, 0x7F7FFFFF], np.uint32).view(np.float32)
+    assert BF16.encode is not None
+    assert BF16.encode(values).view("<u2").tolist() == [0x3F80, 0x3F82, 0x3F80, 0x3F82, 0x7F80]
+
+
 @given(hnp.arrays(np.float32, (2, 32), elements=st.floats(-1e3, 1e3, width=32)))
 def test_q8_0_error_is_at_most_half_a_step(values: np.ndarray) -> None:
     assert Q8_0.encode is not None

@@ -94,7 +94,7 @@ def test_every_byte_changed(kind: str, samples: dict[str, tuple[Open, bytes]], f
     open_it, sample = samples[kind]
     refused = 0
     for position in range(len(sample)):
-        for byte in {0, 0xFF, sample[position] ^ 1, sample[position] ^ 0x80}:
+        for byte in {0xFF, sample[position] ^ 1, sample[position] ^ 0x80}:
             data = sample[:position] + bytes([byte]) + sample[position + 1 :]
             refused += try_to_open(open_it, folder / "flipped", data) is None
     assert refused > len(sample)

@@ -69,6 +69,7 @@ def test_the_safetensors_package_reads_what_we_write(path: Path) -> None:
         assert file.metadata() == {"format": "pt", "note": "é"}
     ours = open_safetensors(path)
     assert all(np.array_equal(ours[name].data, tensors[name].data) for name in tensors)
+    assert all(tensor.data.ctypes.data % tensor.codec.block_bytes == 0 for tensor in ours.values())
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -128,10 +129,11 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 def test_a_tensor_that_is_not_where_the_index_says(tmp_path: Path) -> None:
     shard(tmp_path, "1.safetensors", "a")
-    shard(tmp_path, "2.safetensors", "b")
-    index(tmp_path, {"a": "1.safetensors", "b": "1.safetensors"})
-    with pytest.raises(DamagedFile, match=r"'b' is not in 1\.safetensors"):
-        open_safetensors(tmp_path)
+    shard(tmp_path, "2.safetensors", "b", "c")
+    for weight_map in ({"a": "1.safetensors", "b": "1.safetensors"}, {"b": "1.safetensors", "c": "2.safetensors"}):
+        index(tmp_path, weight_map)
+        with pytest.raises(DamagedFile, match=r"'b' is not in 1\.safetensors"):
+            open_safetensors(tmp_path)
 
 
 def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
@@ -148,6 +150,12 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
 def test_an_index_that_cannot_be_used(tmp_path: Path, weight_map: Any) -> None:
     index(tmp_path, weight_map)
     with pytest.raises(DamagedFile, match=r"index\.json is damaged"):
+        open_safetensors(tmp_path)
+
+
+def test_an_index_that_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(DamagedFile, match="not an object"):
         open_safetensors(tmp_path)
 
 
