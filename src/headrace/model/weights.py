@@ -1,0 +1,228 @@
+"""From a checkpoint's tensors to the decoder's weights: named, checked, normalised, quantised if asked, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headrace.errors import WeightsMismatch
+from headrace.formats.codecs import CODECS, Codec
+from headrace.formats.tensor import Tensor
+from headrace.model.recipes import NameTable
+from headrace.model.spec import LayerSpec, ModelSpec
+from headrace.ops.base import Array, MoeWeights, Ops, QkNormWeights, Weight
+
+QUANTIZE_CODECS: Mapping[str, str] = {"q8": "q8_0", "q4": "q4_0"}
+"""What `quantize` does to float matrices. Embeddings and the output head are q8_0 in both; norms, biases, learned
+positions and routers stay as they are, and so does a matrix whose columns are not whole blocks of 32."""
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A norm's parameters [H]."""
+
+    weight: Array
+    bias: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix and its bias [rows]."""
+
+    weight: Weight
+    bias: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class MlpWeights:
+    """`up` is gate and up, stacked, when the MLP is gated."""
+
+    up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer; qkv is the stacked [(heads + 2 kv heads) * D, H]. A norm that the placement lacks is None."""
+
+    attention_norm: Norm | None
+    attention_post_norm: Norm | None
+    qkv: Linear
+    qk_norm: QkNormWeights | None
+    output: Linear
+    mlp_norm: Norm | None
+    mlp_post_norm: Norm | None
+    mlp: MlpWeights | MoeWeights
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights of a model, in a backend's hands."""
+
+    embed: Weight
+    positions: Weight | None
+    layers: tuple[LayerWeights, ...]
+    norm: Norm
+    head: Weight
+    kept: tuple[str, ...]
+    """Matrices that should have been quantised but could not be"""
+
+    def matrices(self) -> list[Weight]:
+        """Every matrix; a tied embedding once."""
+        matrices = [self.embed, *([] if self.head is self.embed else [self.head])]
+        matrices += [self.positions] if self.positions is not None else []
+        for layer in self.layers:
+            matrices += [layer.qkv.weight, layer.output.weight]
+            if isinstance(layer.mlp, MlpWeights):
+                matrices += [layer.mlp.up.weight, layer.mlp.down.weight]
+            else:
+                matrices += [layer.mlp.router, *layer.mlp.gate_up, *layer.mlp.down]
+        return matrices
+
+
+# Names and shapes
+
+
+def name_parts(tensors: Mapping[str, Tensor], spec: ModelSpec, table: NameTable, source: str) -> dict[str, Tensor]:
+    """The checkpoint's tensors as canonical weights, exactly those that the spec expects.
+
+    Raises:
+        WeightsMismatch: weights are missing, left over or of the wrong shape; the message names them.
+    """
+    expected = spec.expected_weights()
+    parts: dict[str, Tensor] = {}
+    seen: set[str] = set()
+    left_over, misshapen = list[str](), list[str]()
+    for name, tensor in tensors.items():
+        pattern, numbers = table.pattern(name)
+        targets, recipe = table.targets(pattern, numbers, spec)
+        if pattern in table.ignored or (spec.tied_embeddings and targets == ["head.weight"]):
+            continue
+        if recipe is None or not targets or not expected.keys() - seen >= set(targets):
+            left_over.append(name)
+            continue
+        seen.update(targets)
+        shapes = [expected[target] for target in targets]
+        shape = recipe.source_shape(shapes)
+        if tensor.shape == shape:
+            parts |= zip(targets, recipe.cut(tensor, shapes, spec), strict=True)
+        else:
+            misshapen.append(f"{name} is {list(tensor.shape)}, expected {list(shape)}")
+    missing = [name for name in expected if name not in seen]
+    problems = [_listed("missing", missing), _listed("left over", left_over), _listed("of the wrong shape", misshapen)]
+    if any(problems):
+        problem = "; ".join(filter(None, problems))
+        raise WeightsMismatch(f"{source}: the weights do not fit the config: {problem}; download or export it again")
+    return parts
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+
+# Packing
+
+
+@dataclass(slots=True)
+class _Packer:
+    """Hands parts to the backend, each once, so that no more than one is held twice."""
+
+    parts: dict[str, Tensor]
+    ops: Ops
+    quantize: str | None
+    kept: list[str] = field(default_factory=list)
+
+    def matrix(self, *names: str, codec: str | None = None) -> Weight:
+        """One weight of the named parts, stacked; quantised to `codec` when quantisation is asked for."""
+        tensors = [self.parts.pop(name) for name in names]
+        if self.quantize is not None and codec is not None:
+            tensors = [self._quantized(name, each, CODECS[codec]) for name, each in zip(names, tensors, strict=True)]
+        return self.ops.pack(tensors)
+
+    def vector(self, *names: str) -> Array | None:
+        """The named vectors, joined; None when the model has none of them."""
+        if names[0] not in self.parts:
+            return None
+        return self.ops.vector(np.concatenate([self.parts.pop(name).decode() for name in names]))
+
+    def linear(self, prefix: str, *names: str) -> Linear:
+        """The layer's matrices of those names, stacked, and their bias."""
+        assert self.quantize is None or self.quantize in QUANTIZE_CODECS
+        codec = None if self.quantize is None else QUANTIZE_CODECS[self.quantize]
+        weight = self.matrix(*(f"{prefix}{name}.weight" for name in names), codec=codec)
+        return Linear(weight, self.vector(*(f"{prefix}{name}.bias" for name in names)))
+
+    def norm(self, name: str) -> Norm | None:
+        """The norm of that name, or None when the model has none there."""
+        weight = self.vector(f"{name}.weight")
+        return None if weight is None else Norm(weight, self.vector(f"{name}.bias"))
+
+    def _quantized(self, name: str, tensor: Tensor, codec: Codec) -> Tensor:
+        if tensor.codec.block_size > 1:
+            return tensor  # quantised by whoever made the file
+        if tensor.shape[-1] % codec.block_size:
+            self.kept.append(name)
+            return tensor
+        assert codec.encode is not None
+        return Tensor(tensor.name, codec, tensor.shape, codec.encode(tensor.decode()))
+
+
+def pack_weights(spec: ModelSpec, parts: dict[str, Tensor], ops: Ops, quantize: str | None) -> DecoderWeights:
+    """Pack what `name_parts` gave for a backend; `parts` is emptied on the way.
+
+    `quantize` is a key of QUANTIZE_CODECS or None.
+    """
+    packer = _Packer(parts, ops, quantize)
+    embed = packer.matrix("embed.weight", codec="q8_0")
+    positions = packer.matrix("positions.weight") if spec.positions is not None else None
+    layers = tuple(_pack_layer(spec, layer, f"layers.{index}.", packer) for index, layer in enumerate(spec.layers))
+    norm = packer.norm("norm")
+    assert norm is not None
+    head = embed if spec.tied_embeddings else packer.matrix("head.weight", codec="q8_0")
+    assert not parts
+    return DecoderWeights(embed, positions, layers, norm, head, tuple(packer.kept))
+
+
+def _pack_layer(spec: ModelSpec, layer: LayerSpec, prefix: str, packer: _Packer) -> LayerWeights:
+    return LayerWeights(
+        attention_norm=packer.norm(f"{prefix}attention_norm"),
+        attention_post_norm=packer.norm(f"{prefix}attention_post_norm"),
+        qkv=packer.linear(prefix, "q", "k", "v"),
+        qk_norm=_pack_qk_norm(spec, prefix, packer),
+        output=packer.linear(prefix, "o"),
+        mlp_norm=packer.norm(f"{prefix}mlp_norm"),
+        mlp_post_norm=packer.norm(f"{prefix}mlp_post_norm"),
+        mlp=_pack_moe(spec, prefix, packer) if layer.moe else _pack_mlp(spec, prefix, packer),
+    )
+
+
+def _pack_qk_norm(spec: ModelSpec, prefix: str, packer: _Packer) -> QkNormWeights | None:
+    if spec.qk_norm is None:
+        return None
+    q, k = packer.vector(f"{prefix}q_norm.weight"), packer.vector(f"{prefix}k_norm.weight")
+    return QkNormWeights(spec.qk_norm, q, k, spec.norm_eps)
+
+
+def _pack_mlp(spec: ModelSpec, prefix: str, packer: _Packer) -> MlpWeights:
+    up = packer.linear(prefix, "gate", "up") if spec.gated else packer.linear(prefix, "up")
+    return MlpWeights(up, packer.linear(prefix, "down"))
+
+
+def _pack_moe(spec: ModelSpec, prefix: str, packer: _Packer) -> MoeWeights:
+    assert spec.moe is not None
+    experts = [f"{prefix}experts.{index}." for index in range(spec.moe.num_experts)]
+    return MoeWeights(
+        router=packer.matrix(f"{prefix}router.weight"),
+        gate_up=[packer.linear(expert, "gate", "up").weight for expert in experts],
+        down=[packer.linear(expert, "down").weight for expert in experts],
+        top_k=spec.moe.top_k,
+        normalize=spec.moe.normalize,
+        activation=spec.activation,
+    )

@@ -1,0 +1,110 @@
+"""Every family against transformers: logits, greedy tokens, chunks, quantisation at load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from one_sequence import OneSequence
+from tiny_models import SWITCH, VARIANTS, WINDOW, prompt, reference, reference_logits
+
+from headrace.hub.files import ModelFiles
+from headrace.model.loader import families, load_decoder, read_spec
+
+Tiny = Callable[[str], Path]
+TOLERANCE = 1e-3
+"""Transformers keeps float32 keys and values, the cache float16 ones."""
+EXACT_TOLERANCE = 1e-5
+"""With float32 keys and values only the order of summation differs."""
+
+
+def decoder_of(folder: Path, ops: Any, **options: Any) -> Any:
+    return load_decoder(ModelFiles("tiny", folder=folder), ops, **options)
+
+
+def test_every_family_is_tested() -> None:
+    import transformers
+
+    tested = {getattr(transformers, variant.config).model_type for variant in VARIANTS.values()}
+    assert tested == {name for family in families() for name in family.model_types}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_arithmetic_is_that_of_transformers(name: str, tiny: Tiny, exact_ops: Any) -> None:
+    model, decoder = reference(tiny(name)), decoder_of(tiny(name), exact_ops)
+    for length in (1, 3 * WINDOW + 5, SWITCH + 3):
+        token_ids = prompt(length, seed=length)
+        logits = OneSequence(decoder).feed(token_ids)
+        np.testing.assert_allclose(logits, reference_logits(model, token_ids), atol=EXACT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, tiny: Tiny, ops: Any) -> None:
+    model, decoder = reference(tiny(name)), decoder_of(tiny(name), ops)
+    for length in (7, 3 * WINDOW + 5):
+        token_ids = prompt(length, seed=length)
+        logits = OneSequence(decoder).feed(token_ids)
+        np.testing.assert_allclose(logits, reference_logits(model, token_ids), atol=TOLERANCE, rtol=0)
+    start = prompt(5)
+    output = OneSequence(decoder).greedy(start, 64)
+    if decoder.spec.rope_switch is None:  # each token is the most likely one after those before it
+        again = reference_logits(model, start + output)[len(start) - 1 : -1].argmax(axis=1).tolist()
+    else:
+        again = [int(reference_logits(model, start + output[:at])[-1].argmax()) for at in range(64)]
+    assert output == again
+    assert len(set(output)) > 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_chunks_equal_the_whole(name: str, tiny: Tiny, exact_ops: Any) -> None:
+    decoder = decoder_of(tiny(name), exact_ops)
+    token_ids = prompt(SWITCH + 9)
+    whole = OneSequence(decoder).feed(token_ids)
+    for chunk in (1, 16, 21):
+        np.testing.assert_allclose(OneSequence(decoder).feed(token_ids, chunk), whole, atol=EXACT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["phi3-longrope", "phi4-partial"])
+def test_longrope_on_both_sides_of_the_switch(name: str, tiny: Tiny, ops: Any) -> None:
+    model, decoder = reference(tiny(name)), decoder_of(tiny(name), ops)
+    assert decoder.spec.rope_switch == SWITCH
+    token_ids = prompt(SWITCH + 1)
+    for length in (SWITCH, SWITCH + 1):
+        logits = OneSequence(decoder).feed(token_ids[:length])
+        np.testing.assert_allclose(logits, reference_logits(model, token_ids[:length]), atol=TOLERANCE, rtol=0)
+    short = OneSequence(decoder).feed(token_ids[:SWITCH])
+    assert np.abs(short - reference_logits(model, token_ids)[:-1]).max() > 0.01, "the switch should show"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3-moe", "gemma3"])
+def test_quantised_at_load(name: str, tiny: Tiny, ops: Any) -> None:
+    folder = tiny(name)
+    plain = OneSequence(decoder_of(folder, ops)).feed(prompt(9))
+    errors = []
+    for quantize in ("q8", "q4"):
+        decoder = decoder_of(folder, ops, quantize=quantize)
+        assert decoder.weights.kept == ()
+        assert decoder.formats.startswith("q4_0" if quantize == "q4" else "q8_0")
+        assert decoder.weights.embed.format == "q8_0"
+        errors.append(np.abs(OneSequence(decoder).feed(prompt(9)) - plain).max())
+    assert 0 < errors[0] < 0.2
+    assert errors[0] < errors[1] < 3
+
+
+def test_spec_is_read_without_weights(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny("llama") / "config.json").read_text())
+    spec = read_spec(ModelFiles("tiny", folder=tmp_path))
+    assert (spec.family, spec.num_layers, spec.hidden_size, spec.max_context) == ("Llama", 3, 64, 256)
+
+
+@pytest.mark.parametrize("model", ["babyllama-1m", "stories260k"])
+def test_golden_greedy_ids(model: str, shared: Path, ops: Any) -> None:
+    import json
+
+    folder = shared / "models" / model
+    golden = json.loads((folder / "golden.json").read_text())
+    first, *expected = golden["greedy_ids_from_bos"]
+    assert OneSequence(decoder_of(folder, ops)).greedy([first], len(expected)) == expected
