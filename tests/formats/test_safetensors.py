@@ -69,8 +69,13 @@ def test_the_safetensors_package_reads_what_we_write(path: Path) -> None:
         assert file.metadata() == {"format": "pt", "note": "é"}
     ours = open_safetensors(path)
     assert all(np.array_equal(ours[name].data, tensors[name].data) for name in tensors)
-    assert all(tensor.data.ctypes.data % tensor.codec.block_bytes == 0 for tensor in ours.values())
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_data_is_aligned_whatever_the_header(path: Path) -> None:
+    for length in range(1, 9):
+        write_safetensors(path, {"x" * length: Tensor.from_array("", np.ones(3, np.float32))})
+        assert open_safetensors(path)["x" * length].data.ctypes.data % 8 == 0
 
 
 def test_real_models(shared: Path) -> None:
