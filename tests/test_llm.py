@@ -177,6 +177,16 @@ def test_streaming_gives_the_same_text(llm: LLM) -> None:
     assert all(chunk.finish_reason is None for chunk in chunks[:-1])
 
 
+def test_interleaved_streams_lose_nothing(llm: LLM) -> None:
+    prompts = [PROMPT, "The dog", "Lily"]
+    expected = text_of(llm.generate(prompts, SEEDED))
+    streams = [llm.stream(prompt, SEEDED) for prompt in prompts]
+    texts = [str(next(stream)) for stream in streams]  # the later ones' steps advance the earlier ones
+    for at in reversed(range(len(streams))):
+        texts[at] += "".join(map(str, streams[at]))
+    assert texts == expected
+
+
 def test_leaving_a_stream_early_frees_it_and_streams_interleave(llm: LLM) -> None:
     left = llm.stream(PROMPT, SEEDED)
     next(left)

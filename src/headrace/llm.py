@@ -211,10 +211,12 @@ class LLM:
         self._submit(opened)
         try:
             while True:
-                yield from self._take(opened)
-                if opened.is_finished:
+                if chunks := self._take(opened):  # also those of steps that other streams made meanwhile
+                    yield from chunks
+                elif opened.is_finished:
                     return
-                self._step()
+                else:
+                    self._step()
         finally:
             self._cancel(opened.request.id)
 
