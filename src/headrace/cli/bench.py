@@ -48,9 +48,9 @@ def bench(
 ) -> None:
     """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once.
 
-    Each figure stands beside this machine's limit, measured in the same minutes: decode against memory bandwidth
-    (weights and KV cache read per step), prefill against float32 arithmetic (2 operations per weight and token). A
-    model that fits into the processor's caches can pass 100 % of the memory's bandwidth.
+    Each figure is given in percent of what this machine's memory bandwidth and float32 arithmetic, measured in the
+    same minutes, allow: the weights and the KV cache that a step reads, and 2 operations per weight and token beside
+    attention's. Quantised arithmetic, and a model that fits into the processor's caches, can pass 100 %.
 
     The table goes to stderr; stdout gets one JSON object with everything, as the last line.
     """

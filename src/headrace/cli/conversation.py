@@ -132,7 +132,9 @@ class Conversation:
                 if interrupted or cut:
                     break
         out.end_line()
-        self.status.say(timing.line() + (" · stopped there, --max-tokens N goes on longer" if cut else ""))
+        self.status.say(
+            timing.line(self._params.max_tokens) + (" · stopped there, --max-tokens N goes on longer" if cut else "")
+        )
         if interrupted:
             raise KeyboardInterrupt
 

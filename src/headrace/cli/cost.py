@@ -1,10 +1,12 @@
-"""What a step must read and compute at the least: the numerators of a benchmark's percentages."""
+"""What a step must read and compute at the least: the roofline that a benchmark's percentages are of."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from headrace.cli.machine import Limits
 from headrace.model.decoder import Decoder
 from headrace.model.spec import ModelSpec
 from headrace.model.weights import MlpWeights
@@ -14,64 +16,91 @@ _KV_BYTES = 2  # float16
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What one step reads and computes."""
+
+    nbytes: float
+    flops: float
+
+    def least_seconds(self, limits: Limits) -> float:
+        """The time of a machine that only its limits hold back."""
+        return max(self.nbytes / limits.read_bandwidth, self.flops / limits.peak_flops)
+
+    def bound(self, limits: Limits) -> str:
+        """The limit that holds it back: `bandwidth` or `arithmetic`."""
+        is_read = self.nbytes / limits.read_bandwidth >= self.flops / limits.peak_flops
+        return "bandwidth" if is_read else "arithmetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Some of a model's matrices together."""
+
+    nbytes: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
-    """A model's matrices by how a step uses them, in bytes and in multiplications per token."""
+    """A loaded model's matrices by how a step uses them, and its attention."""
 
-    layer_bytes: int
-    """Matrices that every token uses"""
-    layer_parameters: int
-    head_bytes: int
-    head_parameters: int
-    expert_bytes: int
-    """All experts"""
-    expert_parameters: int
-    experts: int
-    experts_per_token: int
-    kv_bytes_per_position: int
-    """Keys and values of one position, in all layers"""
+    layers: Matrices
+    """Used by every token"""
+    head: Matrices
+    """Used by every row of logits"""
+    experts: Matrices
+    """All experts of all layers"""
+    expert_share: float
+    """Part of the experts that one token uses; 0 without any"""
+    windows: tuple[int | None, ...]
+    """For each layer, how many positions a token attends to at most"""
+    kv_bytes: int
+    """Keys and values of one position in one layer"""
+    attention_flops: int
+    """Of one token with one position in one layer"""
 
-    def decode_bytes(self, batch: int, context: float) -> float:
-        """Bytes read by a step that decodes `batch` sequences of `context` tokens.
+    def decode(self, batch: int, context: float) -> Work:
+        """A step that decodes `batch` sequences of `context` tokens.
 
-        Of a mixture of experts, as many as `batch` tokens with independent choices are expected to touch.
+        Of the experts, those are read that `batch` tokens with independent choices are expected to touch.
         """
-        touched = 0.0 if not self.experts else 1 - (1 - self.experts_per_token / self.experts) ** batch
-        weights = self.layer_bytes + self.head_bytes + touched * self.expert_bytes
-        return weights + batch * context * self.kv_bytes_per_position
+        touched = 1 - (1 - self.expert_share) ** batch
+        positions = batch * self._positions(context)
+        nbytes = self.layers.nbytes + self.head.nbytes + touched * self.experts.nbytes + positions * self.kv_bytes
+        used = self.layers.parameters + self.head.parameters + self.expert_share * self.experts.parameters
+        return Work(nbytes, 2 * batch * used + positions * self.attention_flops)
 
-    def prefill_flops(self, tokens: int) -> float:
-        """Floating-point operations of `tokens` prompt tokens with logits for the last; without attention's own."""
-        share = self.experts_per_token / self.experts if self.experts else 0.0
-        return 2 * (tokens * (self.layer_parameters + share * self.expert_parameters) + self.head_parameters)
+    def prefill(self, tokens: int) -> Work:
+        """A step that computes a prompt, with logits for its last token."""
+        touched = 1 - (1 - self.expert_share) ** tokens
+        nbytes = self.layers.nbytes + self.head.nbytes + touched * self.experts.nbytes
+        used = self.layers.parameters + self.expert_share * self.experts.parameters
+        positions = sum(self._positions(length) for length in range(1, tokens + 1))
+        return Work(nbytes, 2 * (tokens * used + self.head.parameters) + positions * self.attention_flops)
+
+    def _positions(self, context: float) -> float:
+        """Positions that a token attends to, summed over the layers."""
+        return sum(context if window is None else min(context, window) for window in self.windows)
 
 
 def cost_of(decoder: Decoder) -> Cost:
     """The cost of a loaded model."""
-    spec, weights = decoder.spec, decoder.weights
-    dense = [*_dense_matrices(decoder)]
-    experts = [matrix for moe in _mixtures(decoder) for matrix in (*moe.gate_up, *moe.down)]
+    spec = decoder.spec
+    mixtures = [layer.mlp for layer in decoder.weights.layers if isinstance(layer.mlp, MoeWeights)]
     return Cost(
-        layer_bytes=sum(matrix.nbytes for matrix in dense),
-        layer_parameters=sum(_size(matrix) for matrix in dense),
-        head_bytes=weights.head.nbytes,
-        head_parameters=_size(weights.head),
-        expert_bytes=sum(matrix.nbytes for matrix in experts),
-        expert_parameters=sum(_size(matrix) for matrix in experts),
-        experts=0 if spec.moe is None else spec.moe.num_experts,
-        experts_per_token=0 if spec.moe is None else spec.moe.top_k,
-        kv_bytes_per_position=2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * _KV_BYTES,
+        layers=_together(_dense_matrices(decoder)),
+        head=_together([decoder.weights.head]),
+        experts=_together(matrix for mixture in mixtures for matrix in (*mixture.gate_up, *mixture.down)),
+        expert_share=0.0 if spec.moe is None else spec.moe.top_k / spec.moe.num_experts,
+        windows=tuple(layer.window for layer in spec.layers),
+        kv_bytes=2 * spec.num_kv_heads * spec.head_dim * _KV_BYTES,
+        attention_flops=4 * spec.num_heads * spec.head_dim,
     )
 
 
 def num_parameters(spec: ModelSpec) -> int:
-    """All weights of the model; a tied embedding counts once."""
-    total = 0
-    for shape in spec.expected_weights().values():
-        size = 1
-        for extent in shape:
-            size *= extent
-        total += size
-    return total
+    """All weights of a model; a tied embedding counts once."""
+    return sum(math.prod(shape) for shape in spec.expected_weights().values())
 
 
 def _dense_matrices(decoder: Decoder) -> Iterator[Weight]:
@@ -83,9 +112,8 @@ def _dense_matrices(decoder: Decoder) -> Iterator[Weight]:
             yield layer.mlp.router
 
 
-def _mixtures(decoder: Decoder) -> Iterator[MoeWeights]:
-    return (layer.mlp for layer in decoder.weights.layers if isinstance(layer.mlp, MoeWeights))
-
-
-def _size(matrix: Weight) -> int:
-    return matrix.shape[0] * matrix.shape[1]
+def _together(matrices: Iterator[Weight] | list[Weight]) -> Matrices:
+    listed = list(matrices)
+    return Matrices(
+        sum(matrix.nbytes for matrix in listed), sum(matrix.shape[0] * matrix.shape[1] for matrix in listed)
+    )

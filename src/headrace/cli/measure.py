@@ -12,12 +12,14 @@ from typing import Any, cast
 import numpy as np
 
 from headrace import __version__
-from headrace.cli.cost import Cost, cost_of, num_parameters
+from headrace.cli.cost import Cost, Work, cost_of, num_parameters
 from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
 from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.errors import ConfigError
 from headrace.llm import LLM
+from headrace.ops.base import Ops
+from headrace.ops.cpu import CpuOps
 from headrace.types import Chunk, SamplingParams
 
 _DECODE_PROMPT = 16
@@ -72,6 +74,7 @@ def measure(model: str, config: EngineConfig, plan: Plan, say: Callable[[str], N
         load_seconds = time.perf_counter() - started
         for line in llm.load_report:
             say(line)
+        _check_room(llm, plan, config)
         bench = _Bench(llm, cost_of(llm.decoder), np.random.default_rng(0))
         rounds: list[dict[str, Figures]] = []
         limits: list[Limits] = []
@@ -84,15 +87,33 @@ def measure(model: str, config: EngineConfig, plan: Plan, say: Callable[[str], N
             "model": llm.name,
             "family": llm.spec.family,
             "parameters": num_parameters(llm.spec),
-            "weight_bytes": llm.decoder.weights.nbytes,
+            "weight_bytes": llm.decoder.nbytes,
             "load_seconds": load_seconds,
             "machine": asdict(machine),
             "limits": asdict(median_limits(limits)),
             "versions": {"headrace": __version__, "python": platform.python_version(), "numpy": np.__version__},
-            "ops": llm.decoder.ops.name,
+            "backend": _backend(llm.decoder.ops),
             "settings": {**asdict(config), **asdict(plan)},
             "results": [_median([one[name] for one in rounds]) for name in rounds[0]],
         }
+
+
+def _backend(ops: Ops) -> dict[str, str | int]:
+    if isinstance(ops, CpuOps):
+        return {"name": ops.name, "instruction_set": ops.instruction_set, "threads": ops.threads}
+    return {"name": ops.name}
+
+
+def _check_room(llm: LLM, plan: Plan, config: EngineConfig) -> None:
+    batch = max(plan.batches)
+    if batch > config.max_sequences:
+        raise ConfigError(f"--batch is {batch}, and at most {config.max_sequences} sequences run at once")
+    needed = _DECODE_PROMPT + batch + 2 * _TRIAL_STEPS
+    if llm.max_context < needed:
+        raise ConfigError(
+            f"decoding {batch} at once needs a context of {needed} tokens to measure and {llm.name} has"
+            f" {llm.max_context}; give smaller ones with --batch"
+        )
 
 
 class _Bench:
@@ -102,10 +123,6 @@ class _Bench:
         self._llm = llm
         self._cost = cost
         self._random = random
-        if llm.max_context < _DECODE_PROMPT + 2 * _TRIAL_STEPS:
-            raise ConfigError(
-                f"a context of {llm.max_context} tokens is too short to measure; give a --max-context of at least 32"
-            )
 
     def round(self, plan: Plan, limits: Limits) -> dict[str, Figures]:
         """Every measurement once, by name."""
@@ -127,40 +144,27 @@ class _Bench:
         stream = self._open(length, 1)
         spell = self._time(lambda: [next(stream)])
         stream.close()
-        flops = self._cost.prefill_flops(length)
-        return {
-            "batch": 1,
-            "tokens_per_second": length / spell.wall,
-            "milliseconds_per_step": 1000 * spell.wall / spell.steps,
-            "percent_of_limit": 100 * flops / spell.wall / limits.peak_flops,
-            "limit": "arithmetic",
-            **_parts(spell),
-        }
+        return {"batch": 1, **_figures(spell, length, self._cost.prefill(length), limits, steps=1)}
 
     def _decode(self, batch: int, seconds: float, limits: Limits) -> Figures:
         self._llm.clear_prefix_cache()
         room = self._llm.max_context - _DECODE_PROMPT
         streams = [self._open(_DECODE_PROMPT, room) for _ in range(batch)]
         try:
-            _advance(streams, 1)  # the prompts
+            for number, stream in enumerate(streams):  # a stream begins at its first chunk, so they begin one by one …
+                _advance([stream], 1)
+                for ahead in streams[:number]:  # … and those before it have gone on by one token
+                    _advance([ahead], 1)
             trial = self._time(lambda: _advance(streams, _TRIAL_STEPS))
-            most = min(_MOST_STEPS, room - 2 * _TRIAL_STEPS)
+            most = min(_MOST_STEPS, room - batch - _TRIAL_STEPS)
             steps = max(_TRIAL_STEPS, min(most, round(seconds * trial.steps / trial.wall)))
             spell = self._time(lambda: _advance(streams, steps))
         finally:
             for stream in streams:
                 stream.close()
-        context = _DECODE_PROMPT + _TRIAL_STEPS + steps / 2
-        step_seconds = spell.wall / spell.steps
-        step_bytes = self._cost.decode_bytes(batch, context)
-        return {
-            "batch": batch,
-            "tokens_per_second": spell.tokens / spell.wall,
-            "milliseconds_per_step": 1000 * step_seconds,
-            "percent_of_limit": 100 * step_bytes / step_seconds / limits.read_bandwidth,
-            "limit": "bandwidth",
-            **_parts(spell),
-        }
+        context = _DECODE_PROMPT + batch / 2 + _TRIAL_STEPS + steps / 2  # on average over streams and steps
+        work = self._cost.decode(batch, context)
+        return {"batch": batch, **_figures(spell, spell.tokens, work, limits, steps=spell.steps)}
 
     def _time(self, work: Callable[[], object]) -> _Spell:
         before, started = self._llm.stats(), time.perf_counter()
@@ -176,10 +180,17 @@ def _advance(streams: list[Generator[Chunk]], tokens: int) -> None:
             next(stream)
 
 
-def _parts(spell: _Spell) -> Figures:
-    """Where a step's time goes; overhead is all but the forward pass and the sampler's own work, text included."""
+def _figures(spell: _Spell, tokens: int, work: Work, limits: Limits, *, steps: int) -> Figures:
+    """One measurement; `work` was done `steps` times.
+
+    Overhead is a step's time but for the forward pass and the sampling: scheduling, batches, blocks, text.
+    """
     forward, sampling = 1000 * spell.forward / spell.steps, 1000 * spell.sampling / spell.steps
     return {
+        "tokens_per_second": tokens / spell.wall,
+        "milliseconds_per_step": 1000 * spell.wall / spell.steps,
+        "percent_of_limit": 100 * steps * work.least_seconds(limits) / spell.wall,
+        "limit": work.bound(limits),
         "forward_milliseconds": forward,
         "sampling_milliseconds": sampling,
         "overhead_milliseconds": 1000 * spell.wall / spell.steps - forward - sampling,

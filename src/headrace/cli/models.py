@@ -42,7 +42,6 @@ def _listing() -> dict[str, Any]:
     from headrace.model.loader import families
     from headrace.model.weights import QUANTIZE_CODECS
 
-    bundled = {name: bundled_folder(name) for name in BUNDLED}
     return {
         "families": [
             {"name": one.name, "model_types": list(one.model_types), "gguf": list(one.gguf_architectures)}
@@ -58,7 +57,8 @@ def _listing() -> dict[str, Any]:
         ],
         "bundled": [
             {"name": name, "path": str(folder), "nbytes": sum(file.stat().st_size for file in folder.rglob("*.*"))}
-            for name, folder in bundled.items()
+            for name in BUNDLED
+            if (folder := bundled_folder(name)).is_dir()
         ],
         "cache": str(cache_folder()),
         "cached": [

@@ -45,7 +45,7 @@ class Timing:
         self.num_tokens += len(chunk.token_ids)
         self.finish_reason = chunk.finish_reason or self.finish_reason
 
-    def line(self) -> str:
+    def line(self, max_tokens: int | None = None) -> str:
         """`123 tokens · 456 tokens/s · first after 7 ms`, and what cut the answer off."""
         if self.first is None:
             return "no tokens"
@@ -55,7 +55,7 @@ class Timing:
             parts.append(f"{_rounded(decoded / (self.last - self.first))} tokens/s")
         parts.append(f"first after {_rounded(1000 * (self.first - self.started))} ms")
         if self.finish_reason is FinishReason.LENGTH:
-            parts.append("cut off by --max-tokens or the context")
+            parts.append("cut off by --max-tokens" if self.num_tokens == max_tokens else "the context is full")
         return " · ".join(parts)
 
 
