@@ -1,0 +1,118 @@
+"""rope_write and attention against the reference, over head sizes, groups, windows, caps and long contexts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ops_cases import all_cpu_ops, assert_close, batch_on, floats, make_batch, qkv_width, rope_table, same_bits
+
+from headrace.ops.base import HeadLayout, Ops, QkNormWeights, RopeTable
+from headrace.ops.cpu import CpuOps
+from headrace.ops.kinds import QkNorm
+from headrace.ops.reference import ReferenceOps
+from headrace.types import Batch, FloatArray
+
+
+def _attend(
+    ops: Ops,
+    layout: HeadLayout,
+    steps: list[tuple[Batch, FloatArray]],
+    *,
+    block_size: int = 16,
+    num_blocks: int = 64,
+    rope: RopeTable | None = None,
+    qk_norm: QkNormWeights | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> FloatArray:
+    """The attention of the last of several steps, on layer 1 of 2."""
+    cache = ops.new_kv_cache(2, num_blocks, block_size, layout)
+    out = np.zeros(0, np.float32)
+    for batch, qkv in steps:
+        q = ops.rope_write(qkv.copy(), cache, 1, batch, layout, rope, qk_norm)
+        out = ops.attention(q, cache, 1, batch, layout, layout.head_dim**-0.5, window, softcap)
+    return out
+
+
+@pytest.mark.parametrize("dim", [8, 64, 80, 96, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (5, 1)])
+def test_prompts_of_several_sequences(ops: CpuOps, reference: ReferenceOps, dim: int, heads: int, kv_heads: int) -> None:
+    layout = HeadLayout(heads, kv_heads, dim)
+    batch = make_batch([(0, 37), (0, 1), (0, 70)], 16)
+    qkv = floats(dim, 108, qkv_width(layout))
+    rope = rope_table(80, dim // 2)
+    assert_close(
+        _attend(ops, layout, [(batch, qkv)], rope=rope), _attend(reference, layout, [(batch, qkv)], rope=rope), 2e-5
+    )
+
+
+@pytest.mark.parametrize("window", [1, 15, 16, 17, 64, 100, 500])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_windows_and_caps(ops: CpuOps, reference: ReferenceOps, window: int, softcap: float | None) -> None:
+    layout = HeadLayout(4, 2, 24)
+    first, second = make_batch([(0, 90), (0, 130)], 32), make_batch([(90, 140), (130, 131)], 32)
+    second = replace(second, block_tables=first.block_tables)
+    steps = [(first, floats(1, 220, qkv_width(layout))), (second, floats(2, 51, qkv_width(layout)))]
+    options = {"block_size": 32, "window": window, "softcap": softcap}
+    assert_close(_attend(ops, layout, steps, **options), _attend(reference, layout, steps, **options), 2e-5)
+
+
+@pytest.mark.parametrize("kind", list(QkNorm))
+def test_query_and_key_norms_with_partial_rotation(ops: CpuOps, reference: ReferenceOps, kind: QkNorm) -> None:
+    layout = HeadLayout(4, 2, 40)
+    sizes = (40, 40) if kind is QkNorm.HEAD else (160, 80)
+    norm = QkNormWeights(kind, floats(3, sizes[0]), floats(4, sizes[1]), 1e-6)
+    batch = make_batch([(0, 20), (5, 9)], 16)
+    batch.rope_rows = (batch.positions[::-1] + 3).astype(np.int32)
+    qkv = floats(5, 24, qkv_width(layout), spikes=True)
+    rope = rope_table(40, 10)
+    ours = ops.rope_write(qkv.copy(), ops.new_kv_cache(1, 4, 16, layout), 0, batch, layout, rope, norm)
+    cache = reference.new_kv_cache(1, 4, 16, layout)
+    assert_close(ours, reference.rope_write(qkv.copy(), cache, 0, batch, layout, rope, norm), 1e-6)
+    steps = [(replace(batch, positions=batch.positions), qkv / np.float32(100))]
+    ours_out = _attend(ops, layout, steps, rope=rope, qk_norm=norm)[:20]
+    assert_close(ours_out, _attend(reference, layout, steps, rope=rope, qk_norm=norm)[:20], 2e-5)
+
+
+def test_a_long_context_with_outliers(ops: CpuOps, reference: ReferenceOps) -> None:
+    layout = HeadLayout(4, 1, 16)
+    tables = np.random.default_rng(0).permutation(300)[:260].reshape(1, 260).astype(np.int32)
+    prompt, decode = batch_on([(0, 4100)], tables), batch_on([(4100, 4103)], tables)
+    keys = floats(1, 4100, qkv_width(layout), spikes=True) * np.float32(0.3)
+    outs = []
+    for backend in (ops, reference):
+        cache = backend.new_kv_cache(1, 300, 16, layout)
+        backend.rope_write(keys.copy(), cache, 0, prompt, layout, None, None)
+        q = backend.rope_write(floats(2, 3, qkv_width(layout)), cache, 0, decode, layout, None, None)
+        outs.append(backend.attention(q, cache, 0, decode, layout, 0.25, None, None))
+    assert_close(outs[0], outs[1], 2e-5)
+
+
+def test_what_earlier_sequences_left_in_a_block_is_never_read(ops: CpuOps) -> None:
+    layout = HeadLayout(2, 1, 32)
+    table = np.array([[1, 0]], np.int32)
+    poison = np.full((32, qkv_width(layout)), np.inf, np.float32)
+    qkv = floats(1, 19, qkv_width(layout))
+    batch = batch_on([(0, 19)], table)
+    clean = _attend(ops, layout, [(batch, qkv)], num_blocks=2)
+    assert same_bits(_attend(ops, layout, [(batch_on([(0, 32)], table), poison), (batch, qkv)], num_blocks=2), clean)
+    assert np.isfinite(clean).all()
+
+
+def test_keys_are_stored_as_numpys_float16(reference: ReferenceOps) -> None:
+    """Attention to one key is that key's value: halves of every size, ties, subnormals and infinity."""
+    layout = HeadLayout(1, 1, 64)
+    bits = np.random.default_rng(0).integers(0, 1 << 32, (512, 64), np.uint32)
+    bits[:256] = (bits[:256] & 0x8FFFFFFF) | 0x30000000  # around float16's range
+    values = bits.view(np.float32)
+    values[~np.isfinite(values)] = 1.0
+    values[0, :4] = [65519.99, 65520.0, 2.0**-25, 2.0**-24 * 1.5]
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16).astype(np.float32)
+    qkv = np.concatenate([np.zeros((512, 128), np.float32), values], axis=1)
+    batch = batch_on([(0, 1)] * 512, np.arange(512, dtype=np.int32)[:, None])
+    for ops in all_cpu_ops():
+        out = _attend(ops, layout, [(batch, qkv)], num_blocks=512)
+        assert np.array_equal(out, halves)
