@@ -120,7 +120,7 @@ class Frontend:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            template_arguments=chat_template_kwargs,
+            template_kwargs=chat_template_kwargs,
         )
         return self.tokenizer.encode(text, add_special_tokens=False)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headrace.ops.select import select_ops
 from tiny_models import make_tiny
 from toy import drain
 
@@ -17,6 +16,7 @@ from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import load_decoder
+from headrace.ops.select import select_ops
 from headrace.types import Request, SamplingParams
 
 Answer = dict[tuple[str, int], tuple[list[int], list[float]]]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from headrace.config import EngineConfig
-from headrace.engine.kv_cache import BlockCache
+from headrace.engine.block_cache import BlockCache
 from headrace.engine.memory import KVPlan
 from headrace.engine.runner import Runner, Sampled
 from headrace.engine.scheduler import Scheduler

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from headrace.engine.kv_cache import BlockCache
+from headrace.engine.block_cache import BlockCache
 from headrace.engine.sequence import Sequence
 
 PROMPT_LOGPROBS_CHUNK = 64

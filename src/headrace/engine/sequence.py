@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.engine.kv_cache import Node
+from headrace.engine.prefix_tree import Node
 from headrace.types import FinishReason, Request, TokenLogprobs
 
 
