@@ -38,7 +38,9 @@ def _attend(
 
 @pytest.mark.parametrize("dim", [8, 64, 80, 96, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (5, 1)])
-def test_prompts_of_several_sequences(ops: CpuOps, reference: ReferenceOps, dim: int, heads: int, kv_heads: int) -> None:
+def test_prompts_of_several_sequences(
+    ops: CpuOps, reference: ReferenceOps, dim: int, heads: int, kv_heads: int
+) -> None:
     layout = HeadLayout(heads, kv_heads, dim)
     batch = make_batch([(0, 37), (0, 1), (0, 70)], 16)
     qkv = floats(dim, 108, qkv_width(layout))

@@ -37,7 +37,12 @@ def test_embed(ops: CpuOps, reference: ReferenceOps) -> None:
 @pytest.mark.parametrize("kind", list(NormKind))
 @pytest.mark.parametrize("columns", [1, 8, 64, 100, 2050])
 def test_norm(ops: CpuOps, reference: ReferenceOps, kind: NormKind, columns: int) -> None:
-    x, weight, bias, add = floats(1, 6, columns, spikes=True), floats(2, columns), floats(3, columns), floats(4, 6, columns)
+    x, weight, bias, add = (
+        floats(1, 6, columns, spikes=True),
+        floats(2, columns),
+        floats(3, columns),
+        floats(4, 6, columns),
+    )
     for optional in ((None, None), (bias, add)):
         expected = reference.norm(x, weight, optional[0], kind, 1e-5, optional[1])
         assert_close(ops.norm(x, weight, optional[0], kind, 1e-5, optional[1]), expected, 3e-6)
@@ -53,7 +58,9 @@ _EXACT: dict[Activation, Callable[[float], float]] = {
 
 @pytest.mark.parametrize("kind", list(Activation))
 def test_activations_against_float64(ops: CpuOps, kind: Activation) -> None:
-    x = np.concatenate([np.linspace(-12, 12, 4001), [-3e4, -200.0, -88.5, 0.0, 88.5, 200.0, 3e4]]).astype(np.float32)[None]
+    x = np.concatenate([np.linspace(-12, 12, 4001), [-3e4, -200.0, -88.5, 0.0, 88.5, 200.0, 3e4]]).astype(np.float32)[
+        None
+    ]
     exact = np.array([_EXACT[kind](float(value)) for value in x[0]])
     ours = ops.activate(x, kind, gated=False)[0]
     assert np.max(np.abs(ours - exact) / np.maximum(1, np.abs(exact))) < 4e-7
@@ -70,7 +77,9 @@ def test_softcap_is_tanh_to_float32(ops: CpuOps) -> None:
     exact = np.tanh(x.astype(np.float64))
     ours = ops.softcap(x, 1.0)
     assert np.max(np.abs(ours - exact) / np.maximum(np.abs(exact), 1e-30)) < 4e-7
-    assert_close(ops.softcap(x[:, :6001], 7.5), (7.5 * np.tanh(x[:, :6001].astype(np.float64) / 7.5)).astype(np.float32), 4e-7)
+    assert_close(
+        ops.softcap(x[:, :6001], 7.5), (7.5 * np.tanh(x[:, :6001].astype(np.float64) / 7.5)).astype(np.float32), 4e-7
+    )
 
 
 def test_nan_comes_out_as_nan(ops: CpuOps) -> None:
