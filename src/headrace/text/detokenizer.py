@@ -136,6 +136,7 @@ class ByteRun:
         self._num_bytes = 0
         """Bytes of the run that no text has been given out for"""
         self._is_broken = False
+        self._is_long = False
 
     def push(self, byte: int) -> str:
         """The text that is final after one more byte."""
@@ -148,7 +149,8 @@ class ByteRun:
             return self._break()
         if text:
             self._text.append(text)
-            if self._num_bytes > _MAX_HELD_BYTES:
+            self._is_long = self._is_long or self._num_bytes > _MAX_HELD_BYTES
+            if self._is_long:
                 return self._take()
         return ""
 
@@ -159,7 +161,7 @@ class ByteRun:
         is_whole = not self._is_broken and not self._decoder.getstate()[0]
         rest = self._take() if is_whole else "" if self._is_broken else self._break()
         self._decoder.reset()
-        self._is_broken = False
+        self._is_broken = self._is_long = False
         return rest
 
     def _take(self) -> str:

@@ -55,6 +55,8 @@ class SentencePieceModel:
     remove_extra_whitespaces: bool = True
     escape_whitespaces: bool = True
     denormalizer_charsmap: bytes = b""
+    parts: set[str] = field(default_factory=set)
+    """Which of the file's parts were there"""
 
     def role(self, name: str) -> str | None:
         """The text of the piece that plays the role "unk", "bos", "eos" or "pad"."""
@@ -72,8 +74,9 @@ def read(path: Path) -> SentencePieceModel:
         model = _parse(path.read_bytes())
     except (IndexError, struct.error, UnicodeDecodeError, ValueError, TypeError) as error:
         raise DamagedFile(f"{path} is not a SentencePiece model ({error}); download it again") from error
-    if not model.pieces:
-        raise DamagedFile(f"{path} is a SentencePiece model without pieces; download it again")
+    missing = [part for part in ("pieces", "trainer_spec", "normalizer_spec") if part not in model.parts]
+    if missing:
+        raise DamagedFile(f"{path} is a SentencePiece model without {missing[0]}, or cut off; download it again")
     return model
 
 
@@ -148,7 +151,7 @@ def set_space_handling(
     if charsmap:
         steps.append(normalizers.Precompiled(charsmap))
     if squeeze:
-        steps.append(normalizers.Replace(Regex("^ +| +$"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))  # ^ and $ would be those of a line
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if prefix and everywhere:
         steps.append(normalizers.Prepend(SPACE))
@@ -185,10 +188,13 @@ def _parse(data: bytes) -> SentencePieceModel:
     for number, value in _fields(data):
         if number == 1:
             model.pieces.append(_parse_piece(_expect_bytes(value)))
+            model.parts.add("pieces")
         elif number == 2:
             _parse_trainer(model, _expect_bytes(value))
+            model.parts.add("trainer_spec")
         elif number == 3:
             _parse_normalizer(model, _expect_bytes(value))
+            model.parts.add("normalizer_spec")
         elif number == 5:
             for inner, content in _fields(_expect_bytes(value)):
                 if inner == 2:
