@@ -47,15 +47,15 @@ class Fields:
         value = self._values.get(self._prefix + name)
         return value.tolist() if isinstance(value, np.ndarray) else value
 
-    def integer(self, name: str, default: int | None = None, minimum: int = 1) -> int:
-        """A whole number of at least `minimum`."""
+    def integer(self, name: str, default: int | None = None, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+        """A whole number from `minimum` to `maximum`."""
         value = self._given(name, default)
         if isinstance(value, list) and value and all(item == value[0] for item in value):
             value = value[0]  # GGUF may hold one value for each layer
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            self._damaged(name, value, f"a whole number of at least {minimum}")
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            self._damaged(name, value, f"a whole number from {minimum} to {maximum}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -94,6 +94,20 @@ class Fields:
         if not good or len(value) != count:
             self._damaged(name, value, f"a list of {count} numbers above 0")
         return tuple(float(x) for x in value)
+
+    def items(self, name: str) -> list[Any]:
+        """A list; empty when the key is absent or null."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, list):
+            self._damaged(name, value, "a list")
+        return value or []
+
+    def table(self, name: str) -> dict[str, Any]:
+        """An object; empty when the key is absent or null."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, dict):
+            self._damaged(name, value, "an object")
+        return value or {}
 
     def only(self, name: str, *allowed: object) -> None:
         """Refuse every value of the key but an absent, empty or allowed one."""

@@ -76,7 +76,7 @@ def _read_config(files: ModelFiles) -> tuple[Family, ModelSpec]:
 
 def _check_architectures(config: Fields) -> None:
     """Refuse models whose head is not a language model's (classifiers, bare encoders …)."""
-    for name in config.raw("architectures") or ():
+    for name in config.items("architectures"):
         if not str(name).endswith(("ForCausalLM", "LMHeadModel")):
             raise config.refusal("architectures", name, "expected a causal language model (…ForCausalLM)")
 

@@ -21,6 +21,10 @@ from headrace.model.spec import (
 )
 from headrace.ops.kinds import Activation
 
+MAX_LAYERS = 1000
+MAX_EXPERTS = 10_000
+"""No model comes near; a damaged config must not fill the memory."""
+
 ACTIVATIONS: Mapping[str, Activation] = {
     "silu": Activation.SILU,
     "swish": Activation.SILU,
@@ -90,7 +94,7 @@ def read_dense(
         head_dim=head_dim,
         inner_size=config.optional_integer(keys.inner) or 4 * hidden,
         max_context=max_context,
-        layers=(LayerSpec(rope=0 if ropes else None),) * config.integer(keys.layers),
+        layers=(LayerSpec(rope=0 if ropes else None),) * config.integer(keys.layers, maximum=MAX_LAYERS),
         norm_eps=config.number(keys.norm_eps, 1e-5),
         ropes=ropes,
         activation=read_activation(config, keys.activation),
@@ -120,10 +124,10 @@ def windowed(spec: ModelSpec, window: int | None, is_sliding: Callable[[int], bo
 
 def read_layer_types(config: Fields, num_layers: int, default: Callable[[int], bool]) -> list[bool]:
     """For each layer, whether it attends to a window only: from layer_types where the config has them."""
-    types = config.raw("layer_types")
-    if types is None:
+    if not config.has("layer_types"):
         return [default(index) for index in range(num_layers)]
-    if not isinstance(types, list) or len(types) != num_layers:
+    types = config.items("layer_types")
+    if len(types) != num_layers:
         raise DamagedFile(f"{config.source}: layer_types is {types!r:.100}, expected a list of {num_layers} names")
     for name in types:
         if name not in ("full_attention", "sliding_attention"):
@@ -138,14 +142,20 @@ def read_rope(config: Fields, head_dim: int, max_context: int, theta: float) -> 
     """From rope_parameters (transformers 5) or from rope_scaling, rope_theta and partial_rotary_factor."""
     theta = config.number("rope_theta", theta)
     partial = config.number("partial_rotary_factor", 1.0)
-    new, old = config.raw("rope_parameters"), config.raw("rope_scaling")
+    parameters = rope_parameters(config)
     original = config.optional_integer("original_max_position_embeddings")
-    return rope_from(config, old or new or {}, head_dim, max_context, theta=theta, partial=partial, original=original)
+    return rope_from(config, parameters, head_dim, max_context, theta=theta, partial=partial, original=original)
+
+
+def rope_parameters(config: Fields) -> dict[str, Any]:
+    """Transformers 5's name or the older one, which goes before it."""
+    new, old = config.table("rope_parameters"), config.table("rope_scaling")
+    return old or new
 
 
 def rope_from(
     config: Fields,
-    parameters: Any,
+    parameters: dict[str, Any],
     head_dim: int,
     max_context: int,
     *,
@@ -154,8 +164,6 @@ def rope_from(
     original: int | None = None,
 ) -> RopeSpec:
     """From one dictionary of rope parameters; theta, partial and original are what stands outside of it."""
-    if not isinstance(parameters, dict):
-        raise DamagedFile(f"{config.source}: rope_parameters is {parameters!r:.100}, expected an object")
     rope = Fields(parameters, f"{config.source}: rope parameters")
     theta, partial = rope.number("rope_theta", theta), rope.number("partial_rotary_factor", partial)
     rotated = int(head_dim * partial)

@@ -67,11 +67,10 @@ def _gemma3(config: Fields) -> ModelSpec:
 
 def _gemma3_ropes(config: Fields, spec: ModelSpec) -> tuple[RopeSpec, RopeSpec]:
     """Of the full layers, with scaling, and of those with a window, without."""
-    nested = config.raw("rope_parameters") or {}
-    full = {**(nested.get("full_attention") or {}), **(config.raw("rope_scaling") or {})}
-    sliding = nested.get("sliding_attention") or {}
-    for name in nested.keys() - {"full_attention", "sliding_attention"}:
-        raise config.refusal(f"rope_parameters.{name}", nested[name], "expected full_attention and sliding_attention")
+    nested = Fields(config.table("rope_parameters"), f"{config.source}: rope_parameters")
+    full = {**nested.table("full_attention"), **config.table("rope_scaling")}
+    sliding = nested.table("sliding_attention")
+    nested.finish()
     theta, local = config.number("rope_theta", GLOBAL_THETA), config.number("rope_local_base_freq", LOCAL_THETA)
     return (
         rope_from(config, full, spec.head_dim, spec.max_context, theta=theta),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from headrace.errors import DamagedFile
 from headrace.formats.tensor import Tensor
 from headrace.model.families.base import GGUFSource
+from headrace.model.families.config import MAX_LAYERS
 from headrace.model.families.magnitudes import yarn_magnitude
 from headrace.model.fields import Fields
 from headrace.model.recipes import Experts, Interleaved, NameTable, Rows
@@ -95,7 +96,7 @@ def read_dense(
         head_dim=head_dim,
         inner_size=fields.integer("feed_forward_length"),
         max_context=max_context,
-        layers=(layer,) * fields.integer("block_count"),
+        layers=(layer,) * fields.integer("block_count", maximum=MAX_LAYERS),
         norm=norm,
         norm_eps=fields.number(eps_key),
         ropes=(read_rope(source, head_dim),) if rotary else (),

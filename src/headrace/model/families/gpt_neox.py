@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headrace.model.families.base import Family, GGUFSource
-from headrace.model.families.config import SizeKeys, read_dense, rope_from
+from headrace.model.families.config import SizeKeys, read_dense, rope_from, rope_parameters
 from headrace.model.families.gguf import NAMES as GGUF_NAMES
 from headrace.model.families.gguf import read_dense as read_dense_gguf
 from headrace.model.fields import Fields
@@ -45,7 +45,7 @@ def _plain(spec: ModelSpec, parallel: bool) -> ModelSpec:
 
 def _gpt_neox(config: Fields) -> ModelSpec:
     spec = read_dense(config, "GPT-NeoX", keys=KEYS, theta=None)
-    parameters = config.raw("rope_scaling") or config.raw("rope_parameters") or {}
+    parameters = rope_parameters(config)
     theta, partial = config.number("rotary_emb_base", 10_000.0), config.number("rotary_pct", 0.25)
     rope = rope_from(config, parameters, spec.head_dim, spec.max_context, theta=theta, partial=partial)
     bias = config.flag("attention_bias", True)

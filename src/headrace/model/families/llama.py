@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headrace.model.families.base import Family, GGUFSource
-from headrace.model.families.config import read_dense, windowed
+from headrace.model.families.config import MAX_EXPERTS, read_dense, windowed
 from headrace.model.families.gguf import INTERLEAVED_NAMES, with_experts
 from headrace.model.families.gguf import read_dense as read_dense_gguf
 from headrace.model.fields import Fields
@@ -59,7 +59,10 @@ def _mistral(config: Fields) -> ModelSpec:
 
 def _mixtral(config: Fields) -> ModelSpec:
     spec = read_dense(config, "Mixtral", theta=1e6)
-    experts, top_k = config.integer("num_local_experts", 8), config.integer("num_experts_per_tok", 2)
+    experts, top_k = (
+        config.integer("num_local_experts", 8, maximum=MAX_EXPERTS),
+        config.integer("num_experts_per_tok", 2),
+    )
     layer = LayerSpec(window=config.optional_integer("sliding_window"), moe=True)
     moe = MoeSpec(experts, top_k, spec.inner_size, normalize=True)
     return replace(spec, moe=moe, layers=(layer,) * spec.num_layers)

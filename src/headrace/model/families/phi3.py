@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from headrace.errors import UnsupportedModel
 from headrace.model.families.base import Family, GGUFSource
-from headrace.model.families.config import read_dense, rope_from, windowed
+from headrace.model.families.config import read_dense, rope_from, rope_parameters, windowed
 from headrace.model.families.gguf import ATTENTION_FACTOR, IGNORED, MODULES, ORIGINAL_CONTEXT, divisors
 from headrace.model.families.gguf import read_dense as read_dense_gguf
 from headrace.model.families.llama import MODULES as LLAMA_MODULES
@@ -30,8 +30,8 @@ GGUF_NAMES = NameTable({**MODULES, "blk.{}.ffn_up": GATE_UP}, ignored=IGNORED | 
 
 def _phi3(config: Fields) -> ModelSpec:
     spec = read_dense(config, "Phi-3", theta=None)
-    parameters = config.raw("rope_scaling") or config.raw("rope_parameters") or {}
-    if isinstance(parameters, dict) and parameters.get("rope_type", parameters.get("type")) in ("su", "yarn"):
+    parameters = rope_parameters(config)
+    if parameters.get("rope_type", parameters.get("type")) in ("su", "yarn"):
         parameters = {**parameters, "rope_type": "longrope"}  # its names in the first files
     rope = rope_from(
         config,

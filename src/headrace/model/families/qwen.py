@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from headrace.model.families import llama
 from headrace.model.families.base import Family, GGUFSource
-from headrace.model.families.config import read_dense, read_layer_types, windowed
+from headrace.model.families.config import MAX_EXPERTS, read_dense, read_layer_types, windowed
 from headrace.model.families.gguf import NAMES as GGUF_NAMES
 from headrace.model.families.gguf import read_dense as read_dense_gguf
 from headrace.model.families.gguf import with_experts
@@ -64,13 +64,15 @@ def _qwen3_moe(config: Fields) -> ModelSpec:
     spec = read_dense(config, "Qwen3-MoE")
     bias = config.flag("attention_bias", False)
     step = config.integer("decoder_sparse_step", 1)
-    dense = set(config.raw("mlp_only_layers") or ())
+    dense = config.items("mlp_only_layers")
     window = _window(config)  # of every layer: max_window_layers is in the configs but means nothing here
     layers = tuple(
         LayerSpec(window=window, moe=index not in dense and (index + 1) % step == 0) for index in range(spec.num_layers)
     )
     moe = MoeSpec(
-        config.integer("num_local_experts" if config.has("num_local_experts") else "num_experts", 128),
+        config.integer(
+            "num_local_experts" if config.has("num_local_experts") else "num_experts", 128, maximum=MAX_EXPERTS
+        ),
         config.integer("num_experts_per_tok", 8),
         config.integer("moe_intermediate_size", 768),
         config.flag("norm_topk_prob", False),
