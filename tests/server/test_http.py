@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -10,9 +12,11 @@ from fake_llm import FakeLLM, broken
 
 from headrace import __version__
 from headrace.errors import EngineError
+from headrace.server.app import create_app
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 JSON = {"content-type": "application/json"}
+RAW_JSON = [(b"content-type", b"application/json")]
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, object]:
@@ -102,14 +106,22 @@ def test_a_stream_on_the_wire(quick: str) -> None:
     assert parsed[-1]["usage"]["total_tokens"] == parsed[-1]["usage"]["prompt_tokens"] + 3
 
 
-def test_one_write_for_each_step(serve) -> None:
-    """Two sequences make two events in a step; they, and the roles before the first, arrive together."""
-    base = serve(FakeLLM(step_seconds=0.05))
-    body = {"model": "fake", "messages": CHAT["messages"], "max_tokens": 3, "n": 2, "stream": True}
-    with httpx.stream("POST", f"{base}/v1/chat/completions", json=body) as response:
-        writes = [data.count(b"data: ") for data in response.iter_raw()]
-    assert writes[:3] == [4, 2, 2]
-    assert sum(writes) == 9
+async def test_one_write_for_each_step() -> None:
+    """Two sequences make two events in a step; the first write has their roles, too, and the last only the end."""
+    body = json.dumps(CHAT | {"n": 2, "stream": True}).encode()
+    incoming = [{"type": "http.request", "body": body}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop() if incoming else await asyncio.get_running_loop().create_future()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [*RAW_JSON]}
+    await create_app(FakeLLM(), "fake")(scope, receive, send)
+    assert [message["body"].count(b"data: ") for message in sent[1:]] == [4, 2, 2, 1]
+    assert [message["more_body"] for message in sent[1:]] == [True, True, True, False]
 
 
 def test_an_error_event_ends_a_broken_stream(serve) -> None:

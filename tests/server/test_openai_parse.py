@@ -209,6 +209,7 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
     ({"stream": True, "stream_options": {"other": True}}, "stream_options.other"),
+    ({"metadata": {"a": "b"}, "chat_template_kwargs": {"a": 1}, "seed": 1.5}, "seed"),
     ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
     ({"prompt_logprobs": -1}, "prompt_logprobs"),
     ({"stop_token_ids": [-1]}, "stop_token_ids"),

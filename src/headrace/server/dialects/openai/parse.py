@@ -34,7 +34,7 @@ _COPIED = (
     *("n", "presence_penalty", "frequency_penalty", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos"),
     *("include_stop_str_in_output", "skip_special_tokens"),
 )
-_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
 _TAGS = {"role": "system, developer, user or assistant", "type": "text: other content is not supported"}
 
@@ -94,10 +94,9 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
     prompt_only = echo and max_tokens == 0  # scores a prompt: one token is sampled, and thrown away
     logprobs = _in_range("logprobs", fields.logprobs)
     prompt_logprobs = _prompt_logprobs(fields)
-    wanted = logprobs if echo and prompt_logprobs is None else prompt_logprobs
-    if echo and logprobs is not None and prompt_logprobs is not None:
-        wanted = max(logprobs, prompt_logprobs)
-    params = _sampling_params(fields, defaults, 1 if prompt_only else max_tokens, logprobs, wanted)
+    # With echo the prompt's log-probabilities are shown like those of the output; the engine computes the larger ask.
+    asked = [count for count in (logprobs if echo else None, prompt_logprobs) if count is not None]
+    params = _sampling_params(fields, defaults, 1 if prompt_only else max_tokens, logprobs, max(asked, default=None))
     options = _render_options(
         fields, logprobs=logprobs, prompt_logprobs=prompt_logprobs, echo=echo, prompt_only=prompt_only
     )
@@ -142,8 +141,6 @@ def _field_error(message: str) -> RequestError:
     what = what.replace("`", "").replace(" | ", " or ")
     if what.startswith("Invalid value") and (expected := _TAGS.get(path.rpartition(".")[2])):
         return UnsupportedParameter(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
-    if match["key"]:
-        what = f"{what} as a key"
     return RequestError(f"{path}: {what[:1].lower()}{what[1:]}" if path else f"The body: {what}", param=path or None)
 
 
