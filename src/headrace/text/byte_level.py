@@ -23,15 +23,6 @@ def character_to_byte() -> Mapping[str, int]:
     return {character: byte for byte, character in enumerate(byte_to_character())}
 
 
-def to_bytes(token: str) -> bytes:
-    """The bytes that a token stands for; a token with any other character (an added one) stands for its own UTF-8."""
-    table = character_to_byte()
-    try:
-        return bytes([table[character] for character in token])
-    except KeyError:
-        return token.encode("utf-8")
-
-
 def to_characters(data: bytes) -> str:
     """How bytes are written in a byte-level vocabulary."""
     table = byte_to_character()

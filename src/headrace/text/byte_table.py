@@ -181,7 +181,7 @@ def _clean_up(token: str) -> str:
 
 
 def _byte_level_pieces(names: Mapping[int, str]) -> dict[int, bytes]:
-    """`byte_level.to_bytes` of every token; the common case in two calls each."""
+    """What byte-level tokens stand for; one with any other character (an added token) stands for its own UTF-8."""
     stands_for = {ord(character): byte for character, byte in byte_level.character_to_byte().items()}
     # Latin-1 characters that stand for no byte must not pass for themselves.
     translation = {code: stands_for.get(code, 0x100) for code in (*range(256), *stands_for)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ from headrace.errors import RequestError
 
 Message: TypeAlias = dict[str, Any]
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -64,6 +66,8 @@ def plain(value: Any, what: str, param: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
+        if not value.isascii() and _SURROGATE.search(value):
+            raise RequestError(f"{what} has a lone surrogate, expected valid Unicode", param=param)
         return str(value)
     if isinstance(value, int):
         return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -51,7 +52,8 @@ class Tokenizer:
         Raises:
             RequestError: the text has a lone surrogate, which is no character.
         """
-        return self.encode_batch([text], add_special_tokens)[0]
+        _check_text(text)
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of each text, on several threads."""
@@ -105,11 +107,12 @@ class Tokenizer:
 
 
 def _check_text(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    if not text.isascii() and (found := _SURROGATE.search(text)) is not None:
         raise RequestError(
-            f"the text has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}; "
+            f"the prompt has a lone surrogate (U+{ord(found[0]):04X}) at character {found.start()}; "
             "expected valid Unicode",
             param="prompt",
-        ) from None
+        )
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
