@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from headrace.cli.main import main
+from headrace.cli.command import main
 
 __all__ = ["main"]

@@ -112,9 +112,12 @@ class Conversation:
             self._messages.append({"role": "assistant", "content": "".join(said)})
 
     def tell(self, opening: str) -> None:
-        """Stream a text that begins with `opening`; not part of the conversation."""
-        opened = self._llm.stream(opening, self._params)
-        self._stream(opened, [], opening)
+        """Stream a text that goes on from `opening`, as if a user had opened it."""
+        said = [opening]
+        self._stream(self._llm.stream(opening, self._params), said, opening)
+        if self.has_memory:
+            self._messages.append({"role": "user", "content": opening})
+            self._messages.append({"role": "assistant", "content": "".join(said)})
 
     def _stream(self, stream: Iterator[Chunk], said: list[str] | None = None, opening: str = "") -> None:
         out, timing = TextOut(), Timing()

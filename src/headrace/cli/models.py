@@ -26,7 +26,10 @@ def models(*, as_json: bool) -> None:
     show(table("Families", ("family", "model_type in config.json", "architecture in GGUF"), names))
     formats = [(one["name"], f"{one['bits']:.2f}", "yes" if one["can_quantize"] else "") for one in listing["formats"]]
     show(table("Formats of weights", ("format", "bits per weight", "--quantize writes"), formats, numbers=(1,)))
-    local = [(one["name"], "bundled", format_bytes(one["nbytes"]), "") for one in listing["bundled"]]
+    local = [
+        (one["name"], "bundled" if one["path"] else "missing: install headrace again", format_bytes(one["nbytes"]), "")
+        for one in listing["bundled"]
+    ]
     local += [(one["name"], one["format"], format_bytes(one["nbytes"]), one["revision"]) for one in listing["cached"]]
     show(
         table(
@@ -37,7 +40,7 @@ def models(*, as_json: bool) -> None:
 
 def _listing() -> dict[str, Any]:
     from headrace.formats.codecs import CODECS
-    from headrace.hub.resolve import BUNDLED, bundled_folder
+    from headrace.hub.resolve import BUNDLED
     from headrace.hub.store import cache_folder, cached_models
     from headrace.model.loader import families
     from headrace.model.weights import QUANTIZE_CODECS
@@ -55,11 +58,7 @@ def _listing() -> dict[str, Any]:
             }
             for codec in CODECS.values()
         ],
-        "bundled": [
-            {"name": name, "path": str(folder), "nbytes": sum(file.stat().st_size for file in folder.rglob("*.*"))}
-            for name in BUNDLED
-            if (folder := bundled_folder(name)).is_dir()
-        ],
+        "bundled": [_bundled(name) for name in BUNDLED],
         "cache": str(cache_folder()),
         "cached": [
             {
@@ -72,3 +71,14 @@ def _listing() -> dict[str, Any]:
             for model in cached_models()
         ],
     }
+
+
+def _bundled(name: str) -> dict[str, Any]:
+    from headrace.errors import DamagedFile
+    from headrace.hub.resolve import bundled_folder
+
+    try:
+        folder = bundled_folder(name)
+    except DamagedFile:
+        return {"name": name, "path": None, "nbytes": 0}
+    return {"name": name, "path": str(folder), "nbytes": sum(file.stat().st_size for file in folder.iterdir())}

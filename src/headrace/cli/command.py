@@ -67,15 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (_ReaderGone, BrokenPipeError):
         _drop_output()
         return BROKEN_PIPE
-    except (KeyboardInterrupt, click.Abort) as error:
-        return _fail(error, None, INTERRUPTED, debug)
-    except click.ClickException as error:
-        return _fail(error, _usage_message(error), error.exit_code, debug)
-    except HeadraceError as error:
-        return _fail(error, str(error), 1, debug)
-    except Exception as error:  # noqa: BLE001  (the outermost handler: a bug of ours is one line too)
-        message = f"{type(error).__name__}: {error}".rstrip(": ")
-        return _fail(error, f"{message}; this is a bug: run again with --debug and report what it shows", 1, debug)
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  (the outermost handler: a bug is one line too)
+        message, code = _explain(error)
+        return _fail(error, message, code, debug)
     return code if isinstance(code, int) else 0
 
 
@@ -85,6 +79,20 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("headrace")
     logger.handlers = [handler]
     logger.propagate = False
+
+
+def _explain(error: BaseException) -> tuple[str | None, int]:
+    """What to say and the exit code."""
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return None, INTERRUPTED
+    if isinstance(error, click.ClickException):
+        return _usage_message(error), error.exit_code
+    if isinstance(error, HeadraceError):
+        return str(error), 1
+    if isinstance(error, MemoryError):
+        return "out of memory; lower --kv-memory or --max-context, give --quantize q8, or take a smaller model", 1
+    message = f"{type(error).__name__}: {error}".rstrip(": ")
+    return f"{message}; this is a bug: run again with --debug and report what it shows", 1
 
 
 def _usage_message(error: click.ClickException) -> str:
@@ -100,8 +108,6 @@ def _fail(error: BaseException, message: str | None, code: int, debug: DebugSwit
         traceback.print_exception(error)
     if message is not None:
         click.echo(click.style("error: ", fg="red", bold=True) + " ".join(message.split()), err=True)
-    elif sys.stderr.isatty():
-        click.echo(err=True)  # ^C stands on the line
     try:
         sys.stdout.flush()
     except BrokenPipeError:
