@@ -20,6 +20,7 @@ from headrace.hub.files import ModelFiles
 from headrace.text import gguf_vocab
 from headrace.text.byte_level import splitter
 from headrace.text.pretokenizers import PRE_TOKENIZERS
+from headrace.text.sentencepiece import merges_by_score
 from headrace.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -106,6 +107,27 @@ def test_spm_with_placeholder_scores_merges_in_the_order_of_ids(
     tokenizer = load({**metadata, "scores": np.full(len(metadata["tokens"]), -1000.0, np.float32)})
     for text in texts:
         assert tokenizer.encode(text, add_special_tokens=False) == oracle.encode(text)
+
+
+def test_spm_with_placeholder_scores_and_merges(train_sentencepiece: Callable[..., Path], texts: list[str]) -> None:
+    path = train_sentencepiece(
+        model_type="bpe", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False
+    )
+    metadata, oracle = spm_metadata(path, "llama")
+    tokens = metadata["tokens"]
+    # Numbered the other way round, so that only the merges know the order.
+    order = [*range(259), *reversed(range(259, len(tokens)))]
+    pieces = merges_by_score(tokens, list(metadata["scores"]), range(259, len(tokens)))
+    tokenizer = load(
+        {
+            **metadata,
+            "tokens": [tokens[index] for index in order],
+            "scores": np.full(len(tokens), -1000.0, np.float32),
+            "merges": [f"{left} {right}" for left, right in pieces] + ["not there"],
+        }
+    )
+    for text in texts:
+        assert [order[token_id] for token_id in tokenizer.encode(text, add_special_tokens=False)] == oracle.encode(text)
 
 
 @pytest.mark.parametrize("squeeze", [True, False])

@@ -154,9 +154,13 @@ def _has_flush_and_call(texts: Mapping[str, int]) -> bool:
 
 def _build_spm(vocabulary: GGUFVocabulary, source: object) -> tuple[tokenizers.Tokenizer, Surround]:
     mergeable = [index for index, _ in vocabulary.of_type(PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)]
-    merges = sentencepiece.merges_by_score(vocabulary.tokens, vocabulary.scores, mergeable)
-    byte_fallback = any(True for _ in vocabulary.of_type(PieceType.BYTE))
     vocab = {token: index for index, token in enumerate(vocabulary.tokens)}
+    if vocabulary.merges and len({vocabulary.scores[index] for index in mergeable}) == 1:
+        # Converted from a tokenizer.json, which has merges and no scores; the scores are placeholders.
+        merges = _usable_merges(vocabulary, vocab)
+    else:
+        merges = sentencepiece.merges_by_score(vocabulary.tokens, vocabulary.scores, mergeable)
+    byte_fallback = any(True for _ in vocabulary.of_type(PieceType.BYTE))
     backend = tokenizers.Tokenizer(sentencepiece.bpe(vocab, merges, vocabulary.text("unk"), byte_fallback))
     sentencepiece.set_space_handling(backend, b"", False, vocabulary.flag("add_space_prefix", True))
     return backend, _surround(vocabulary, source, add_bos=True, add_eos=False)
@@ -170,8 +174,7 @@ def _build_bpe(vocabulary: GGUFVocabulary, source: object) -> tuple[tokenizers.T
     if not vocabulary.merges:
         raise UnsupportedModel(f"{source} has no tokenizer.ggml.merges; convert it again with a recent converter")
     index = {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
-    # A merge of tokens that are not in the vocabulary can never be used; converters leave some for renamed tokens.
-    merges = [pair for pair in vocabulary.merges if pair[0] in index and pair[1] in index and "".join(pair) in index]
+    merges = _usable_merges(vocabulary, index)
     if kind.normalize_spaces:
         backend = _space_bpe(vocabulary, kind, index, merges)
     else:
@@ -180,6 +183,11 @@ def _build_bpe(vocabulary: GGUFVocabulary, source: object) -> tuple[tokenizers.T
     if name == "gemma4":  # its files say false and mean true
         return backend, _surround(vocabulary, source, True, False, force_bos=True)
     return backend, _surround(vocabulary, source, add_bos, kind.add_sep)
+
+
+def _usable_merges(vocabulary: GGUFVocabulary, index: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The merges between tokens of the vocabulary; others, which converters leave for renamed tokens, give no token."""
+    return [pair for pair in vocabulary.merges if pair[0] in index and pair[1] in index and "".join(pair) in index]
 
 
 def _space_bpe(
