@@ -8,7 +8,7 @@ import pytest
 from gguf.quants import dequantize
 from ops_cases import dense, encoded_rows, same_bits, tensor_of
 
-from headrace import _core
+from headrace import _core  # noqa: TID251
 from headrace.errors import UnsupportedModel
 from headrace.formats.codecs import CODECS, opaque_codec
 from headrace.formats.tensor import Tensor

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ops_cases import batch_on, dense, floats, make_batch, qkv_width, rope_table, same_bits, sampling_batch
 
-from headrace import _core
+from headrace import _core  # noqa: TID251
 from headrace.config import EngineConfig
 from headrace.errors import ConfigError
 from headrace.formats.codecs import CODECS

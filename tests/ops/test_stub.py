@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from headrace import _core
+from headrace import _core  # noqa: TID251
 
 
 def _stub_parameters() -> dict[str, list[str]]:
