@@ -222,7 +222,8 @@ def test_two_engines_in_one_process(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("prompt", "params", "error", "message"),
     [
-        ([], GREEDY, RequestError, "the prompt is empty"),
+        ([[]], GREEDY, RequestError, "the prompt is empty"),
+        ([5], SamplingParams(stop_token_ids=[10**6]), RequestError, "stop_token_ids has token id 1000000"),
         ([5, 10**6], GREEDY, RequestError, "token id 1000000"),
         ([5, -1], GREEDY, RequestError, "token id -1"),
         ([5, 1.5], GREEDY, RequestError, "the prompt must be a string, a list of token ids"),

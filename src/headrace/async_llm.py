@@ -79,8 +79,9 @@ class AsyncLLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        add_special_tokens: bool = False,
     ) -> list[int]:
-        """A conversation through the model's chat template as token ids.
+        """A conversation through the model's chat template as token ids; see `Frontend.encode_chat`.
 
         Raises:
             MissingChatTemplate: the model has none.
@@ -92,6 +93,7 @@ class AsyncLLM:
             chat_template_kwargs=chat_template_kwargs,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            add_special_tokens=add_special_tokens,
         )
 
     def submit(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None) -> AsyncStream:

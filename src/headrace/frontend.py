@@ -80,6 +80,7 @@ class Frontend:
         text, token_ids = self._tokenize(prompt)
         self._check_ids("prompt", token_ids)
         self._check_ids("logit_bias", params.logit_bias or ())
+        self._check_ids("stop_token_ids", params.stop_token_ids or ())
         if params.stop_strings and self.tokenizer is None:
             raise RequestError(
                 "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
@@ -103,8 +104,11 @@ class Frontend:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        add_special_tokens: bool = False,
     ) -> list[int]:
         """A conversation through the model's chat template as token ids.
+
+        Templates write their special tokens themselves; `add_special_tokens` adds the tokenizer's own around them.
 
         Raises:
             MissingChatTemplate: the model has none.
@@ -122,7 +126,7 @@ class Frontend:
             continue_final_message=continue_final_message,
             template_kwargs=chat_template_kwargs,
         )
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         text: object = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt

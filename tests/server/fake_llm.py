@@ -72,7 +72,7 @@ class FakeLLM:
         if self.chat_template is None:
             raise MissingChatTemplate("fake has no chat template; give one with --chat-template FILE", param="messages")
         self.chats.append({"messages": messages, **options})
-        return list(self.chat_template.render(messages).encode())
+        return [256] * options["add_special_tokens"] + list(self.chat_template.render(messages).encode())
 
     def submit(self, prompt: Any, params: SamplingParams, *, request_id: str | None = None) -> FakeStream:
         if not self.is_alive:

@@ -165,18 +165,10 @@ def _open_prompt(
 
 
 def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> list[int]:
-    if prompt.add_special_tokens and llm.chat_template is not None and llm.tokenizer is not None:
-        text = llm.chat_template.render(
-            prompt.messages,
-            tools=None,
-            add_generation_prompt=prompt.add_generation_prompt,
-            continue_final_message=prompt.continue_final_message,
-            template_kwargs=prompt.chat_template_kwargs,
-        )
-        return llm.tokenizer.encode(text, add_special_tokens=True)
     return llm.encode_chat(
         prompt.messages,
         chat_template_kwargs=prompt.chat_template_kwargs,
         add_generation_prompt=prompt.add_generation_prompt,
         continue_final_message=prompt.continue_final_message,
+        add_special_tokens=prompt.add_special_tokens,
     )
