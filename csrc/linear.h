@@ -10,8 +10,10 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int TILE_ROWS = 4, TILE_TOKENS = 4, FUSED_ROWS = 8;
-#else
+#elif defined(__AVX2__) || defined(__aarch64__)
 constexpr int TILE_ROWS = 2, TILE_TOKENS = 2, FUSED_ROWS = 4;
+#else  // 16 registers of four floats: one row of accumulators takes four
+constexpr int TILE_ROWS = 2, TILE_TOKENS = 1, FUSED_ROWS = 2;
 #endif
 
 HEADRACE_INLINE void finish(const LinearBlock& b, size_t row, size_t token, f32x16 lanes) {

@@ -23,7 +23,18 @@ HEADRACE_INLINE float read_f16(const uint8_t* from) {
 }
 
 HEADRACE_INLINE f32x16 to_float(u8x16 q) { return from_i8(reinterpret_cast<i8x16>(q)); }
-HEADRACE_INLINE u8x16 low_nibbles(u8x16 bytes, int shift) { return (bytes >> static_cast<uint8_t>(shift)) & 15; }
+
+typedef uint16_t u16x8 __attribute__((vector_size(16)));
+
+// (byte >> shift) & mask for each byte. x86 shifts 16 bits at least: what a neighbour shifts in is masked away.
+HEADRACE_INLINE u8x16 bits_of(u8x16 bytes, size_t shift, uint8_t mask) {
+    return reinterpret_cast<u8x16>(reinterpret_cast<u16x8>(bytes) >> static_cast<uint16_t>(shift)) & mask;
+}
+// byte << shift for bytes that stay below 256.
+HEADRACE_INLINE u8x16 raised(u8x16 bytes, int shift) {
+    return reinterpret_cast<u8x16>(reinterpret_cast<u16x8>(bytes) << static_cast<uint16_t>(shift));
+}
+HEADRACE_INLINE u8x16 low_nibbles(u8x16 bytes, size_t shift) { return bits_of(bytes, shift, 15); }
 
 // Codecs of single values: any number of columns; `load_tail` reads the last n < 16 and pads with zeros.
 struct ReadF32 {
@@ -127,7 +138,7 @@ struct ReadQ2_K : Blocked {
         const uint8_t* block = row + k / 256 * 84;
         const size_t i = k % 256;
         const uint8_t scale = block[i / 16];
-        const u8x16 q = (load_bytes(block + 16 + i / 128 * 32 + i % 32) >> static_cast<uint8_t>(i % 128 / 32 * 2)) & 3;
+        const u8x16 q = bits_of(load_bytes(block + 16 + i / 128 * 32 + i % 32), i % 128 / 32 * 2, 3);
         const float d = read_f16(block + 80) * static_cast<float>(scale & 15);
         const float m = read_f16(block + 82) * static_cast<float>(scale >> 4);
         return to_float(q) * set1(d) - set1(m);
@@ -140,9 +151,9 @@ struct ReadQ3_K : Blocked {
         const uint8_t* scales = block + 96;
         const int low = (scales[s % 8] >> (s / 8 * 4)) & 15, high = (scales[8 + s % 4] >> (s / 4 * 2)) & 3;
         const float d = read_f16(block + 108) * static_cast<float>((low | high << 4) - 32);
-        const u8x16 two = (load_bytes(block + 32 + i / 128 * 32 + i % 32) >> static_cast<uint8_t>(i % 128 / 32 * 2)) & 3;
-        const u8x16 third = (load_bytes(block + i % 32) >> static_cast<uint8_t>(i / 32)) & 1;
-        return to_float(two - ((third ^ 1) << 2)) * set1(d);
+        const u8x16 two = bits_of(load_bytes(block + 32 + i / 128 * 32 + i % 32), i % 128 / 32 * 2, 3);
+        const u8x16 third = bits_of(load_bytes(block + i % 32), i / 32, 1);
+        return to_float(two - raised(third ^ 1, 2)) * set1(d);
     }
 };
 
@@ -171,8 +182,8 @@ struct ReadQ5_K : Blocked {
         const uint8_t* block = row + k / 256 * 176;
         const size_t i = k % 256;
         const u8x16 low = low_nibbles(load_bytes(block + 48 + i / 64 * 32 + i % 32), i % 64 / 32 * 4);
-        const u8x16 fifth = (load_bytes(block + 16 + i % 32) >> static_cast<uint8_t>(i / 32)) & 1;
-        return scaled_minus_min(block, i, low | (fifth << 4));
+        const u8x16 fifth = bits_of(load_bytes(block + 16 + i % 32), i / 32, 1);
+        return scaled_minus_min(block, i, low | raised(fifth, 4));
     }
 };
 struct ReadQ6_K : Blocked {
@@ -181,9 +192,9 @@ struct ReadQ6_K : Blocked {
         const size_t i = k % 256;
         const u8x16 low = low_nibbles(load_bytes(block + i / 128 * 64 + i % 64), i % 128 / 64 * 4);
         const uint8_t* high = block + 128 + i / 128 * 32 + i % 32;
-        const u8x16 top = (load_bytes(high) >> static_cast<uint8_t>(i % 128 / 32 * 2)) & 3;
+        const u8x16 top = bits_of(load_bytes(high), i % 128 / 32 * 2, 3);
         const float scale = static_cast<float>(static_cast<int8_t>(block[192 + i / 16]));
-        return to_float((low | (top << 4)) - 32) * set1(read_f16(block + 208) * scale);
+        return to_float((low | raised(top, 4)) - 32) * set1(read_f16(block + 208) * scale);
     }
 };
 struct ReadIQ4_XS : Blocked {

@@ -169,10 +169,9 @@ def _wrong_calls(ops: CpuOps) -> list[tuple[type[Exception], Callable[[], Any]]]
 
 
 def test_wrong_arguments_raise_and_never_crash(ops: CpuOps) -> None:
-    for index, (error, call) in enumerate(_wrong_calls(ops)):
+    for error, call in _wrong_calls(ops):
         with pytest.raises(error):
             call()
-            pytest.fail(f"call {index} was accepted")
 
 
 def test_nothing_to_do(ops: CpuOps) -> None:
