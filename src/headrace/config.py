@@ -26,7 +26,7 @@ class EngineConfig:
     """Compute threads; None is one for each core that this process may use. Never changes a result."""
     max_context: int | None = None
     """Longest prompt + output in tokens; None is the model's own limit, or what the KV cache holds if that is less."""
-    max_batch_tokens: int = 512
+    max_batch_tokens: int = 256
     """Token budget of one step: decodes first, prompt chunks with what is left. Never changes a result."""
     max_sequences: int = 128
     """Sequences that run at once; more wait. Never changes a result."""

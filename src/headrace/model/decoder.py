@@ -12,8 +12,6 @@ from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeig
 from headrace.ops.base import Array, HeadLayout, KVCache, Ops
 from headrace.types import Batch, IntArray
 
-_KV_BYTES = 2  # float16
-
 
 class Decoder:
     """A model ready to run: what to compute (`spec`), with what (`weights`), on what (`ops`).
@@ -54,7 +52,7 @@ class Decoder:
 
     def cache_block_bytes(self, block_size: int) -> int:
         """Memory of one block of the cache, over all layers, keys and values."""
-        return 2 * self.spec.num_layers * block_size * self.spec.num_kv_heads * self.spec.head_dim * _KV_BYTES
+        return int(self.new_cache(1, block_size).nbytes)
 
     def forward(self, batch: Batch, cache: KVCache) -> Array:
         """Compute the batch's tokens, write their keys and values into the cache: logits [R, V] float32.

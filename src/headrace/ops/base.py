@@ -22,7 +22,7 @@ Array: TypeAlias = Any
 """A backend's array: numpy.ndarray on the CPU, torch.Tensor on a GPU."""
 
 KVCache: TypeAlias = Any
-"""A backend's paged key-value cache, made by `new_kv_cache`; its layout is the backend's own."""
+"""A backend's paged key-value cache, made by `new_kv_cache`; its layout is the backend's own, `nbytes` its size."""
 
 
 class Weight(Protocol):

@@ -40,6 +40,10 @@ class ReferenceCache:
     values: NDArray[np.float16]
     block_size: int
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
 
 def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
     y: FloatArray = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(eps)) * weight
