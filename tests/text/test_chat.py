@@ -284,6 +284,17 @@ def test_further_arguments() -> None:
             render("fixed", message, continue_final_message=True, add_generation_prompt=False)
 
 
+def test_which_variables_a_template_reads(shared: Path) -> None:
+    def reads(name: str, variable: str) -> bool:
+        source = (shared / f"data/chat_templates/{name}.jinja").read_text(encoding="utf-8")
+        return ChatTemplate(source, ROLES).reads(variable)
+
+    assert reads("Qwen-Qwen3-0.6B", "tools")
+    assert reads("Qwen-Qwen3-0.6B", "enable_thinking")
+    assert not reads("Qwen-Qwen2.5-7B-Instruct", "enable_thinking")
+    assert not reads("google-gemma-2-2b-it", "tools")
+
+
 def test_a_template_gets_copies() -> None:
     messages = [user(), assistant("", tool_calls=[CALL])]
     before = json.dumps(messages)

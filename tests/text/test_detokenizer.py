@@ -20,7 +20,31 @@ from headrace.text.tokenizer import Tokenizer
 from headrace.text.vocabulary import Vocabulary
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-WORDS = ["<s>", "</s>", "<unk>", "▁", "▁a", "b", "▁▁c", "é", "🦙", " d", ".", "▁.", "n't", "##x", "##'s", "do", "y</w>"]
+WORDS = [
+    "<s>",
+    "</s>",
+    "<unk>",
+    "▁",
+    "▁a",
+    "b",
+    "▁▁c",
+    "é",
+    "🦙",
+    " d",
+    ".",
+    "▁.",
+    "n't",
+    "##x",
+    "##'s",
+    "do",
+    "y</w>",
+    *"?!,",
+    "' ",
+    "do not",
+    "'m",
+    "'ve",
+    "'re",
+]
 SPECIAL = ["<s>", "</s>"]
 
 

@@ -275,6 +275,13 @@ def test_refusals(byte_level_files: Path, change: dict[str, Any], error: type[Ex
         load(bpe_metadata(byte_level_files, **change))
 
 
+@pytest.mark.parametrize("more", [{"precompiled_charsmap": np.array([-1, 1, 2], np.int8)}, {"unknown_token_id": 5}])
+def test_damage_that_the_library_finds(more: dict[str, Any]) -> None:
+    metadata = {"model": "t5", "tokens": ["a", "b"], "scores": [0.0, 0.0], "eos_token_id": 1, **more}
+    with pytest.raises(DamagedFile, match=r"test\.gguf"):
+        load(metadata)
+
+
 def test_no_vocabulary() -> None:
     assert gguf_vocab.load({}, "test.gguf") is None
     assert gguf_vocab.load({"tokenizer.ggml.model": "no_vocab"}, "test.gguf") is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from jinja2.exceptions import SecurityError
 
 from headrace.errors import DamagedFile, HeadraceError, ModelError, ModelNotFound, RequestError
@@ -98,6 +99,10 @@ class ChatTemplate:
             return _render_open(template, conversation, arguments)
         return template.render({**arguments, "messages": conversation})
 
+    def reads(self, name: str) -> bool:
+        """Whether a variable, such as "tools" or "enable_thinking", makes any difference to the template."""
+        return any(name in template.variables for template in self._templates.values())
+
     def _choose(self, has_tools: bool) -> CompiledTemplate:
         names = (TOOL_USE, DEFAULT) if has_tools else (DEFAULT,)
         for name in names:
@@ -119,6 +124,8 @@ class CompiledTemplate:
         self._special_tokens = special_tokens
         try:
             self._template = environment.from_string(source)
+            self.variables = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+            """The variables that the template reads and does not set itself"""
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(
                 f"the chat template ({name}) is broken at line {error.lineno}: {error.message}; "

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, normalizers, processors
 
-from headrace.errors import DamagedFile, UnsupportedModel
+from headrace.errors import DamagedFile, HeadraceError, UnsupportedModel
 from headrace.hub.files import ModelFiles
 from headrace.text import byte_level, sentencepiece, tiktoken
 from headrace.text.pretokenizers import PRE_TOKENIZERS
@@ -98,7 +98,12 @@ def _read_sentencepiece(path: Path, config: Mapping[str, Any]) -> tokenizers.Tok
             f"{path} belongs to a {class_name}, which is not implemented without a tokenizer.json; add one"
         )
     model = sentencepiece.read(path)
-    backend = sentencepiece.build(model, path, legacy=config.get("legacy") is not False)
+    try:
+        backend = sentencepiece.build(model, path, legacy=config.get("legacy") is not False)
+    except HeadraceError:
+        raise
+    except Exception as error:  # the library raises no other kind
+        raise DamagedFile(f"{path} cannot be used ({error}); download it again") from error
     ends: dict[str, tuple[tuple[str, int], ...]] = {}
     for role, default in (("bos", True), ("eos", False)):
         text = model.role(role)

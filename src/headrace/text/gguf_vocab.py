@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from headrace.errors import DamagedFile, UnsupportedModel
+from headrace.errors import DamagedFile, HeadraceError, UnsupportedModel
 from headrace.text import byte_level, sentencepiece
 from headrace.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from headrace.text.sentencepiece import SPACE, PieceType
@@ -117,8 +117,13 @@ def load(metadata: Mapping[str, Any], source: object) -> Vocabulary | None:
     ends = ends_of_generation(vocabulary.tokens, metadata, vocabulary.ids.get("eos"))
     for token_id in ends:  # some converters forget to mark them
         vocabulary.types[token_id] = PieceType.CONTROL
-    backend, surround = builder(vocabulary, source)
-    _add_special_tokens(backend, vocabulary)
+    try:
+        backend, surround = builder(vocabulary, source)
+        _add_special_tokens(backend, vocabulary)
+    except HeadraceError:
+        raise
+    except Exception as error:  # the library raises no other kind
+        raise DamagedFile(f"{source} has a vocabulary that cannot be used ({error}); download it again") from error
     processor = surround.processor()
     if processor is not None:
         backend.post_processor = processor
