@@ -64,6 +64,7 @@ def test_errors_are_lines_and_forgotten(typed: Typed) -> None:
     shown = typed("too long\r", "two\r", "/fly\r", "   \r", "/help\r", "/exit\r", "never sent\r")
     assert "error: the conversation is too long\n" in shown
     assert "user:two \n" in shown
+    assert "user:too long" not in shown
     assert "no command /fly; /help lists them" in shown
     assert "Alt-Enter begins a new line" in shown
     assert "never sent" not in shown

@@ -55,9 +55,9 @@ def bench(
     The table goes to stderr; stdout gets one JSON object with everything, as the last line.
     """
     from headrace.cli.measure import Plan, measure
-    from headrace.cli.report import benchmark_table, show
+    from headrace.cli.report import benchmark_table, rounded, show
 
     plan = Plan(prompt_tokens=prompt_tokens, batches=batches, repeats=repeats, seconds=seconds)
     result = measure(model, config, plan, say=lambda line: click.secho(line, dim=True, err=True))
     show(benchmark_table(result), err=True)
-    click.echo(json.dumps(result))
+    click.echo(json.dumps(rounded(result)))

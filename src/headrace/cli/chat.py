@@ -17,8 +17,9 @@ HELP = """\
 /clear   forget the conversation
 /exit    leave (or Ctrl-D)
 
-Enter sends, Alt-Enter begins a new line, a pasted text may have many. Up and Down go through what you typed.
-Ctrl-C stops an answer. A message that begins with / is a command: put a space before it to send it."""
+Enter sends, Alt-Enter begins a new line; a pasted text may have many lines.
+Up and Down go through what you typed. Ctrl-C stops an answer.
+A line that begins with / is a command; put a space before it to send it."""
 
 
 def chat(conversation: Conversation) -> None:

@@ -151,10 +151,7 @@ class _Bench:
         room = self._llm.max_context - _DECODE_PROMPT
         streams = [self._open(_DECODE_PROMPT, room) for _ in range(batch)]
         try:
-            for number, stream in enumerate(streams):  # a stream begins at its first chunk, so they begin one by one …
-                _advance([stream], 1)
-                for ahead in streams[:number]:  # … and those before it have gone on by one token
-                    _advance([ahead], 1)
+            _advance(streams, 1)  # they begin one by one: the first is up to `batch` tokens ahead from now on
             trial = self._time(lambda: _advance(streams, _TRIAL_STEPS))
             most = min(_MOST_STEPS, room - batch - _TRIAL_STEPS)
             steps = max(_TRIAL_STEPS, min(most, round(seconds * trial.steps / trial.wall)))
@@ -174,7 +171,7 @@ class _Bench:
 
 
 def _advance(streams: list[Generator[Chunk]], tokens: int) -> None:
-    """Take that many chunks (one per step) from each stream; the first to ask makes the step for all."""
+    """Take that many chunks from each stream; each round is one step, made for all by the one that is behind."""
     for _ in range(tokens):
         for stream in streams:
             next(stream)

@@ -31,11 +31,8 @@ def models(*, as_json: bool) -> None:
         for one in listing["bundled"]
     ]
     local += [(one["name"], one["format"], format_bytes(one["nbytes"]), one["revision"]) for one in listing["cached"]]
-    show(
-        table(
-            f"Models here (hub cache: {listing['cache']})", ("MODEL", "from", "size", "revision"), local, numbers=(2,)
-        )
-    )
+    show(table("Models here", ("MODEL", "from", "size", "revision"), local, numbers=(2,)))
+    click.echo(f"the hub's cache: {listing['cache']}")
 
 
 def _listing() -> dict[str, Any]:

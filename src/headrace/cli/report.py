@@ -63,3 +63,12 @@ def benchmark_table(result: dict[str, Any]) -> Table:
 def number(value: float) -> str:
     """Three significant digits, thousands separated."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def rounded(value: Any) -> Any:
+    """The same JSON value with floats of six significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -23,6 +23,8 @@ from headrace.hub.failures import HTTPError
 PARTIAL = ".headrace.incomplete"
 LARGE = 8 << 20
 """Files from this size are resumed between processes; smaller ones huggingface_hub downloads alone."""
+MOST = 50_000_000_000
+"""Larger ones the hub does not send over plain HTTP; huggingface_hub has its own protocol for them."""
 _PIECE = 1 << 20
 _WORKERS = 4
 ATTEMPTS = 5

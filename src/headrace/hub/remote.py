@@ -17,7 +17,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from headrace.config import hub_is_offline
 from headrace.errors import HeadraceError, ModelError, ModelNotFound
 from headrace.hub.choices import INDEX, folder_files, gguf_choices, missing_parts, pick_gguf
-from headrace.hub.download import LARGE, Advance, RemoteFile, download_all
+from headrace.hub.download import LARGE, MOST, Advance, RemoteFile, download_all
 from headrace.hub.failures import explain, is_unreachable
 from headrace.hub.names import HubName
 from headrace.hub.quiet import QuietBar
@@ -31,7 +31,7 @@ class _Listing:
 
     commit: str
     files: dict[str, RemoteFile | None]
-    """By name; None for those without a size and sha256 (small ones, kept in git itself)"""
+    """By name; None for those that huggingface_hub downloads alone"""
     sizes: dict[str, int]
 
 
@@ -82,7 +82,7 @@ def _list(name: HubName) -> _Listing:
     for sibling in info.siblings or ():
         sizes[sibling.rfilename] = sibling.size or 0
         files[sibling.rfilename] = None
-        if sibling.lfs is not None and sibling.size is not None and sibling.size >= LARGE:
+        if sibling.lfs is not None and sibling.size is not None and LARGE <= sibling.size <= MOST:
             url = hf_hub_url(name.repository, sibling.rfilename, revision=info.sha)
             files[sibling.rfilename] = RemoteFile(sibling.rfilename, url, sibling.size, sibling.lfs.sha256)
     assert info.sha is not None
