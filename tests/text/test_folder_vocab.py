@@ -79,8 +79,17 @@ def compare(ours: Tokenizer, theirs: PreTrainedTokenizerFast, texts: list[str]) 
     ("class_name", "theirs"),
     [("GPT2Tokenizer", GPT2Tokenizer), ("RobertaTokenizer", RobertaTokenizer), ("Qwen2TokenizerFast", Qwen2Tokenizer)],
 )
-def test_vocabulary_and_merges(byte_level_files: Path, write_folder: Write, class_name: str, theirs: Any) -> None:
-    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+@pytest.mark.parametrize("space", [True, False])
+def test_vocabulary_and_merges(
+    byte_level_files: Path, write_folder: Write, class_name: str, theirs: Any, space: bool
+) -> None:
+    roles = {
+        "add_prefix_space": space,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    }
     files = write_folder(
         {
             "vocab.json": byte_level_files / "vocab.json",
@@ -252,6 +261,22 @@ def test_no_tokenizer(write_folder: Write) -> None:
             {"vocab.json": "{}", "merges.txt": "", "tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer"}},
             UnsupportedModel,
             "CLIPTokenizer",
+        ),
+        (
+            {
+                "tokenizer.json": '{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
+                "config.json": {"eos_token_id": "2"},
+            },
+            DamagedFile,
+            "eos_token_id",
+        ),
+        (
+            {
+                "tokenizer.json": '{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
+                "tokenizer_config.json": {"added_tokens_decoder": {"0": "x"}},
+            },
+            DamagedFile,
+            "added_tokens_decoder",
         ),
         ({"tokenizer.json": "{"}, DamagedFile, "tokenizer.json"),
         ({"tokenizer.json": "{}"}, DamagedFile, "tokenizer.json"),

@@ -268,6 +268,8 @@ def split(pattern: Any, text: str) -> list[str]:
         ({"tokens": ["a", "b", "a"]}, DamagedFile, "'a' twice"),
         ({"token_type": [1, 1]}, DamagedFile, "token_type"),
         ({"bos_token_id": 10**6}, DamagedFile, "bos_token_id"),
+        ({"tokens": 7}, DamagedFile, "cannot be used"),
+        ({"scores": ["a"] * 600}, DamagedFile, "cannot be used"),
     ],
 )
 def test_refusals(byte_level_files: Path, change: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -30,7 +30,10 @@ def to_characters(data: bytes) -> str:
 
 
 def splitter(patterns: Sequence[str], add_prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
-    """Split by each pattern in turn (what lies between matches is a piece as well), then write bytes as characters."""
+    """Split by each pattern in turn (what lies between matches is a piece as well), then write bytes as characters.
+
+    Without patterns the pieces are GPT-2's. `add_prefix_space` is that of `tokenizers`' ByteLevel, the last step.
+    """
     steps: list[pre_tokenizers.PreTokenizer] = [
         pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns
     ]

@@ -77,7 +77,9 @@ def _load_backend(files: ModelFiles, config: Mapping[str, Any]) -> tokenizers.To
     for vocabulary, merges in (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")):
         first, second = files.path(vocabulary), files.path(merges)
         if first is not None and second is not None:
-            return _read_vocabulary_and_merges(first, second, _class_name(files, config, vocabulary))
+            return _read_vocabulary_and_merges(
+                first, second, _class_name(files, config, vocabulary), config.get("add_prefix_space") is True
+            )
     for name in _UNREADABLE:
         if (path := files.path(name)) is not None:
             raise UnsupportedModel(f"{path} is a tokenizer file that is not implemented; add a tokenizer.json")
@@ -161,7 +163,9 @@ _CLASS_OF_MODEL = {
 _GPT2_LIKE = frozenset({"GPT2Tokenizer", "CodeGenTokenizer", "RobertaTokenizer", "BartTokenizer"})
 
 
-def _read_vocabulary_and_merges(vocabulary: Path, merges: Path, class_name: str) -> tokenizers.Tokenizer:
+def _read_vocabulary_and_merges(
+    vocabulary: Path, merges: Path, class_name: str, add_prefix_space: bool
+) -> tokenizers.Tokenizer:
     if class_name not in _GPT2_LIKE | {"Qwen2Tokenizer"}:
         raise UnsupportedModel(
             f"{vocabulary} belongs to a {class_name}, which is not implemented without a tokenizer.json; add one"
@@ -175,15 +179,15 @@ def _read_vocabulary_and_merges(vocabulary: Path, merges: Path, class_name: str)
         lines = lines[1:]
     pairs = [(left, right) for left, _, right in (line.rstrip("\r").partition(" ") for line in lines) if left]
     unknown = "<unk>" if class_name in ("RobertaTokenizer", "BartTokenizer") and "<unk>" in vocab else None
-    kind = PRE_TOKENIZERS["qwen2" if class_name == "Qwen2Tokenizer" else "gpt-2"]
+    patterns = PRE_TOKENIZERS["qwen2"].patterns if class_name == "Qwen2Tokenizer" else ()
     try:
-        backend = byte_level.build(vocab, pairs, byte_level.splitter(kind.patterns), unknown=unknown)
+        backend = byte_level.build(vocab, pairs, byte_level.splitter(patterns, add_prefix_space), unknown=unknown)
+        if class_name in ("RobertaTokenizer", "BartTokenizer"):
+            backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
     except Exception as error:  # the library raises no other kind
         raise DamagedFile(f"{merges} does not fit {vocabulary.name} ({error}); download them again") from error
     if class_name == "Qwen2Tokenizer":
         backend.normalizer = normalizers.NFC()
-    if class_name in ("RobertaTokenizer", "BartTokenizer"):
-        backend.post_processor = processors.RobertaProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
     return backend
 
 
@@ -192,12 +196,16 @@ def _add_declared_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any
     declared = config.get("added_tokens_decoder") or {}
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    missing = [
-        (int(token_id), AddedToken(entry["content"], **{flag: bool(entry.get(flag, False)) for flag in flags}))
-        for token_id, entry in declared.items()
-        if entry["content"] not in present
-    ]
-    add_tokens(backend, missing, files.path("tokenizer_config.json"))
+    source = files.path("tokenizer_config.json")
+    try:
+        missing = [
+            (int(token_id), AddedToken(entry["content"], **{flag: bool(entry.get(flag, False)) for flag in flags}))
+            for token_id, entry in declared.items()
+            if entry["content"] not in present
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{source} has added_tokens_decoder in another form than {{id: token}} ({error})") from error
+    add_tokens(backend, missing, source)
 
 
 def _complete_post_processor(
@@ -227,7 +235,10 @@ def _end_ids(backend: tokenizers.Tokenizer, roles: Mapping[str, str], files: Mod
     sources = (files.read_json("generation_config.json") or {}, config, config.get("text_config") or {})
     for source in sources:
         value = source.get("eos_token_id")
-        ids.update(value if isinstance(value, list) else [] if value is None else [value])
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(token_id, int) for token_id in values):
+            raise DamagedFile(f"{files.name} has eos_token_id {value!r} in its configuration, expected token ids")
+        ids.update(values)
     texts = [roles[name] for name in ("eos_token",) if name in roles]
     path = files.path("tokenizer.model")
     if not ids and path is not None and tiktoken.is_rank_file(path):

@@ -113,17 +113,21 @@ def load(metadata: Mapping[str, Any], source: object) -> Vocabulary | None:
         raise UnsupportedModel(f"{source} has tokenizer.ggml.model {model!r}, which is not implemented ({known} are)")
     if "tokenizer.ggml.tokens" not in metadata:
         raise DamagedFile(f"{source} has tokenizer.ggml.model but no tokenizer.ggml.tokens; download it again")
-    vocabulary = GGUFVocabulary.from_metadata(metadata, source)
-    ends = ends_of_generation(vocabulary.tokens, metadata, vocabulary.ids.get("eos"))
-    for token_id in ends:  # some converters forget to mark them
-        vocabulary.types[token_id] = PieceType.CONTROL
     try:
-        backend, surround = builder(vocabulary, source)
-        _add_special_tokens(backend, vocabulary)
+        return _build(GGUFVocabulary.from_metadata(metadata, source), builder, source)
     except HeadraceError:
         raise
     except Exception as error:  # the library raises no other kind
         raise DamagedFile(f"{source} has a vocabulary that cannot be used ({error}); download it again") from error
+
+
+def _build(vocabulary: GGUFVocabulary, builder: _Builder, source: object) -> Vocabulary:
+    metadata = vocabulary.metadata
+    ends = ends_of_generation(vocabulary.tokens, metadata, vocabulary.ids.get("eos"))
+    for token_id in ends:  # some converters forget to mark them
+        vocabulary.types[token_id] = PieceType.CONTROL
+    backend, surround = builder(vocabulary, source)
+    _add_special_tokens(backend, vocabulary)
     processor = surround.processor()
     if processor is not None:
         backend.post_processor = processor
