@@ -63,25 +63,27 @@ HEADRACE_INLINE f32x16 power_of_two(f32x16 n) {
     HEADRACE_EACH(reinterpret_cast<f32x4>((reinterpret_cast<i32x4>(n.part[i] + 12582912.0f) - (0x4B400000 - 127)) << 23));
 }
 
-HEADRACE_INLINE f32x16 from_bits(const uint32_t* bits) {
-    f32x16 out;
-    std::memcpy(&out, bits, sizeof(out));
-    return out;
+// Four 16-bit patterns, widened to 32 bits.
+HEADRACE_INLINE i32x4 widened(const uint16_t* p) {
+    typedef uint16_t u16x4 __attribute__((vector_size(8)));
+    u16x4 four;
+    std::memcpy(&four, p, sizeof(four));
+    return __builtin_convertvector(four, i32x4);
 }
-HEADRACE_INLINE f32x16 from_f16(const uint16_t* p) {
-    uint32_t bits[16];
-    for (int i = 0; i < 16; ++i) {
-        // Halves times 2^112 are right where they are not infinite; subnormals come out right too.
-        const uint32_t shifted = (static_cast<uint32_t>(p[i]) & 0x7FFFu) << 13;
-        float value;
-        std::memcpy(&value, &shifted, 4);
-        value = value * 0x1p112f;
-        std::memcpy(&bits[i], &value, 4);
-        const uint32_t special = (p[i] & 0x7C00u) == 0x7C00u ? 0x7F800000u | shifted : bits[i];
-        bits[i] = special | (static_cast<uint32_t>(p[i]) & 0x8000u) << 16;
-    }
-    return from_bits(bits);
+HEADRACE_INLINE f32x4 float_of_half(const uint16_t* p) {
+#if defined(__aarch64__)
+    return reinterpret_cast<f32x4>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))));
+#else
+    // Exponent and mantissa in float32's places, times 2^112: right for subnormals too, and wrong only for infinity and
+    // NaN, whose exponent must be all ones.
+    const i32x4 bits = widened(p), magnitude = (bits & 0x7FFF) << 13;
+    const f32x4 scaled = reinterpret_cast<f32x4>(magnitude) * 0x1p112f;
+    const i32x4 special = (bits & 0x7C00) == 0x7C00;
+    const f32x4 value = blend(special, reinterpret_cast<f32x4>(magnitude | 0x7F800000), scaled);
+    return reinterpret_cast<f32x4>(reinterpret_cast<i32x4>(value) | (bits & 0x8000) << 16);
+#endif
 }
+HEADRACE_INLINE f32x16 from_f16(const uint16_t* p) { HEADRACE_EACH(float_of_half(p + 4 * i)); }
 HEADRACE_INLINE uint16_t half_of(float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
@@ -104,9 +106,7 @@ HEADRACE_INLINE void to_f16(uint16_t* p, f32x16 a) {
     for (int i = 0; i < 16; ++i) p[i] = half_of(values[i]);
 }
 HEADRACE_INLINE f32x16 from_bf16(const uint16_t* p) {
-    uint32_t bits[16];
-    for (int i = 0; i < 16; ++i) bits[i] = static_cast<uint32_t>(p[i]) << 16;
-    return from_bits(bits);
+    HEADRACE_EACH(reinterpret_cast<f32x4>(widened(p + 4 * i) << 16));
 }
 HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
     float values[16];
