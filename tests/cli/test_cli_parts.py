@@ -171,3 +171,11 @@ def test_exit_codes(
     assert done.code == code
     assert done.err.strip().startswith(line)
     assert len(done.err.strip().splitlines()) == (1 if line else 0)
+
+
+def test_warnings_are_lines_on_stderr(headrace: Headrace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    monkeypatch.setattr("headrace.cli.models._listing", lambda: logging.getLogger("headrace.hub").warning("a %s", "b"))
+    for _ in range(2):  # once each, however often the command has run
+        assert headrace("models", "--json").err == "headrace: a b\n"

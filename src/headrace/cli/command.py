@@ -73,12 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+class _StderrHandler(logging.Handler):
+    """`headrace: …` on what is stderr at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        click.echo(f"headrace: {record.getMessage()}", err=True)
+
+
 def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("headrace: %(message)s"))
     logger = logging.getLogger("headrace")
-    logger.handlers = [handler]
-    logger.propagate = False
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler(logging.WARNING))
 
 
 def _explain(error: BaseException) -> tuple[str | None, int]:
