@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +234,13 @@ def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator, variant
     return (variant.gain / np.sqrt(64)) * values
 
 
+@lru_cache(maxsize=64)
 def reference(folder: Path) -> Any:
     """The model in transformers: float32, eager attention."""
     import torch
     import transformers
 
+    torch.set_num_threads(1)  # more only wait for one another on models of this size
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     return model.eval()

@@ -13,6 +13,7 @@ from tiny_models import SWITCH, VARIANTS, WINDOW, prompt, reference, reference_l
 
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import families, load_decoder, read_spec
+from headrace.types import Batch
 
 Tiny = Callable[[str], Path]
 TOLERANCE = 1e-3
@@ -23,6 +24,21 @@ EXACT_TOLERANCE = 1e-5
 
 def decoder_of(folder: Path, ops: Any, **options: Any) -> Any:
     return load_decoder(ModelFiles("tiny", folder=folder), ops, **options)
+
+
+def batch_of(decoder: Any, plan: list[tuple[list[int], int, int, list[int], int]]) -> Batch:
+    """A step of several sequences: token ids, first and last position, block table, rope variant; last rows' logits."""
+    positions = [np.arange(start, end, dtype=np.int32) for _, start, end, _, _ in plan]
+    query_start = np.cumsum([0, *map(len, positions)]).astype(np.int32)
+    rope_rows = [decoder.rope_rows(at, variant) for at, (*_, variant) in zip(positions, plan, strict=True)]
+    return Batch(
+        token_ids=np.array([token for ids, start, end, _, _ in plan for token in ids[start:end]], np.int32),
+        positions=np.concatenate(positions),
+        rope_rows=np.concatenate(rope_rows),
+        query_start=query_start,
+        block_tables=np.array([table for _, _, _, table, _ in plan], np.int32),
+        logit_rows=query_start[1:] - 1,
+    )
 
 
 def test_every_family_is_tested() -> None:
@@ -50,11 +66,10 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, tiny: Tin
         np.testing.assert_allclose(logits, reference_logits(model, token_ids), atol=TOLERANCE, rtol=0)
     start = prompt(5)
     output = OneSequence(decoder).greedy(start, 64)
-    if decoder.spec.rope_switch is None:  # each token is the most likely one after those before it
-        again = reference_logits(model, start + output)[len(start) - 1 : -1].argmax(axis=1).tolist()
-    else:
-        again = [int(reference_logits(model, start + output[:at])[-1].argmax()) for at in range(64)]
-    assert output == again
+    expected = reference_logits(model, start + output)
+    if switch := decoder.spec.rope_switch:  # up to there, sequences are rotated by the short factors
+        expected[:switch] = reference_logits(model, (start + output)[:switch])
+    assert output == expected[len(start) - 1 : -1].argmax(axis=1).tolist()
     assert len(set(output)) > 1
 
 
@@ -65,6 +80,21 @@ def test_chunks_equal_the_whole(name: str, tiny: Tiny, exact_ops: Any) -> None:
     whole = OneSequence(decoder).feed(token_ids)
     for chunk in (1, 16, 21):
         np.testing.assert_allclose(OneSequence(decoder).feed(token_ids, chunk), whole, atol=EXACT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["phi3-longrope", "gemma3", "mixtral", "gpt2"])
+def test_sequences_in_one_batch_do_not_touch_each_other(name: str, tiny: Tiny, exact_ops: Any) -> None:
+    decoder = decoder_of(tiny(name), exact_ops)
+    long, short = prompt(SWITCH + 20, seed=1), prompt(9, seed=2)
+    alone = [OneSequence(decoder).feed(token_ids)[-1] for token_ids in (long, short)]
+    cache = decoder.new_cache(6, 16)
+    long_table, short_table = [5, 0, 3, 2], [4, 0, 0, 0]
+    variant = int(decoder.spec.rope_switch is not None)  # the first sequence is past the switch, the second is not
+    first = batch_of(decoder, [(long, 0, SWITCH, long_table, variant), (short, 0, 8, short_table, 0)])
+    decoder.forward(first, cache)
+    second = batch_of(decoder, [(short, 8, 9, short_table, 0), (long, SWITCH, len(long), long_table, variant)])
+    logits = decoder.forward(second, cache)
+    np.testing.assert_allclose(logits, [alone[1], alone[0]], atol=EXACT_TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["phi3-longrope", "phi4-partial"])

@@ -39,6 +39,7 @@ _BOOKKEEPING = """
     architectures model_type transformers_version torch_dtype dtype auto_map tokenizer_class unsloth_version
     unsloth_fixed name_or_path model_name id2label label2id problem_type finetuning_task task_specific_params
     return_dict use_return_dict output_hidden_states output_attentions torchscript use_bfloat16 chunk_size_feed_forward
+    num_labels attn_implementation model_max_length max_sequence_length transformers.js_config
 """
 _TRAINING = """
     attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout classifier_dropout

@@ -54,7 +54,9 @@ def _gemma(config: Fields, family: str, theta: float | None) -> ModelSpec:
 def _gemma2(config: Fields) -> ModelSpec:
     spec = _gemma(config, "Gemma 2", LOCAL_THETA)
     sliding = read_layer_types(config, spec.num_layers, lambda index: index % 2 == 0)
-    return replace(spec, layers=_layers(sliding, config.integer("sliding_window", 4096), 0))
+    window = config.integer("sliding_window", 4096)
+    config.only("sliding_window_size", window)
+    return replace(spec, layers=_layers(sliding, window, 0))
 
 
 def _gemma3(config: Fields) -> ModelSpec:

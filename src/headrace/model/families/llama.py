@@ -79,6 +79,7 @@ LLAMA = Family(
     model_types=("llama",),
     from_config=_llama,
     config_names=NAMES,
+    harmless=frozenset({"is_llama_config"}),  # SmolLM2's
     gguf_architectures=("llama",),
     from_gguf=_gguf,
     gguf_names=INTERLEAVED_NAMES,
