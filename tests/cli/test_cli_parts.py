@@ -125,7 +125,7 @@ def test_timing_counts_what_came() -> None:
     timing.add(Chunk(0, "a", [1]))
     timing.add(Chunk(0, "", [2, 3], finish_reason=FinishReason.LENGTH))
     timing.started, timing.first, timing.last = 10.0, 10.5, 12.5
-    assert timing.line(3) == "3 tokens · 1 tokens/s · first after 500 ms · cut off by --max-tokens"
+    assert timing.line(3) == "3 tokens · 1 tokens/s · first after 500 ms · cut off there (--max-tokens sets the limit)"
     assert timing.line(None).endswith("the context is full")
 
 

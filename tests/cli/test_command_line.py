@@ -119,6 +119,8 @@ def test_stop_and_status_line(headrace: Headrace, stories260k: str) -> None:
 def test_full_context_is_said(headrace: Headrace, stories260k: str) -> None:
     done = headrace("run", stories260k, "Once", "--max-context", "32", "--temperature", "0", "--kv-memory", "1MiB")
     assert done.err.splitlines()[-1].endswith("the context is full")
+    more = headrace("run", stories260k, "Once", "--max-context", "32", "--temperature", "0", "--max-tokens", "500")
+    assert (more.out, more.err.splitlines()[-1][-19:]) == (done.out, "the context is full")
 
 
 def test_a_chat_template_of_ones_own(headrace: Headrace, stories260k: str, tmp_path: Path) -> None:

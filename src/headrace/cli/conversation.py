@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +14,9 @@ import click
 
 from headrace.cli.status import Status, TextOut, Timing
 from headrace.config import EngineConfig
-from headrace.errors import MissingChatTemplate, RequestError
+from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
 from headrace.llm import LLM
-from headrace.types import Chunk
+from headrace.types import Chunk, SamplingParams
 
 DEFAULT_LIMIT = 1024
 """Most tokens of an answer without --max-tokens; a model that never stops would fill its context."""
@@ -61,7 +61,7 @@ class Conversation:
         self.status = status
         self._llm = llm
         self._messages: list[dict[str, str]] = []
-        self._params = replace(llm.default_params, **{"max_tokens": None, **settings.sampling})
+        self._params = replace(llm.default_params, **{"max_tokens": DEFAULT_LIMIT, **settings.sampling})
         if settings.system is not None and not self.has_memory:
             raise MissingChatTemplate(
                 f"{llm.name} has no chat template for --system; give one with --chat-template FILE, or leave it out"
@@ -97,11 +97,12 @@ class Conversation:
             RequestError: the prompt cannot be answered, and is not remembered.
         """
         if not self.has_memory:
-            self._stream(self._llm.stream(self._token_ids(text) if self.settings.token_ids else text, self._params))
+            prompt = self._token_ids(text) if self.settings.token_ids else text
+            self._stream(self._open(lambda params: self._llm.stream(prompt, params)))
             return
         self._messages.append({"role": "user", "content": text})
         try:
-            stream = self._llm.stream_chat(self._messages, self._params)
+            stream = self._open(lambda params: self._llm.stream_chat(self._messages, params))
         except RequestError:
             self._messages.pop()
             raise
@@ -114,16 +115,24 @@ class Conversation:
     def tell(self, opening: str) -> None:
         """Stream a text that goes on from `opening`, as if a user had opened it."""
         said = [opening]
-        self._stream(self._llm.stream(opening, self._params), said, opening)
+        self._stream(self._open(lambda params: self._llm.stream(opening, params)), said, opening)
         if self.has_memory:
             self._messages.append({"role": "user", "content": opening})
             self._messages.append({"role": "assistant", "content": "".join(said)})
 
+    def _open(self, start: Callable[[SamplingParams], Iterator[Chunk]]) -> Iterator[Chunk]:
+        """Start an answer of at most max_tokens; where the context has no room for so many, of what it has."""
+        try:
+            return start(self._params)
+        except ContextTooLong as error:
+            if error.param != "max_tokens":
+                raise
+            return start(replace(self._params, max_tokens=None))
+
     def _stream(self, stream: Iterator[Chunk], said: list[str] | None = None, opening: str = "") -> None:
         out, timing = TextOut(), Timing()
-        limit = DEFAULT_LIMIT if "max_tokens" not in self.settings.sampling else None
         out.write(opening)
-        interrupted = cut = False
+        interrupted = False
         with closing(cast("Generator[Chunk]", stream)), _deferred_interrupt() as interrupt:
             for chunk in stream:
                 timing.add(chunk)
@@ -131,13 +140,10 @@ class Conversation:
                 if said is not None:
                     said.append(chunk.text)
                 interrupted = interrupt.is_set
-                cut = limit is not None and timing.num_tokens >= limit and chunk.finish_reason is None
-                if interrupted or cut:
+                if interrupted:
                     break
         out.end_line()
-        self.status.say(
-            timing.line(self._params.max_tokens) + (" · stopped there, --max-tokens N goes on longer" if cut else "")
-        )
+        self.status.say(timing.line(self._params.max_tokens))
         if interrupted:
             raise KeyboardInterrupt
 

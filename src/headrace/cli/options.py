@@ -92,7 +92,9 @@ ENGINE_OPTIONS = (
 
 
 SAMPLING_OPTIONS = (
-    click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Length of an answer.  [default: 1024]"),
+    click.option(
+        "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most tokens of an answer.  [default: 1024]"
+    ),
     click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token."),
     click.option("--top-k", type=int, metavar="K", help="Draw from the K likeliest tokens; 0 is all."),
     click.option("--top-p", type=float, metavar="P", help="Draw from the likeliest tokens that make up P."),

@@ -55,7 +55,8 @@ class Timing:
             parts.append(f"{_rounded(decoded / (self.last - self.first))} tokens/s")
         parts.append(f"first after {_rounded(1000 * (self.first - self.started))} ms")
         if self.finish_reason is FinishReason.LENGTH:
-            parts.append("cut off by --max-tokens" if self.num_tokens == max_tokens else "the context is full")
+            is_limit = self.num_tokens == max_tokens
+            parts.append("cut off there (--max-tokens sets the limit)" if is_limit else "the context is full")
         return " · ".join(parts)
 
 
