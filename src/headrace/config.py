@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from headrace.errors import ConfigError
 
@@ -68,11 +67,3 @@ def forced_instruction_set() -> str | None:
 def hub_is_offline() -> bool:
     """HF_HUB_OFFLINE, as huggingface_hub reads it."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def hub_cache() -> Path | None:
-    """HF_HUB_CACHE (or HF_HOME/hub): where downloads are kept; None is huggingface_hub's default."""
-    if cache := os.environ.get("HF_HUB_CACHE"):
-        return Path(cache)
-    home = os.environ.get("HF_HOME")
-    return Path(home) / "hub" if home else None
