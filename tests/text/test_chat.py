@@ -160,6 +160,14 @@ def test_tool_arguments_take_the_form_that_the_template_writes(arguments: Any) -
     assert render(concatenated, user(), message) == 'weather({"city": "Zürich"})'
 
 
+def test_templates_that_need_tools_are_understood_too() -> None:
+    source = "{% for tool in tools %}{% endfor %}" + CALLS.replace(
+        "{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}"
+    )
+    call = {"function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+    assert render(source, user(), assistant("", tool_calls=[call]), tools=TOOLS) == 'weather({"city": "Zürich"})'
+
+
 def test_empty_and_wrong_tool_arguments() -> None:
     def call(arguments: Any) -> dict[str, Any]:
         return assistant("", tool_calls=[{"function": {"name": "weather", "arguments": arguments}}])
@@ -233,6 +241,19 @@ def test_hostile_templates_are_stopped(source: str) -> None:
     with pytest.raises((ModelError, RequestError)) as caught:
         render(source, user())
     assert "template" in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["{{ 'x' * 99999999999 }}", "{{ 99999999999 * [1] }}", "{{ ('x' * 30000000) * 2 }}"])
+def test_repetition_is_stopped_before_it_takes_memory(source: str) -> None:
+    with pytest.raises(ModelError, match="at most"):
+        render(source, user())
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_found_under_each_of_its_names(field: str) -> None:
+    source = "{{ messages[1].reasoning_content }}|{{ messages[1].thinking }}"
+    messages = [user(), assistant(**{field: "Hm."})]
+    assert render(source, *messages) == oracle(source, messages, None) == "Hm.|Hm."
 
 
 def test_helpers_of_hugging_face_templates() -> None:

@@ -208,6 +208,17 @@ def test_config_completes_a_post_processor_that_adds_nothing(
     assert load(files).encode("Lily", add_special_tokens=False) == plain
 
 
+def test_a_post_processor_that_adds_something_stands(byte_level_files: Path, write_folder: Write) -> None:
+    backend = backend_without_post_processor(byte_level_files)
+    plain = backend.encode("Lily").ids
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "add_eos_token": False}
+    files = write_folder({"tokenizer.json": backend.to_str(), "tokenizer_config.json": config})
+    assert load(files).encode("Lily") == [0, *plain, 2]
+
+
 def test_nothing_is_truncated_or_padded(byte_level_files: Path, write_folder: Write) -> None:
     backend = backend_without_post_processor(byte_level_files)
     expected = backend.encode("Once upon a time").ids

@@ -12,8 +12,8 @@ import pytest
 import regex
 import sentencepiece
 from text_samples import TEXTS, vectors
+from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
 
 from headrace.errors import DamagedFile, UnsupportedModel
 from headrace.hub.files import ModelFiles
@@ -190,6 +190,17 @@ def test_special_tokens_in_text(byte_level_files: Path) -> None:
     assert tokenizer.decode(ids) == "ab  pad  c"
 
 
+def test_ends_of_generation_are_special_whatever_their_type(byte_level_files: Path) -> None:
+    metadata = bpe_metadata(byte_level_files)
+    metadata["tokens"].append("<|im_end|>")
+    metadata["token_type"] = np.append(metadata["token_type"], [NORMAL])
+    tokenizer = load(metadata)
+    end = len(metadata["tokens"]) - 1
+    assert tokenizer.encode("a<|im_end|>")[-1] == end
+    assert tokenizer.eos_token_ids == {2, end}
+    assert tokenizer.decode(tokenizer.encode("a<|im_end|>")) == "a"
+
+
 def test_phi3_strips_after_special_tokens(train_sentencepiece: Callable[..., Path]) -> None:
     path = train_sentencepiece(model_type="bpe", byte_fallback=True, normalization_rule_name="identity")
     metadata, _ = spm_metadata(path, "llama")
@@ -224,6 +235,36 @@ def test_ends_of_generation(tokens: list[str], more: dict[str, int], expected: s
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "pieces"),
+    [
+        ("llama-bpe", "I'LL pay 1234567.", ["I", "'LL", " pay", " ", "123", "456", "7", "."]),
+        ("gpt-2", "I'LL pay 1234567.", ["I", "'", "LL", " pay", " 1234567", "."]),
+        ("qwen2", "a 123\n\n b", ["a", " ", "1", "2", "3", "\n\n", " b"]),
+        ("starcoder", "x 12", ["x", " ", "1", "2"]),
+        ("falcon", "a=1234!?", ["a", "=", "123", "4", "!?"]),
+        ("default", "a=1234!?", ["a", "=", "123", "4", "!?"]),
+        ("deepseek-llm", "a 12345, b漢字", ["a", " ", "12345", ",", " b", "漢字"]),
+        ("deepseek-coder", "a 123, b漢字", ["a", " ", "1", "2", "3", ",", " b", "漢字"]),
+        ("deepseek-v3", "x=12345 漢字かな (a)", ["x", "=", "123", "45", " ", "漢字かな", " (", "a", ")"]),
+        ("gpt-4o", "HTTPServer's camelCase", ["HTTPServer's", " camel", "Case"]),
+        ("tekken", "HTTPServer's 12", ["HTTPServer", "'s", " ", "1", "2"]),
+        ("kimi-k2", "abc漢字def1234", ["abc", "漢字", "def", "123", "4"]),
+        ("afmoe", "12345 1234567 12", ["12", "345", " ", "1", "234", "567", " ", "12"]),
+        ("superbpe", "a 1234567 b", ["a ", "1", "234", "567", " b"]),
+        ("bloom", "Hello, (world)", ["Hello", ", (", "world", ")"]),
+        ("viking", "ab12", ["ab", "1", "2"]),
+        ("jais-2", "a" + " " * 7 + "b", ["a", "    ", "  ", " b"]),
+        ("laguna", "a \n\nb", ["a", " ", "\n\n", "b"]),
+    ],
+)
+def test_how_pre_tokenizers_cut(name: str, text: str, pieces: list[str]) -> None:
+    backend = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in PRE_TOKENIZERS[name].patterns]
+    )
+    assert [piece for piece, _ in backend.pre_tokenize_str(text)] == pieces
+
+
 @pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
 def test_pre_tokenizer_against_the_regex_package(name: str) -> None:
     """Each pattern splits what the one before left; Oniguruma and the regex package must agree on every text."""
@@ -237,16 +278,10 @@ def test_pre_tokenizer_against_the_regex_package(name: str) -> None:
         for pattern in patterns:
             pieces = [part for piece in pieces for part in split(pattern, piece)]
         backend = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(_regex(pattern), behavior="isolated") for pattern in kind.patterns]
+            [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in kind.patterns]
         )
         assert [piece for piece, _ in backend.pre_tokenize_str(text)] == pieces
         assert len(splitter(kind.patterns).pre_tokenize_str(text)) == len(pieces)
-
-
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(pattern)
 
 
 def split(pattern: Any, text: str) -> list[str]:
