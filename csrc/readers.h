@@ -15,10 +15,8 @@ HEADRACE_INLINE float read_f16(const uint8_t* from) {
 #if defined(__F16C__)
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
 #else
-    uint16_t padded[16] = {bits};
-    float values[16];
-    store(values, from_f16(padded));
-    return values[0];
+    const uint16_t four[4] = {bits};
+    return float_of_half(four)[0];
 #endif
 }
 
