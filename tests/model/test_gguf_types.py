@@ -2,7 +2,7 @@
 
 On the kernels the two are the same bits: a weight is decoded to float32 exactly, and the same sums are made in the same
 order whatever it was decoded from. Against numpy, which adds in another order, a key or value that lies between two
-float16 numbers may be stored as either: 1e-3 of the largest logit is allowed, and half of the logits agree to 1e-5 of it.
+float16 numbers may be stored as either: 1e-3 of the largest logit is allowed, and half of them agree to 1e-5 of it.
 """
 
 from __future__ import annotations
