@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 from one_sequence import OneSequence
 from tiny_models import SWITCH, VARIANTS, WINDOW, prompt, reference, reference_logits
 
+from headrace.formats.tensor import Tensor
 from headrace.hub.files import ModelFiles
+from headrace.model.decoder import Decoder
 from headrace.model.loader import families, load_decoder, read_spec
+from headrace.model.spec import NormPlacement
+from headrace.model.weights import pack_weights
 from headrace.types import Batch
 
 Tiny = Callable[[str], Path]
@@ -138,3 +143,25 @@ def test_golden_greedy_ids(model: str, shared: Path, ops: Any) -> None:
     golden = json.loads((folder / "golden.json").read_text())
     first, *expected = golden["greedy_ids_from_bos"]
     assert OneSequence(decoder_of(folder, ops)).greedy([first], len(expected)) == expected
+
+
+@pytest.mark.parametrize("placement", [NormPlacement.PRE, NormPlacement.SANDWICH])
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_kinds_combine(name: str, placement: NormPlacement, tiny: Tiny, exact_ops: Any) -> None:
+    """No family scales the residuals of a mixture of experts, or norms what it gives; the decoder can all the same."""
+    files = ModelFiles("tiny", folder=tiny(name))
+    spec = replace(read_spec(files), norm_placement=placement)
+    rng = np.random.default_rng(3)
+    weights = {
+        key: (0.1 * rng.standard_normal(shape)).astype(np.float32) for key, shape in spec.expected_weights().items()
+    }
+    last = ("o.weight", "down.weight") if placement is NormPlacement.PRE else ("post_norm.weight",)
+    halved = {key: values * (0.5 if key.endswith(last) else 1) for key, values in weights.items()}
+    logits = []
+    for values, scale in ((weights, 0.5), (halved, 1.0)):
+        parts = {key: Tensor.from_array(key, value) for key, value in values.items()}
+        scaled = replace(spec, residual_scale=scale)
+        decoder = Decoder(scaled, pack_weights(scaled, parts, exact_ops, None), exact_ops)
+        logits.append(OneSequence(decoder).feed(prompt(9)))
+    same = placement is NormPlacement.PRE  # a norm afterwards takes the scale out again
+    assert np.allclose(*logits, atol=EXACT_TOLERANCE) == same

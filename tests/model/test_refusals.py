@@ -252,3 +252,15 @@ def test_real_configs(tmp_path: Path) -> None:
         "layer_norm_epsilon": 1e-05,
     }
     assert read(tmp_path, dialogpt).tied_embeddings
+
+
+def test_of_two_sayings_the_one_that_transformers_takes(tmp_path: Path) -> None:
+    both = {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_type": "linear", "factor": 3.0},
+    }
+    assert read(tmp_path, {**LLAMA, **both}).ropes[0].scaling == LinearScaling(2.0)
+    inside = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    inside |= {"original_max_position_embeddings": 32}
+    outside = {"rope_parameters": inside, "original_max_position_embeddings": 64}
+    assert read(tmp_path, {**LLAMA, **outside}).ropes[0].scaling == Llama3Scaling(8.0, 1.0, 4.0, 64)
