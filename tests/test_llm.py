@@ -246,7 +246,8 @@ def test_wrong_requests_are_refused_by_name(
     [
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": 1.5}, {"n": 0}, {"n": True},
         {"seed": 2**64}, {"max_tokens": 0}, {"stop": [""]}, {"stop_token_ids": [-1]},
-        {"min_tokens": 5, "max_tokens": 4}, {"logit_bias": {"x": 1.0}}, {"logit_bias": {1: "x"}}, {"presence_penalty": 3}, {"temperature": float("nan")},
+        {"min_tokens": 5, "max_tokens": 4}, {"logit_bias": {"x": 1.0}}, {"logit_bias": {1: "x"}},
+        {"presence_penalty": 3}, {"temperature": float("nan")},
     ],
     ids=str,
 )  # fmt: skip
