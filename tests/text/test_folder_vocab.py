@@ -242,6 +242,22 @@ def test_added_tokens_of_the_config(byte_level_files: Path, write_folder: Write)
         load(write_folder({"tokenizer_config.json": wrong}))
 
 
+def test_added_tokens_of_older_folders(byte_level_files: Path, write_folder: Write) -> None:
+    size = len(json.loads((byte_level_files / "vocab.json").read_text()))
+    files = write_folder(
+        {
+            "vocab.json": byte_level_files / "vocab.json",
+            "merges.txt": byte_level_files / "merges.txt",
+            "added_tokens.json": {"<|plain|>": size + 1, "<|end|>": size},
+            "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|end|>", "bos_token": "<s>"},
+        }
+    )
+    ours, theirs = load(files), GPT2Tokenizer.from_pretrained(str(files.folder))
+    compare(ours, theirs, ["a<|end|> b<|plain|>c"])
+    assert ours.encode("<|end|><|plain|>") == [size, size + 1]
+    assert ours.eos_token_ids == {size}
+
+
 def test_end_of_sequence_ids_are_gathered(byte_level_files: Path, write_folder: Write) -> None:
     tokenizer = load(
         write_folder(

@@ -33,8 +33,8 @@ def load(files: ModelFiles) -> Vocabulary | None:
         return None
     backend.no_truncation()
     backend.no_padding()
-    _add_declared_tokens(backend, config, files)
     roles = special_tokens(files)
+    _add_declared_tokens(backend, config, files, frozenset(roles.values()))
     named = [AddedToken(text, normalized=False, special=True) for text in roles.values()]
     backend.add_special_tokens([token for token in named if backend.token_to_id(token.content) is not None])
     _complete_post_processor(backend, config, roles)
@@ -191,9 +191,20 @@ def _read_vocabulary_and_merges(
     return backend
 
 
-def _add_declared_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], files: ModelFiles) -> None:
-    """Add the tokens of `added_tokens_decoder` that the vocabulary files themselves do not declare."""
+def _add_declared_tokens(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], files: ModelFiles, roles: frozenset[str]
+) -> None:
+    """Add the tokens of `added_tokens_decoder` that the vocabulary files themselves do not declare.
+
+    Folders older than that key have added_tokens.json, {token: id}, instead.
+    """
     declared = config.get("added_tokens_decoder") or {}
+    if not declared and files.path("tokenizer.json") is None:
+        older = files.read_json("added_tokens.json") or {}
+        declared = {
+            token_id: {"content": text, "special": text in roles, "normalized": text not in roles}
+            for text, token_id in older.items()
+        }
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     source = files.path("tokenizer_config.json")
