@@ -62,6 +62,7 @@ def export(checkpoint: Path, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in state["average"].items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # save_file leaves it for its owner's eyes alone
     write_json(out / "config.json", model_config(config, begin, end))
     write_json(out / "tokenizer_config.json", tokenizer_config(config.max_position_embeddings))
     sampling = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.95}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def steering_bits(model: StoryModel, tokenizer: Tokenizer, maker: RequestMaker, 
             given = tokenizer.encode(f"{BEGIN}{USER}{request}{STORY}", add_special_tokens=False).ids
             told = tokenizer.encode(story, add_special_tokens=False).ids
             nats += story_nats(model, given + told, len(given))
-        bits.append(nats / 0.6931471805599453 / sum(map(len, stories)))
+        bits.append(nats / math.log(2) / sum(map(len, stories)))
     return [bits_per_character(model, tokenizer, stories), *bits]
 
 
@@ -85,7 +86,7 @@ def card(options: argparse.Namespace, entries: list[Entry], baseline_bits: float
     maker = RequestMaker(sets["cased"] + sets["recased"])
     alone, right, wrong = steering_bits(model, tokenizer, maker, sets["test"])
     epoch_tokens = sum(len(encoding.ids) for encoding in tokenizer.encode_batch(sets["cased"] + sets["recased"]))
-    samples = [f"**{title}**\n\n{quoted(text)}" for title, text in all_samples(model, tokenizer)]
+    samples = [f"**{sample.title}**\n\n{quoted(sample.text)}" for sample in all_samples(options.model)]
     values: dict[str, object] = {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         "megabytes": f"{(options.model / 'model.safetensors').stat().st_size / 1e6:.1f}",

@@ -65,15 +65,22 @@ def openings(stories: Iterable[str], number: int, generator: random.Random) -> l
 
 
 def sample(model: str, prompts: Sequence[str], temperature: float, top_p: float, seed: int) -> list[str]:
-    """One story for each prompt, the prompt included; each prompt draws with a seed of its own."""
+    """One story for each prompt, the prompt included, up to the end of the context; each draws with its own seed."""
+    params = [
+        SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=None,
+            seed=seed + number,
+            stop=["<s>"],  # stories260k ends a story by beginning the next
+            skip_special_tokens=False,
+        )
+        for number in range(len(prompts))
+    ]
     with LLM(model) as llm:
-        max_tokens = llm.max_context - max(map(len, prompts)) - 1  # a token is at least one of these ASCII characters
-        params = [
-            SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed + number)
-            for number in range(len(prompts))
-        ]
         outputs = llm.generate(list(prompts), params)
-    return [prompt + output.outputs[0].text for prompt, output in zip(prompts, outputs, strict=True)]
+    texts = [prompt + output.outputs[0].text for prompt, output in zip(prompts, outputs, strict=True)]
+    return [text.replace("<unk>", "\n").replace("</s>", "") for text in texts]  # babyllama-1m writes lines as <unk>
 
 
 def main() -> None:

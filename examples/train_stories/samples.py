@@ -14,6 +14,7 @@ from torch import Tensor
 from train_tokenizer import BEGIN, END, STORY, USER
 
 IGNORED = -100
+LENGTH_STEP = 16
 PLAIN_SHARE, REQUEST_SHARE, ANOTHER_SHARE = 0.45, 0.40, 0.08  # the rest goes on after "What happened next?"
 
 
@@ -78,28 +79,31 @@ def epoch_samples(
     return encode(parts, tokenizer, max_length)
 
 
+def padded_length(sample: Sample) -> int:
+    """The sample's length rounded up, so that an epoch has a few dozen shapes and not hundreds: each costs memory."""
+    return -(-len(sample.token_ids) // LENGTH_STEP) * LENGTH_STEP
+
+
 def batches(samples: Sequence[Sample], tokens_per_batch: int, generator: random.Random) -> Iterator[list[Sample]]:
-    """Samples of like length together, at most `tokens_per_batch` tokens with their padding, in random order."""
-    ordered = sorted(samples, key=lambda sample: len(sample.token_ids) + generator.random() * 24)
-    found: list[list[Sample]] = []
-    current: list[Sample] = []
-    longest = 0
-    for sample in ordered:
-        longest = max(longest, len(sample.token_ids))
-        if current and longest * (len(current) + 1) > tokens_per_batch:
-            found.append(current)
-            current, longest = [], len(sample.token_ids)
-        current.append(sample)
-    generator.shuffle(found := [*found, current])
+    """Samples of one padded length together, at most `tokens_per_batch` tokens with their padding, in random order."""
+    by_length: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_length.setdefault(padded_length(sample), []).append(sample)
+    found = []
+    for length, group in by_length.items():
+        generator.shuffle(group)
+        rows = max(1, tokens_per_batch // length)
+        found += [group[start : start + rows] for start in range(0, len(group), rows)]
+    generator.shuffle(found)
     return iter(found)
 
 
 def collate(batch: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Inputs and the labels one token ahead, both [rows, length - 1]; labels of padding are ignored."""
-    longest = max(len(sample.token_ids) for sample in batch)
-    inputs = torch.zeros((len(batch), longest), dtype=torch.long)
-    labels = torch.full((len(batch), longest), IGNORED)
+    """Inputs and the labels one token ahead, both [rows, padded length]; labels of padding are ignored."""
+    length = max(map(padded_length, batch))
+    inputs = torch.zeros((len(batch), length), dtype=torch.long)
+    labels = torch.full((len(batch), length), IGNORED)
     for row, sample in enumerate(batch):
         inputs[row, : len(sample.token_ids)] = torch.tensor(sample.token_ids)
-        labels[row, : len(sample.labels)] = torch.tensor(sample.labels)
-    return inputs[:, :-1], labels[:, 1:]
+        labels[row, : len(sample.labels) - 1] = torch.tensor(sample.labels[1:])
+    return inputs, labels

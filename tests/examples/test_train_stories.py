@@ -15,15 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "train_stories"
 NAMES = [
-    "recase",
-    "prepare_data",
-    "train_tokenizer",
-    "story_requests",
-    "samples",
-    "model",
-    "evaluate",
-    "train",
-    "export",
+    *("recase", "prepare_data", "train_tokenizer", "story_requests", "samples", "model"),
+    *("evaluate", "train", "export", "sample_stories"),
 ]
 
 ANIMALS = ["dog", "cat", "frog", "bear", "fox", "duck", "goat", "owl"]
@@ -141,10 +134,13 @@ def test_labels_leave_out_what_the_model_is_told(scripts: Scripts, data: Path) -
 
 def test_batches_hold_every_sample_once_within_their_budget(scripts: Scripts) -> None:
     generator = random.Random(3)
-    made = [scripts.samples.Sample([number] * generator.randint(2, 90), []) for number in range(200)]
+    made = [scripts.samples.Sample(ids, ids) for ids in ([number] * generator.randint(2, 200) for number in range(200))]
     batches = list(scripts.samples.batches(made, 256, generator))
     assert sorted(sample.token_ids[0] for batch in batches for sample in batch) == list(range(200))
-    assert all(len(batch) * max(len(sample.token_ids) for sample in batch) <= 256 for batch in batches)
+    for batch in batches:
+        inputs, labels = scripts.samples.collate(batch)
+        assert inputs.numel() <= 256
+        assert inputs.shape == labels.shape
 
 
 @pytest.mark.slow
@@ -196,3 +192,27 @@ def test_the_exported_folder_is_what_transformers_loads(
 def nats(logits: torch.Tensor, targets: list[int]) -> float:
     losses = torch.nn.functional.cross_entropy(logits[0, : len(targets)], torch.tensor(targets), reduction="sum")
     return float(losses.detach())
+
+
+def test_sampled_stories_are_judged_by_real_ones(scripts: Scripts) -> None:
+    training = [story(number) for number in range(20)]
+    judge = scripts.sample_stories.Judge.learn(training, [], shortest=60)
+    sound = "The dog met Lily near the river. Lily played with the cat until the sun went over the hill."
+    assert judge.fault(sound) is None
+    assert judge.fault("The dog met Lily.") == "too short"
+    assert judge.fault(sound + " The dragon slept.") == "unknown words"
+    assert judge.fault(sound + ' "The dog.') == "open quotation"
+    assert judge.fault(sound + " " + sound) == "repeats itself"
+    assert judge.fault(training[3]) == "copies a real story"
+    assert scripts.sample_stories.whole_sentences('He said, "Go." She did not w') == 'He said, "Go."'
+    assert scripts.sample_stories.whole_sentences("no end") == ""
+
+
+@pytest.mark.slow
+def test_headrace_samples_a_batch_of_stories(scripts: Scripts) -> None:
+    bundled = FOLDER.parents[1] / "src" / "headrace" / "hub" / "stories"
+    prompts = ["Once upon a time", "One day, a little dog", "Once upon a time"]
+    texts = scripts.sample_stories.sample(str(bundled), prompts, temperature=0.8, top_p=0.95, seed=5)
+    assert [text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True)] == [True] * 3
+    assert texts[0] != texts[2]
+    assert texts == scripts.sample_stories.sample(str(bundled), prompts, temperature=0.8, top_p=0.95, seed=5)
