@@ -16,6 +16,7 @@ from headrace.hub.resolve import resolve_model
 from headrace.model.loader import load_decoder, read_spec
 from headrace.ops.select import select_ops
 from headrace.text.chat import load_chat_template
+from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import Request, SamplingParams, draw_seed
 
@@ -51,7 +52,7 @@ class Frontend:
         self.spec = read_spec(files)
         self.tokenizer = Tokenizer.from_files(files)
         self.chat_template = load_chat_template(files, chat_template)
-        self._eos_token_ids = frozenset() if self.tokenizer is None else self.tokenizer.eos_token_ids
+        self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
         self.default_params = default_params(files.read_json("generation_config.json") or {})
         ops = select_ops(self.config)
         decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
@@ -64,9 +65,11 @@ class Frontend:
         self.decoder = decoder
         self.engine = Engine(decoder, ops, self.config, plan)
         self.max_context = plan.max_context
+        kept = decoder.weights.kept
         self.load_report = (
             f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
             f" {format_bytes(decoder.nbytes)} of weights ({decoder.formats}), {ops.name}",
+            *([f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"] if kept else []),
             str(plan),
         )
         self._request_numbers = itertools.count()

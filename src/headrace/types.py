@@ -192,7 +192,7 @@ class Batch:
     positions: IntArray
     """[T] int32, ascending by one within a sequence"""
     rope_rows: IntArray
-    """[T] int32: row of the rope tables; equals positions, except where longrope has switched factors"""
+    """[T] int32: row of the rope tables, from `Decoder.rope_rows`; not the positions where longrope has two sets"""
     query_start: IntArray
     """[S + 1] int32"""
     block_tables: IntArray

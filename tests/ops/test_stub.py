@@ -6,11 +6,12 @@ import ast
 import re
 from pathlib import Path
 
+import headrace
 from headrace import _core  # noqa: TID251
 
 
 def _stub_parameters() -> dict[str, list[str]]:
-    tree = ast.parse(Path(_core.__file__).with_name("_core.pyi").read_text())
+    tree = ast.parse(Path(headrace.__file__).with_name("_core.pyi").read_text())
     found = {}
     for outer in tree.body:
         for node in outer.body if isinstance(outer, ast.ClassDef) else [outer]:

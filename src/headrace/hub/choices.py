@@ -25,6 +25,8 @@ COMPANIONS = frozenset(
         "vocab.json",
         "vocab.txt",
         "merges.txt",
+        "encoder.json",
+        "vocab.bpe",
         "chat_template.json",
         INDEX,
     }
@@ -35,6 +37,7 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.(?:gguf|safetensors)$)", re.IGNOREC
 _TAG = re.compile(
     r"(?:^|[-._])((?:UD-)?(?:I?Q\d(?:_\w+)+|TQ\d_\d|MXFP4(?:_\w+)?|BF16|FP?16|FP?32))(?=[-.]|$)", re.IGNORECASE
 )
+_TEMPLATE = re.compile(r"(additional_chat_templates/)?[^/]+\.jinja")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _NOT_TEXT_MODELS = ("mmproj", "imatrix")
 _OLD_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx")
@@ -110,7 +113,7 @@ def missing_parts(names: Iterable[str]) -> list[str]:
 
 
 def folder_files(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """Of the names at the top of a folder, those of a model in Hugging Face form: weights once, and companions.
+    """Of the names in a folder, those of a model in Hugging Face form: weights once, and companions.
 
     Raises:
         ModelNotFound: there is no model; the message lists GGUF choices when there are some.
@@ -119,7 +122,7 @@ def folder_files(names: Iterable[str], where: str) -> tuple[str, ...]:
     present = set(names)
     safetensors = sorted(name for name in present if "/" not in name and name.endswith(".safetensors"))
     if safetensors and "config.json" in present:
-        companions = {name for name in present if "/" not in name and (name in COMPANIONS or name.endswith(".jinja"))}
+        companions = {name for name in present if name in COMPANIONS or _TEMPLATE.fullmatch(name)}
         return (*sorted(companions), *_one_copy(safetensors, INDEX in present))
     if choices := gguf_choices(present):
         raise ModelNotFound(f"{where} holds GGUF models; name one after a colon: {_options(choices)}")

@@ -239,8 +239,12 @@ def _complete_post_processor(
         backend.post_processor = processor
 
 
-def _end_ids(backend: tokenizers.Tokenizer, roles: Mapping[str, str], files: ModelFiles) -> frozenset[int]:
-    """Every end-of-sequence id of generation_config.json, config.json (and its text part) and the tokenizer."""
+def configured_end_ids(files: ModelFiles) -> frozenset[int]:
+    """The end-of-sequence ids of a folder's generation_config.json and config.json (and its text part).
+
+    Raises:
+        DamagedFile: they are not token ids.
+    """
     ids: set[int] = set()
     config = files.read_json("config.json") or {}
     sources = (files.read_json("generation_config.json") or {}, config, config.get("text_config") or {})
@@ -250,6 +254,12 @@ def _end_ids(backend: tokenizers.Tokenizer, roles: Mapping[str, str], files: Mod
         if not all(isinstance(token_id, int) for token_id in values):
             raise DamagedFile(f"{files.name} has eos_token_id {value!r} in its configuration, expected token ids")
         ids.update(values)
+    return frozenset(ids)
+
+
+def _end_ids(backend: tokenizers.Tokenizer, roles: Mapping[str, str], files: ModelFiles) -> frozenset[int]:
+    """Every end-of-sequence id of the configuration and the tokenizer."""
+    ids = configured_end_ids(files)
     texts = [roles[name] for name in ("eos_token",) if name in roles]
     path = files.path("tokenizer.model")
     if not ids and path is not None and tiktoken.is_rank_file(path):
