@@ -2,6 +2,7 @@
 // one token) goes through its own tiles in order, whatever other rows share the loads.
 #pragma once
 
+#include "cache_types.h"
 #include "kernels.h"
 #include "vector_math.h"
 
@@ -43,8 +44,8 @@ HEADRACE_INLINE Range visible(const AttentionBlock& b, size_t row, size_t tile) 
 }
 
 // Scores of ROWS rows from `row` on, against GROUPS times 16 keys: lane i is key i, a chain over the head's dimensions.
-template <int ROWS, int GROUPS>
-void score(const AttentionBlock& b, size_t row, const uint16_t* const* keys, float* scores) {
+template <class KV, int ROWS, int GROUPS>
+void score(const AttentionBlock& b, size_t row, const typename KV::Element* const* keys, float* scores) {
     f32x16 lanes[ROWS][GROUPS];
     const float* q[ROWS];
     for (int r = 0; r < ROWS; ++r) {
@@ -53,19 +54,20 @@ void score(const AttentionBlock& b, size_t row, const uint16_t* const* keys, flo
     }
     for (size_t d = 0; d < b.cache.head_dim; ++d)
         for (int g = 0; g < GROUPS; ++g) {
-            const f32x16 key = from_f16(keys[g] + d * KEY_GROUP);
+            const f32x16 key = KV::get(keys[g] + d * KEY_GROUP);
             for (int r = 0; r < ROWS; ++r) lanes[r][g] = fma(set1(q[r][d]), key, lanes[r][g]);
         }
     for (int r = 0; r < ROWS; ++r)
         for (int g = 0; g < GROUPS; ++g) store(scores + r * KEY_TILE + g * KEY_GROUP, lanes[r][g]);
 }
 
-template <int ROWS, int GROUPS>
-void score_tile(const AttentionBlock& b, size_t row, const uint16_t* const* keys, Range seen, float* scores) {
+template <class KV, int ROWS, int GROUPS>
+void score_tile(const AttentionBlock& b, size_t row, const typename KV::Element* const* keys, Range seen,
+                float* scores) {
     size_t g = seen.first / KEY_GROUP;
     const size_t end = (seen.last + KEY_GROUP - 1) / KEY_GROUP;
-    for (; g + GROUPS <= end; g += GROUPS) score<ROWS, GROUPS>(b, row, keys + g, scores + g * KEY_GROUP);
-    for (; g < end; ++g) score<ROWS, 1>(b, row, keys + g, scores + g * KEY_GROUP);
+    for (; g + GROUPS <= end; g += GROUPS) score<KV, ROWS, GROUPS>(b, row, keys + g, scores + g * KEY_GROUP);
+    for (; g < end; ++g) score<KV, ROWS, 1>(b, row, keys + g, scores + g * KEY_GROUP);
 }
 
 // Scale, cap and mask one row's scores, turn them into exponentials below the new maximum, and add them up.
@@ -101,17 +103,17 @@ void soften(const AttentionBlock& b, const AttentionState& state, size_t row, Ra
 }
 
 // VECTORS times 16 dimensions of ROWS rows: rescale, then add exponential * value of each seen key in order.
-template <int ROWS, int VECTORS>
-HEADRACE_INLINE void add_values(const AttentionState& state, size_t row, const uint16_t* const* values, size_t padded_dim,
-                                size_t d, Range seen) {
+template <class KV, int ROWS, int VECTORS>
+HEADRACE_INLINE void add_values(const AttentionState& state, size_t row, const typename KV::Element* const* values,
+                                size_t padded_dim, size_t d, Range seen) {
     f32x16 lanes[ROWS][VECTORS];
     for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v)
             lanes[r][v] = load(state.values + (row + r) * padded_dim + d + v * LANES) * set1(state.rescale[row + r]);
     for (size_t k = seen.first; k < seen.last; ++k) {
-        const uint16_t* value = values[k / KEY_GROUP] + k % KEY_GROUP * padded_dim + d;
+        const auto* value = values[k / KEY_GROUP] + k % KEY_GROUP * padded_dim + d;
         for (int v = 0; v < VECTORS; ++v) {
-            const f32x16 sixteen = from_f16(value + v * LANES);
+            const f32x16 sixteen = KV::get(value + v * LANES);
             for (int r = 0; r < ROWS; ++r)
                 lanes[r][v] = fma(set1(state.scores[(row + r) * KEY_TILE + k]), sixteen, lanes[r][v]);
         }
@@ -120,14 +122,16 @@ HEADRACE_INLINE void add_values(const AttentionState& state, size_t row, const u
         for (int v = 0; v < VECTORS; ++v) store(state.values + (row + r) * padded_dim + d + v * LANES, lanes[r][v]);
 }
 
-template <int ROWS, int VECTORS>
-void add_all_values(const AttentionState& state, size_t row, const uint16_t* const* values, size_t dim, Range seen) {
+template <class KV, int ROWS, int VECTORS>
+void add_all_values(const AttentionState& state, size_t row, const typename KV::Element* const* values, size_t dim,
+                    Range seen) {
     size_t d = 0;
-    for (; d + VECTORS * LANES <= dim; d += VECTORS * LANES) add_values<ROWS, VECTORS>(state, row, values, dim, d, seen);
-    for (; d < dim; d += LANES) add_values<ROWS, 1>(state, row, values, dim, d, seen);
+    for (; d + VECTORS * LANES <= dim; d += VECTORS * LANES)
+        add_values<KV, ROWS, VECTORS>(state, row, values, dim, d, seen);
+    for (; d < dim; d += LANES) add_values<KV, ROWS, 1>(state, row, values, dim, d, seen);
 }
 
-template <int ROWS>
+template <class KV, int ROWS>
 void attend_tile(const AttentionBlock& b, const AttentionState& state, size_t row, size_t tile) {
     Range seen[ROWS], all = {KEY_TILE, 0};
     bool alike = true;
@@ -140,20 +144,21 @@ void attend_tile(const AttentionBlock& b, const AttentionState& state, size_t ro
         alike = alike && seen[r].first == seen[0].first && seen[r].last == seen[0].last;
     }
     if (all.first >= all.last) return;
-    const uint16_t* keys[KEY_TILE / KEY_GROUP] = {};
-    const uint16_t* values[KEY_TILE / KEY_GROUP] = {};
+    using Element = typename KV::Element;
+    const Element* keys[KEY_TILE / KEY_GROUP] = {};
+    const Element* values[KEY_TILE / KEY_GROUP] = {};
     for (size_t g = all.first / KEY_GROUP; g * KEY_GROUP < all.last; ++g) {
         const size_t position = tile * KEY_TILE + g * KEY_GROUP;
-        keys[g] = b.cache.keys(b.table, position, b.kv_head);
-        values[g] = b.cache.value(b.table, position, b.kv_head);
+        keys[g] = b.cache.template keys<Element>(b.table, position, b.kv_head);
+        values[g] = b.cache.template value<Element>(b.table, position, b.kv_head);
     }
-    score_tile<ROWS, ROWS == 1 ? 4 : SCORE_GROUPS>(b, row, keys, all, state.scores + row * KEY_TILE);
+    score_tile<KV, ROWS, ROWS == 1 ? 4 : SCORE_GROUPS>(b, row, keys, all, state.scores + row * KEY_TILE);
     for (int r = 0; r < ROWS; ++r)
         if (seen[r].first < seen[r].last) soften(b, state, row + r, seen[r]);
-    if (alike) return add_all_values<ROWS, ROWS == 1 ? 4 : VALUE_VECTORS>(state, row, values, b.cache.padded_dim, all);
+    if (alike) return add_all_values<KV, ROWS, ROWS == 1 ? 4 : VALUE_VECTORS>(state, row, values, b.cache.padded_dim, all);
     for (int r = 0; r < ROWS; ++r)
         if (seen[r].first < seen[r].last)
-            add_all_values<1, 4>(state, row + r, values, b.cache.padded_dim, seen[r]);
+            add_all_values<KV, 1, 4>(state, row + r, values, b.cache.padded_dim, seen[r]);
 }
 
 void write_rows(const AttentionBlock& b, const AttentionState& state, size_t rows) {
@@ -167,7 +172,8 @@ void write_rows(const AttentionBlock& b, const AttentionState& state, size_t row
     }
 }
 
-void attention(const AttentionBlock& b) {
+template <class KV>
+void attend(const AttentionBlock& b) {
     const size_t rows = b.num_tokens * b.group, dim = b.cache.padded_dim;
     AttentionState state;
     state.scores = b.scratch;
@@ -181,11 +187,13 @@ void attention(const AttentionBlock& b) {
     const size_t from = b.window && first + 1 > b.window ? first + 1 - b.window : 0;
     for (size_t tile = from / KEY_TILE; tile <= last / KEY_TILE; ++tile) {
         size_t row = 0;
-        for (; row + ATTENTION_ROWS <= rows; row += ATTENTION_ROWS) attend_tile<ATTENTION_ROWS>(b, state, row, tile);
-        for (; row < rows; ++row) attend_tile<1>(b, state, row, tile);
+        for (; row + ATTENTION_ROWS <= rows; row += ATTENTION_ROWS) attend_tile<KV, ATTENTION_ROWS>(b, state, row, tile);
+        for (; row < rows; ++row) attend_tile<KV, 1>(b, state, row, tile);
     }
     write_rows(b, state, rows);
 }
+
+void attention(const AttentionBlock& b) { b.cache.type == KVType::f16 ? attend<CacheF16>(b) : attend<CacheF32>(b); }
 
 }  // namespace
 }  // namespace headrace

@@ -137,15 +137,17 @@ void softcap(BoundBackend& self, In<float, 2> x, float cap, Out<float, 2> out) {
     self.softcap(x.data(), cap, x.shape(0), x.shape(1), out.data());
 }
 
-void make_cache(KVCache* self, size_t layers, size_t blocks, size_t block_size, size_t kv_heads, size_t head_dim) {
+void make_cache(KVCache* self, std::string_view dtype, size_t layers, size_t blocks, size_t block_size, size_t kv_heads,
+                size_t head_dim) {
+    check(dtype == "f16" || dtype == "f32", "dtype must be f16 or f32");
     check(layers >= 1 && kv_heads >= 1 && head_dim >= 1, "layers, kv_heads and head_dim must be at least 1");
     check(block_size >= 16 && block_size % 16 == 0, "block_size must be a multiple of 16");
     check(layers < (1u << 16) && blocks < (1u << 31) && block_size <= (1u << 16) && kv_heads < (1u << 16) &&
               head_dim < (1u << 16), "the cache's sizes are out of range");
-    const double bytes = 2.0 * static_cast<double>(layers) * static_cast<double>(blocks) * static_cast<double>(block_size) *
+    const double bytes = 4.0 * static_cast<double>(layers) * static_cast<double>(blocks) * static_cast<double>(block_size) *
                          static_cast<double>(kv_heads) * 2.0 * static_cast<double>(head_dim + 16);
     check(bytes < 0x1p62, "the cache's sizes are out of range");
-    new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim);
+    new (self) KVCache(dtype == "f16" ? KVType::f16 : KVType::f32, layers, blocks, block_size, kv_heads, head_dim);
 }
 
 // Checks a batch against the cache, so that no kernel can leave its memory.
@@ -311,8 +313,8 @@ NB_MODULE(_core, m) {
         .def_prop_ro("columns", [](const BoundWeight& w) { return w.columns(); })
         .def_prop_ro("nbytes", [](const BoundWeight& w) { return w.nbytes(); });
 
-    nb::class_<KVCache>(m, "KVCache", "A paged key-value cache in float16.")
-        .def("__init__", &make_cache, "num_layers"_a, "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a)
+    nb::class_<KVCache>(m, "KVCache", "A paged key-value cache in float16 or float32.")
+        .def("__init__", &make_cache, "dtype"_a, "num_layers"_a, "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a)
         .def_prop_ro("num_layers", &KVCache::num_layers)
         .def_prop_ro("num_blocks", &KVCache::num_blocks)
         .def_prop_ro("block_size", &KVCache::block_size)

@@ -34,24 +34,33 @@ struct LinearBlock {
     float* scratch;  // LINEAR_SCRATCH floats
 };
 
-// One layer of the cache: [blocks][kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] } as float16.
+enum class KVType : int { f16, f32 };
+constexpr size_t bytes_of(KVType type) { return type == KVType::f16 ? 2 : 4; }
+
+// One layer of the cache: [blocks][kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] }.
+// Strides count elements; keys and value are typed by the caller, as `type` says.
 struct CacheView {
-    uint16_t* data;
+    void* data;
+    KVType type;
     size_t block_size, num_kv_heads, head_dim, padded_dim;
 
     size_t head_stride() const { return block_size * (head_dim + padded_dim); }
     size_t block_stride() const { return num_kv_heads * head_stride(); }
     // Keys of the 16 tokens from `position` on (a multiple of 16), and value of the token at `position`.
-    uint16_t* keys(const int32_t* table, size_t position, size_t kv_head) const {
-        return block(table, position, kv_head) + position % block_size / KEY_GROUP * KEY_GROUP * head_dim;
+    template <class Element>
+    Element* keys(const int32_t* table, size_t position, size_t kv_head) const {
+        return block<Element>(table, position, kv_head) + position % block_size / KEY_GROUP * KEY_GROUP * head_dim;
     }
-    uint16_t* value(const int32_t* table, size_t position, size_t kv_head) const {
-        return block(table, position, kv_head) + block_size * head_dim + position % block_size * padded_dim;
+    template <class Element>
+    Element* value(const int32_t* table, size_t position, size_t kv_head) const {
+        return block<Element>(table, position, kv_head) + block_size * head_dim + position % block_size * padded_dim;
     }
 
 private:
-    uint16_t* block(const int32_t* table, size_t position, size_t kv_head) const {
-        return data + static_cast<size_t>(table[position / block_size]) * block_stride() + kv_head * head_stride();
+    template <class Element>
+    Element* block(const int32_t* table, size_t position, size_t kv_head) const {
+        const size_t at = static_cast<size_t>(table[position / block_size]) * block_stride() + kv_head * head_stride();
+        return static_cast<Element*>(data) + at;
     }
 };
 

@@ -1,6 +1,7 @@
 // Norms, activations, rope and the other operations that work on one row at a time.
 #pragma once
 
+#include "cache_types.h"
 #include "kernels.h"
 #include "vector_math.h"
 
@@ -134,19 +135,32 @@ HEADRACE_INLINE void norm_heads(float* x, size_t heads, size_t dim, const float*
     }
 }
 
-HEADRACE_INLINE void write_key(const RopeToken& token, const float* key, size_t kv_head) {
+template <class KV>
+void write_key(const RopeToken& token, const float* key, size_t kv_head) {
+    using Element = typename KV::Element;
     const size_t dim = token.cache.head_dim, lane = token.position % KEY_GROUP;
-    uint16_t* keys = token.cache.keys(token.table, token.position - lane, kv_head) + lane;
+    Element* keys = token.cache.keys<Element>(token.table, token.position - lane, kv_head) + lane;
     each16(dim, [&](size_t d, int lanes) {
-        uint16_t halves[LANES];
-        to_f16(halves, load16(key + d, lanes));
-        for (int i = 0; i < lanes; ++i) keys[(d + static_cast<size_t>(i)) * KEY_GROUP] = halves[i];
+        Element sixteen[LANES];
+        KV::put(sixteen, load16(key + d, lanes));
+        for (int i = 0; i < lanes; ++i) keys[(d + static_cast<size_t>(i)) * KEY_GROUP] = sixteen[i];
     });
 }
 
-HEADRACE_INLINE void write_value(const RopeToken& token, const float* value, size_t kv_head) {
-    uint16_t* out = token.cache.value(token.table, token.position, kv_head);
-    each16(token.cache.head_dim, [&](size_t d, int lanes) { to_f16(out + d, load16(value + d, lanes)); });
+// Values are padded to whole vectors with zeros.
+template <class KV>
+void write_value(const RopeToken& token, const float* value, size_t kv_head) {
+    auto* out = token.cache.value<typename KV::Element>(token.table, token.position, kv_head);
+    each16(token.cache.head_dim, [&](size_t d, int lanes) { KV::put(out + d, load16(value + d, lanes)); });
+}
+
+template <class KV>
+void write_heads(const RopeToken& token, const float* k, const float* v) {
+    const size_t dim = token.cache.head_dim;
+    for (size_t head = 0; head < token.cache.num_kv_heads; ++head) {
+        write_key<KV>(token, k + head * dim, head);
+        write_value<KV>(token, v + head * dim, head);
+    }
 }
 
 void rope_write(const RopeToken& token) {
@@ -159,10 +173,7 @@ void rope_write(const RopeToken& token) {
     if (token.cos)
         for (size_t head = 0; head < token.num_heads + kv_heads; ++head) rotate(q + head * dim, token);
     std::memcpy(token.q_out, q, token.num_heads * dim * sizeof(float));
-    for (size_t head = 0; head < kv_heads; ++head) {
-        write_key(token, k + head * dim, head);
-        write_value(token, v + head * dim, head);
-    }
+    token.cache.type == KVType::f16 ? write_heads<CacheF16>(token, k, v) : write_heads<CacheF32>(token, k, v);
 }
 
 }  // namespace

@@ -32,9 +32,11 @@ class Weight:
     def nbytes(self) -> int: ...
 
 class KVCache:
-    """A paged key-value cache in float16. `block_size` is a multiple of 16; memory is taken as it is written to."""
+    """A paged key-value cache of "f16" or "f32". `block_size` is a multiple of 16; memory is taken as it is written."""
 
-    def __init__(self, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> None: ...
+    def __init__(
+        self, dtype: str, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
+    ) -> None: ...
     @property
     def num_layers(self) -> int: ...
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headrace.errors import ConfigError
 
 QUANTIZE_CHOICES = ("q8", "q4")
+CACHE_CHOICES = ("f16", "f32")
 BACKENDS = ("cpu", "reference")
 
 
@@ -33,6 +34,8 @@ class EngineConfig:
     """Tokens in a KV cache block."""
     kv_memory: int | None = None
     """Bytes for the KV cache; None plans it from the machine's free memory."""
+    kv_dtype: str | None = None
+    """Elements of the KV cache: "f16" or "f32"; None is f32 for a model in float32, else f16."""
     prefix_cache: bool = True
     """Share computed prefixes between requests. Never changes a result."""
     quantize: str | None = None
@@ -43,6 +46,8 @@ class EngineConfig:
             raise ConfigError(f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         if self.quantize is not None and self.quantize not in QUANTIZE_CHOICES:
             raise ConfigError(f"quantize is {self.quantize!r}, expected one of {', '.join(QUANTIZE_CHOICES)}")
+        if self.kv_dtype is not None and self.kv_dtype not in CACHE_CHOICES:
+            raise ConfigError(f"kv_dtype is {self.kv_dtype!r}, expected one of {', '.join(CACHE_CHOICES)}")
         for name in ("threads", "max_context", "max_batch_tokens", "max_sequences", "block_size", "kv_memory"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

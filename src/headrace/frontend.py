@@ -14,6 +14,7 @@ from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
 from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
 from headrace.hub.resolve import resolve_model
 from headrace.model.loader import load_decoder, read_spec
+from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.text.chat import load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
@@ -56,9 +57,11 @@ class Frontend:
         self.default_params = default_params(files.read_json("generation_config.json") or {})
         ops = select_ops(self.config)
         decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
+        dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
         plan = plan_kv_cache(
             self.config,
-            block_bytes=decoder.cache_block_bytes(self.config.block_size),
+            dtype=dtype,
+            block_bytes=decoder.cache_block_bytes(self.config.block_size, dtype),
             model_context=self.spec.max_context,
             free_memory=free_memory(),
         )

@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
+from headrace.engine.memory import KVPlan
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
 from headrace.frontend import Frontend, Message, Prompt
@@ -72,6 +73,11 @@ class LLM:
     def default_params(self) -> SamplingParams:
         """The sampling that the model's generation_config recommends."""
         return self._frontend.default_params
+
+    @property
+    def kv_plan(self) -> KVPlan:
+        """Size and kind of the KV cache."""
+        return self._engine.plan
 
     @property
     def decoder(self) -> Decoder:

@@ -55,14 +55,14 @@ def test_plain_numbers_are_bytes(nbytes: int) -> None:
 
 def test_cost_of_a_llama(stories260k: str) -> None:
     with LLM(stories260k) as llm:
-        found = cost_of(llm.decoder)
+        found = cost_of(llm.decoder, kv_bytes=7)
         assert num_parameters(llm.spec) == 260032
     heads, kv_heads, size, hidden, inner, layers, vocabulary = 8, 4, 8, 64, 172, 5, 512
     attention = hidden * (heads + 2 * kv_heads) * size + heads * size * hidden
     assert found.layers.parameters == layers * (attention + 3 * hidden * inner)
     assert found.layers.nbytes == 4 * found.layers.parameters
     assert found.head == Matrices(4 * hidden * vocabulary, hidden * vocabulary)
-    assert found.kv_bytes == 2 * kv_heads * size * 2
+    assert found.kv_bytes == 7
     assert found.attention_flops == 2 * 2 * heads * size
     assert (found.experts, found.expert_share, found.windows) == (Matrices(0, 0), 0.0, (None,) * layers)
 

@@ -111,7 +111,7 @@ def test_stop_and_status_line(headrace: Headrace, stories260k: str) -> None:
     assert done.out == ", there was a little girl named \n"
     report, plan, manner, timing = done.err.splitlines()
     assert "stories260k" in report
-    assert plan.startswith("KV cache: ")
+    assert plan.startswith("KV cache (f32): ")
     assert "the model has no chat template" in manner
     assert re.fullmatch(r"\d+ tokens · [\d,.]+ tokens/s · first after [\d.]+ ms", timing)
 

@@ -16,6 +16,7 @@ from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import load_decoder
+from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.types import Request, SamplingParams
 
@@ -39,10 +40,16 @@ def engine_of(model: Path) -> Callable[..., Engine]:
         ops = select_ops(EngineConfig(threads=threads, quantize=quantize))
         return ops, load_decoder(ModelFiles("tiny", folder=model), ops, quantize=quantize)
 
-    def make(num_blocks: int = 256, threads: int = 1, quantize: str | None = None, **settings: object) -> Engine:
+    def make(
+        num_blocks: int = 256,
+        threads: int = 1,
+        quantize: str | None = None,
+        dtype: CacheType = CacheType.F16,
+        **settings: object,
+    ) -> Engine:
         ops, decoder = decoder_of(threads, quantize)
         config = EngineConfig(threads=threads, **settings)
-        return Engine(decoder, ops, config, KVPlan(num_blocks, 16, 1, num_blocks * 16, 0))
+        return Engine(decoder, ops, config, KVPlan(num_blocks, 16, 1, num_blocks * 16, 0, dtype))
 
     return make
 
@@ -67,15 +74,16 @@ def answer(engine: Engine, requests: Sequence[Request]) -> Answer:
     return found
 
 
-def test_alone_against_in_a_batch_of_33_in_any_order(engine_of: Callable[..., Engine]) -> None:
+@pytest.mark.parametrize("dtype", list(CacheType))
+def test_alone_against_in_a_batch_of_33_in_any_order(engine_of: Callable[..., Engine], dtype: CacheType) -> None:
     requests = [
         a_request(f"r{i}", 1 + 3 * i, seed=i, temperature=(0.0, 0.7, 1.3)[i % 3], repetition_penalty=1 + 0.1 * (i % 2))
         for i in range(33)
     ]
-    alone = {key: value for request in requests for key, value in answer(engine_of(), [request]).items()}
+    alone = {key: value for request in requests for key, value in answer(engine_of(dtype=dtype), [request]).items()}
     for seed in (0, 1):
         order = np.random.default_rng(seed).permutation(33)
-        assert answer(engine_of(max_batch_tokens=128), [requests[at] for at in order]) == alone
+        assert answer(engine_of(max_batch_tokens=128, dtype=dtype), [requests[at] for at in order]) == alone
 
 
 def test_whole_against_chunks_of_every_size(engine_of: Callable[..., Engine]) -> None:

@@ -25,7 +25,7 @@ class ToyDecoder:
         self.num_tokens = 0
         self.batches: list[Batch] = []
 
-    def new_cache(self, num_blocks: int, block_size: int) -> np.ndarray:
+    def new_cache(self, num_blocks: int, block_size: int, dtype: object) -> np.ndarray:
         return np.full((num_blocks, block_size, 2), -1, np.int64)
 
     def rope_rows(self, positions: np.ndarray, variants: np.ndarray) -> np.ndarray:

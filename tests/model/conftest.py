@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tiny_models import make_tiny
 
 from headrace.ops.base import HeadLayout
-from headrace.ops.reference import ReferenceOps
+from headrace.ops.kinds import CacheType
+from headrace.ops.reference import ReferenceCache, ReferenceOps
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +31,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 class ExactOps(ReferenceOps):
     """The oracle with float32 keys and values, so that nothing but the order of summation differs from transformers."""
 
-    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> Any:
-        cache = super().new_kv_cache(num_layers, num_blocks, block_size, layout)
-        return replace(cache, keys=cache.keys.astype(np.float32), values=cache.values.astype(np.float32))
+    def new_kv_cache(
+        self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F32
+    ) -> ReferenceCache:
+        return super().new_kv_cache(num_layers, num_blocks, block_size, layout, CacheType.F32)
 
 
 @pytest.fixture(scope="session")

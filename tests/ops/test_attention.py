@@ -10,7 +10,7 @@ from ops_cases import all_cpu_ops, assert_close, batch_on, floats, make_batch, q
 
 from headrace.ops.base import HeadLayout, Ops, QkNormWeights, RopeTable
 from headrace.ops.cpu import CpuOps
-from headrace.ops.kinds import QkNorm
+from headrace.ops.kinds import CacheType, QkNorm
 from headrace.ops.reference import ReferenceOps
 from headrace.types import Batch, FloatArray
 
@@ -26,9 +26,10 @@ def _attend(
     qk_norm: QkNormWeights | None = None,
     window: int | None = None,
     softcap: float | None = None,
+    dtype: CacheType = CacheType.F16,
 ) -> FloatArray:
     """The attention of the last of several steps, on layer 1 of 2."""
-    cache = ops.new_kv_cache(2, num_blocks, block_size, layout)
+    cache = ops.new_kv_cache(2, num_blocks, block_size, layout, dtype)
     out = np.zeros(0, np.float32)
     for batch, qkv in steps:
         q = ops.rope_write(qkv.copy(), cache, 1, batch, layout, rope, qk_norm)
@@ -38,26 +39,29 @@ def _attend(
 
 @pytest.mark.parametrize("dim", [8, 64, 80, 96, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (5, 1)])
+@pytest.mark.parametrize("dtype", list(CacheType))
 def test_prompts_of_several_sequences(
-    ops: CpuOps, reference: ReferenceOps, dim: int, heads: int, kv_heads: int
+    ops: CpuOps, reference: ReferenceOps, dim: int, heads: int, kv_heads: int, dtype: CacheType
 ) -> None:
     layout = HeadLayout(heads, kv_heads, dim)
     batch = make_batch([(0, 37), (0, 1), (0, 70)], 16)
     qkv = floats(dim, 108, qkv_width(layout))
     rope = rope_table(80, dim // 2)
-    assert_close(
-        _attend(ops, layout, [(batch, qkv)], rope=rope), _attend(reference, layout, [(batch, qkv)], rope=rope), 2e-5
-    )
+    ours, theirs = (_attend(each, layout, [(batch, qkv)], rope=rope, dtype=dtype) for each in (ops, reference))
+    assert_close(ours, theirs, 2e-5)
 
 
 @pytest.mark.parametrize("window", [1, 15, 16, 17, 64, 100, 500])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_windows_and_caps(ops: CpuOps, reference: ReferenceOps, window: int, softcap: float | None) -> None:
+@pytest.mark.parametrize("dtype", list(CacheType))
+def test_windows_and_caps(
+    ops: CpuOps, reference: ReferenceOps, window: int, softcap: float | None, dtype: CacheType
+) -> None:
     layout = HeadLayout(4, 2, 24)
     first, second = make_batch([(0, 90), (0, 130)], 32), make_batch([(90, 140), (130, 131)], 32)
     second = replace(second, block_tables=first.block_tables)
     steps = [(first, floats(1, 220, qkv_width(layout))), (second, floats(2, 51, qkv_width(layout)))]
-    options = {"block_size": 32, "window": window, "softcap": softcap}
+    options = {"block_size": 32, "window": window, "softcap": softcap, "dtype": dtype}
     assert_close(_attend(ops, layout, steps, **options), _attend(reference, layout, steps, **options), 2e-5)
 
 

@@ -11,7 +11,7 @@ from ops_cases import batch_on, dense, floats, qkv_width, rope_table, same_bits,
 from headrace.formats.codecs import CODECS
 from headrace.ops.base import HeadLayout, MoeWeights, Ops
 from headrace.ops.cpu import CpuOps, instruction_sets
-from headrace.ops.kinds import Activation, NormKind
+from headrace.ops.kinds import Activation, CacheType, NormKind
 from headrace.types import FloatArray
 
 LAYOUT = HeadLayout(6, 2, 40)
@@ -87,7 +87,9 @@ def _everything(ops: CpuOps) -> list[FloatArray]:
     layout = HeadLayout(8, 2, 32)
     batch = batch_on([(0, 100), (0, 30)], np.arange(14, dtype=np.int32).reshape(2, 7))
     cache = ops.new_kv_cache(1, 14, 16, layout)
+    exact = ops.new_kv_cache(1, 14, 16, layout, CacheType.F32)
     q = ops.rope_write(floats(3, 130, qkv_width(layout)), cache, 0, batch, layout, rope_table(100, 16), None)
+    ops.rope_write(floats(3, 130, qkv_width(layout)), exact, 0, batch, layout, rope_table(100, 16), None)
     logits = ops.linear(x, dense(ops, w), None, 0.01)
     return [
         ops.embed(dense(ops, x), np.arange(130, dtype=np.int32), 0.3, x),
@@ -98,6 +100,7 @@ def _everything(ops: CpuOps) -> list[FloatArray]:
         ops.softcap(x, 30.0),
         q,
         ops.attention(q, cache, 0, batch, layout, 0.2, None, 20.0),
+        ops.attention(q, exact, 0, batch, layout, 0.2, None, 20.0),
         ops.moe(x, moe, 0.5, x),
         *ops.logprobs(logits, np.zeros(130, np.int32), 5),
     ]

@@ -12,8 +12,6 @@ from headrace.model.spec import ModelSpec
 from headrace.model.weights import MlpWeights
 from headrace.ops.base import MoeWeights, Weight
 
-_KV_BYTES = 2  # float16
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -83,8 +81,8 @@ class Cost:
         return sum(context if window is None else min(context, window) for window in self.windows)
 
 
-def cost_of(decoder: Decoder) -> Cost:
-    """The cost of a loaded model."""
+def cost_of(decoder: Decoder, kv_bytes: int) -> Cost:
+    """The cost of a loaded model whose cache takes kv_bytes for a token in one layer."""
     spec = decoder.spec
     mixtures = [layer.mlp for layer in decoder.weights.layers if isinstance(layer.mlp, MoeWeights)]
     return Cost(
@@ -93,7 +91,7 @@ def cost_of(decoder: Decoder) -> Cost:
         experts=_together(matrix for mixture in mixtures for matrix in (*mixture.gate_up, *mixture.down)),
         expert_share=0.0 if spec.moe is None else spec.moe.top_k / spec.moe.num_experts,
         windows=tuple(layer.window for layer in spec.layers),
-        kv_bytes=2 * spec.num_kv_heads * spec.head_dim * _KV_BYTES,
+        kv_bytes=kv_bytes,
         attention_flops=4 * spec.num_heads * spec.head_dim,
     )
 

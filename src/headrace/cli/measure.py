@@ -75,7 +75,9 @@ def measure(model: str, config: EngineConfig, plan: Plan, say: Callable[[str], N
         for line in llm.load_report:
             say(line)
         _check_room(llm, plan, config)
-        bench = _Bench(llm, cost_of(llm.decoder), np.random.default_rng(0))
+        bench = _Bench(
+            llm, cost_of(llm.decoder, llm.kv_plan.token_bytes // llm.spec.num_layers), np.random.default_rng(0)
+        )
         rounds: list[dict[str, Figures]] = []
         limits: list[Limits] = []
         for number in range(plan.repeats):

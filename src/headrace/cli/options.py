@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from headrace.config import BACKENDS, QUANTIZE_CHOICES, EngineConfig
+from headrace.config import BACKENDS, CACHE_CHOICES, QUANTIZE_CHOICES, EngineConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,6 +76,11 @@ ENGINE_OPTIONS = (
         help="Memory for the KV cache, such as 2GiB.  [default: planned from free memory]",
     ),
     click.option(
+        "--kv-dtype",
+        type=click.Choice(CACHE_CHOICES),
+        help="Elements of the KV cache.  [default: f32 for a model in float32, else f16]",
+    ),
+    click.option(
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
@@ -110,7 +115,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_config(*args: Any, **options: Any) -> None:
-        names = ("quantize", "max_context", "kv_memory", "threads", "backend")
+        names = ("quantize", "max_context", "kv_memory", "kv_dtype", "threads", "backend")
         config = EngineConfig(**{name: options.pop(name) for name in names})
         command(*args, config=config, **options)
 

@@ -39,7 +39,7 @@ class Engine:
         self._runner = Runner(
             decoder,
             ops,
-            decoder.new_cache(plan.num_blocks, config.block_size),
+            decoder.new_cache(plan.num_blocks, config.block_size, plan.dtype),
             max_sequences=config.max_sequences,
             max_blocks=self._blocks.blocks_for(plan.max_context),
             block_size=config.block_size,

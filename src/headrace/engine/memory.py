@@ -9,6 +9,7 @@ import psutil
 
 from headrace.config import EngineConfig
 from headrace.errors import ConfigError
+from headrace.ops.kinds import CacheType
 
 SHARE_OF_FREE_MEMORY = 0.5
 """At most this much of the memory that is free after loading the weights; it is touched only as it is used."""
@@ -23,17 +24,25 @@ class KVPlan:
     block_bytes: int
     max_context: int
     free_memory: int
+    dtype: CacheType = CacheType.F16
+
+    @property
+    def token_bytes(self) -> int:
+        """Size of a token in all layers together."""
+        return self.block_bytes // self.block_size
 
     def __str__(self) -> str:
         tokens = self.num_blocks * self.block_size
         size = format_bytes(self.num_blocks * self.block_bytes)
         return (
-            f"KV cache: {tokens:,} tokens in {self.num_blocks:,} blocks, up to {size} of"
+            f"KV cache ({self.dtype}): {tokens:,} tokens in {self.num_blocks:,} blocks, up to {size} of"
             f" {format_bytes(self.free_memory)} free memory; context {self.max_context:,} tokens"
         )
 
 
-def plan_kv_cache(config: EngineConfig, *, block_bytes: int, model_context: int, free_memory: int) -> KVPlan:
+def plan_kv_cache(
+    config: EngineConfig, *, dtype: CacheType, block_bytes: int, model_context: int, free_memory: int
+) -> KVPlan:
     """Choose the number of blocks and the context.
 
     `block_bytes` is a block's size in all layers together, `model_context` the longest sequence that the model
@@ -57,7 +66,7 @@ def plan_kv_cache(config: EngineConfig, *, block_bytes: int, model_context: int,
             f"a context of {context:,} tokens needs {format_bytes(-(-context // size) * block_bytes)} of KV cache and"
             f" {format_bytes(budget)} is planned for it; lower --max-context or raise --kv-memory"
         )
-    return KVPlan(num_blocks, size, block_bytes, min(context, num_blocks * size), free_memory)
+    return KVPlan(num_blocks, size, block_bytes, min(context, num_blocks * size), free_memory, dtype)
 
 
 def free_memory() -> int:

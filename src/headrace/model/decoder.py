@@ -10,6 +10,7 @@ from headrace.model.rope import RopeTables
 from headrace.model.spec import LayerSpec, ModelSpec, NormPlacement
 from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeights, Norm
 from headrace.ops.base import Array, HeadLayout, KVCache, Ops
+from headrace.ops.kinds import CacheType
 from headrace.types import Batch, IntArray
 
 
@@ -46,13 +47,18 @@ class Decoder:
         """
         return positions * np.int32(self.spec.num_rope_variants) + np.asarray(variants, np.int32)
 
-    def new_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        """An empty key-value cache of num_blocks blocks of block_size tokens."""
-        return self.ops.new_kv_cache(self.spec.num_layers, num_blocks, block_size, self.layout)
+    @property
+    def natural_cache_type(self) -> CacheType:
+        """float32 for a model in float32, so that nothing of it is lost; float16 for all others."""
+        return CacheType.F32 if self.formats == "f32" else CacheType.F16
 
-    def cache_block_bytes(self, block_size: int) -> int:
+    def new_cache(self, num_blocks: int, block_size: int, dtype: CacheType = CacheType.F16) -> KVCache:
+        """An empty key-value cache of num_blocks blocks of block_size tokens."""
+        return self.ops.new_kv_cache(self.spec.num_layers, num_blocks, block_size, self.layout, dtype)
+
+    def cache_block_bytes(self, block_size: int, dtype: CacheType = CacheType.F16) -> int:
         """Memory of one block of the cache, over all layers, keys and values."""
-        return int(self.new_cache(1, block_size).nbytes)
+        return int(self.new_cache(1, block_size, dtype).nbytes)
 
     def forward(self, batch: Batch, cache: KVCache) -> Array:
         """Compute the batch's tokens, write their keys and values into the cache: logits [R, V] float32.

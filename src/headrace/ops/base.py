@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from headrace.formats.tensor import Tensor
-from headrace.ops.kinds import Activation, NormKind, QkNorm
+from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
 Array: TypeAlias = Any
@@ -105,8 +105,10 @@ class Ops(Protocol):
     def vector(self, values: FloatArray) -> Array:
         """A small parameter (norm weight, bias, table) as the backend's float32 array."""
 
-    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> KVCache:
-        """An empty cache of num_blocks blocks of block_size tokens in each layer, values in float16."""
+    def new_kv_cache(
+        self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
+    ) -> KVCache:
+        """An empty cache of num_blocks blocks of block_size tokens in each layer."""
 
     # Forward
 

@@ -21,6 +21,13 @@ class Activation(StrEnum):
     RELU = "relu"
 
 
+class CacheType(StrEnum):
+    """Elements of the key-value cache."""
+
+    F16 = "f16"
+    F32 = "f32"
+
+
 class QkNorm(StrEnum):
     """RMS norm of queries and keys before rope: of each head alone, or of all heads as one row."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable
-from headrace.ops.kinds import Activation, NormKind, QkNorm
+from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
 
@@ -34,10 +34,10 @@ class DenseWeight:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceCache:
-    """keys and values: [layers, blocks, block_size, kv heads, D] float16."""
+    """keys and values: [layers, blocks, block_size, kv heads, D]."""
 
-    keys: NDArray[np.float16]
-    values: NDArray[np.float16]
+    keys: NDArray[np.floating]
+    values: NDArray[np.floating]
     block_size: int
 
     @property
@@ -78,9 +78,12 @@ class ReferenceOps:
     def vector(self, values: FloatArray) -> FloatArray:
         return np.ascontiguousarray(values, dtype=np.float32)
 
-    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> ReferenceCache:
+    def new_kv_cache(
+        self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
+    ) -> ReferenceCache:
         shape = (num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
-        return ReferenceCache(np.zeros(shape, np.float16), np.zeros(shape, np.float16), block_size)
+        element = {CacheType.F16: np.float16, CacheType.F32: np.float32}[dtype]
+        return ReferenceCache(np.zeros(shape, element), np.zeros(shape, element), block_size)
 
     def embed(self, table: Any, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
         rows: FloatArray = table.values[ids] * np.float32(scale)

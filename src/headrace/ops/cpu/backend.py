@@ -17,7 +17,7 @@ from headrace.config import available_threads
 from headrace.errors import ConfigError, UnsupportedModel
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable, Weight
-from headrace.ops.kinds import Activation, NormKind
+from headrace.ops.kinds import Activation, CacheType, NormKind
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
 _CODECS: Final = MappingProxyType({name: (values, size) for name, values, size in _core.codecs()})
@@ -85,8 +85,10 @@ class CpuOps:
     def vector(self, values: FloatArray) -> FloatArray:
         return np.ascontiguousarray(values, dtype=np.float32)
 
-    def new_kv_cache(self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout) -> _core.KVCache:
-        return _core.KVCache(num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
+    def new_kv_cache(
+        self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
+    ) -> _core.KVCache:
+        return _core.KVCache(dtype, num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
 
     def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
         out = np.empty((len(ids), table.shape[1]), np.float32)
