@@ -62,16 +62,18 @@ def _read_config(files: ModelFiles) -> tuple[Family, ModelSpec]:
     values = files.read_json("config.json")
     if values is None:
         raise ModelNotFound(f"{files.name} has no config.json; name a folder in Hugging Face form or a .gguf file")
-    config = Fields(values, f"{files.name}: config.json")
-    model_type = config.text("model_type", "")
+    source = f"{files.name}: config.json"
+    model_type = Fields(values, source).text("model_type", "")
     for family in FAMILIES:
         if model_type in family.model_types:
+            config = Fields({**family.defaults, **values}, source)
+            config.raw("model_type")
             _check_architectures(config)
             spec = family.from_config(config)
             config.finish(HARMLESS | family.harmless)
             return family, spec
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
-    raise UnsupportedModel(f"{config.source}: model_type is {model_type!r}; headrace runs {known}")
+    raise UnsupportedModel(f"{source}: model_type is {model_type!r}; headrace runs {known}")
 
 
 def _check_architectures(config: Fields) -> None:

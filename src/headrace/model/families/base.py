@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.formats.tensor import Tensor
 from headrace.model.fields import Fields
@@ -29,6 +30,8 @@ class Family:
     from_config: Callable[[Fields], ModelSpec]
     config_names: NameTable
     """Names of weights in safetensors"""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What keys of config.json mean when they are absent: as in transformers' config class. Null stays null."""
     harmless: frozenset[str] = frozenset()
     """Keys of config.json, besides those of every family, that do not change the results"""
     gguf_architectures: tuple[str, ...] = ()

@@ -39,12 +39,14 @@ _BOOKKEEPING = """
     architectures model_type transformers_version torch_dtype dtype auto_map tokenizer_class unsloth_version
     unsloth_fixed name_or_path model_name id2label label2id problem_type finetuning_task task_specific_params
     return_dict use_return_dict output_hidden_states output_attentions torchscript use_bfloat16 chunk_size_feed_forward
-    num_labels attn_implementation model_max_length max_sequence_length transformers.js_config
+    num_labels attn_implementation model_max_length max_sequence_length transformers.js_config output_past
+    custom_pipeline custom_pipelines
 """
 _TRAINING = """
-    attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout classifier_dropout
-    layerdrop initializer_range init_std gradient_checkpointing pretraining_tp output_router_logits
-    router_aux_loss_coef router_jitter_noise is_decoder
+    attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout
+    classifier_dropout attention_probs_dropout_prob hidden_dropout_prob layerdrop initializer_range init_std
+    gradient_checkpointing pretraining_tp output_router_logits router_aux_loss_coef router_jitter_noise
+    is_decoder
 """
 _TOKEN_IDS = "bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id"
 _GENERATION = """

@@ -43,7 +43,7 @@ def _gemma(config: Fields, family: str, theta: float | None) -> ModelSpec:
         spec,
         norm_placement=NormPlacement.SANDWICH,
         embedding_scale=spec.hidden_size**0.5,
-        attention_scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+        attention_scale=config.number("query_pre_attn_scalar") ** -0.5,
         attention_softcap=config.optional_number("attn_logit_softcapping"),
         logit_softcap=config.optional_number("final_logit_softcapping"),
         qkv_bias=bias,
@@ -54,7 +54,7 @@ def _gemma(config: Fields, family: str, theta: float | None) -> ModelSpec:
 def _gemma2(config: Fields) -> ModelSpec:
     spec = _gemma(config, "Gemma 2", LOCAL_THETA)
     sliding = read_layer_types(config, spec.num_layers, lambda index: index % 2 == 0)
-    window = config.integer("sliding_window", 4096)
+    window = config.integer("sliding_window")
     config.only("sliding_window_size", window)
     return replace(spec, layers=_layers(sliding, window, 0))
 
@@ -63,7 +63,7 @@ def _gemma3(config: Fields) -> ModelSpec:
     spec = _gemma(config, "Gemma 3", None)
     period = config.integer("sliding_window_pattern", 6)
     sliding = read_layer_types(config, spec.num_layers, lambda index: (index + 1) % period != 0)
-    layers = _layers(sliding, config.integer("sliding_window", 4096), 1)
+    layers = _layers(sliding, config.integer("sliding_window"), 1)
     return replace(spec, qk_norm=QkNorm.HEAD, ropes=_gemma3_ropes(config, spec), layers=layers)
 
 
@@ -114,11 +114,27 @@ def _gemma3_gguf(source: GGUFSource) -> ModelSpec:
     return replace(spec, qk_norm=QkNorm.HEAD, ropes=(full, local), layers=layers)
 
 
+_DEFAULTS = {
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "intermediate_size": 9216,
+    "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+}
+
 GEMMA2 = Family(
     name="Gemma 2",
     model_types=("gemma2",),
     from_config=_gemma2,
     config_names=NAMES,
+    defaults={
+        **_DEFAULTS,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "max_position_embeddings": 8192,
+    },
     harmless=frozenset({"hidden_act"}),  # a leftover beside hidden_activation, which is what counts
     gguf_architectures=("gemma2",),
     from_gguf=_gemma2_gguf,
@@ -129,6 +145,7 @@ GEMMA3 = replace(
     name="Gemma 3 (text)",
     model_types=("gemma3_text",),
     from_config=_gemma3,
+    defaults={**_DEFAULTS, "max_position_embeddings": 131072},
     gguf_architectures=("gemma3",),
     from_gguf=_gemma3_gguf,
 )

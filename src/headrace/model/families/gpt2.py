@@ -68,9 +68,12 @@ GPT2 = Family(
     model_types=("gpt2",),
     from_config=_gpt2,
     config_names=NAMES,
+    defaults={"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_positions": 1024},
     harmless=frozenset(
         {
             "reorder_and_upcast_attn",  # about overflow in half precision
+            "n_special",  # of GPT, which had token ids apart for them
+            "predict_special_tokens",
             "summary_type",
             "summary_use_proj",
             "summary_activation",

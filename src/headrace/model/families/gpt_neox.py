@@ -47,6 +47,8 @@ def _gpt_neox(config: Fields) -> ModelSpec:
     spec = read_dense(config, "GPT-NeoX", keys=KEYS, theta=None)
     parameters = rope_parameters(config)
     theta, partial = config.number("rotary_emb_base", 10_000.0), config.number("rotary_pct", 0.25)
+    config.only("rope_theta", theta)  # the same again, in files that transformers 4.4x saved
+    config.only("partial_rotary_factor", partial)
     rope = rope_from(config, parameters, spec.head_dim, spec.max_context, theta=theta, partial=partial)
     bias = config.flag("attention_bias", True)
     layers = tuple(replace(layer, rope=0) for layer in spec.layers)
@@ -64,6 +66,12 @@ GPT_NEOX = Family(
     model_types=("gpt_neox",),
     from_config=_gpt_neox,
     config_names=NAMES,
+    defaults={
+        "hidden_act": "gelu",
+        "intermediate_size": 24576,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 2048,
+    },
     gguf_architectures=("gptneox",),
     from_gguf=_gguf,
     gguf_names=GGUF_NAMES,

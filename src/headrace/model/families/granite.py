@@ -8,7 +8,7 @@ from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import read_dense
 from headrace.model.families.gguf import INTERLEAVED_NAMES
 from headrace.model.families.gguf import read_dense as read_dense_gguf
-from headrace.model.families.llama import NAMES
+from headrace.model.families.llama import LLAMA, NAMES
 from headrace.model.fields import Fields
 from headrace.model.spec import ModelSpec
 
@@ -43,6 +43,7 @@ GRANITE = Family(
     model_types=("granite",),
     from_config=_granite,
     config_names=NAMES,
+    defaults=LLAMA.defaults,
     gguf_architectures=("granite",),
     from_gguf=_gguf,
     gguf_names=INTERLEAVED_NAMES,

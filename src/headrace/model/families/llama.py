@@ -74,15 +74,33 @@ def _gguf(source: GGUFSource) -> ModelSpec:
     return replace(spec, layers=windowed(spec, window, lambda _: True))
 
 
+DEFAULTS = {"hidden_act": "silu", "rms_norm_eps": 1e-6}
+_MISTRAL = {
+    **DEFAULTS,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+}
+
 LLAMA = Family(
     name="Llama 1, 2, 3",
     model_types=("llama",),
     from_config=_llama,
     config_names=NAMES,
+    defaults={**DEFAULTS, "intermediate_size": 11008, "max_position_embeddings": 2048},
     harmless=frozenset({"is_llama_config"}),  # SmolLM2's
     gguf_architectures=("llama",),
     from_gguf=_gguf,
     gguf_names=INTERLEAVED_NAMES,
 )
-MISTRAL = replace(LLAMA, name="Mistral", model_types=("mistral",), from_config=_mistral)
-MIXTRAL = replace(LLAMA, name="Mixtral", model_types=("mixtral",), from_config=_mixtral, config_names=MIXTRAL_NAMES)
+MISTRAL = replace(
+    LLAMA, name="Mistral", model_types=("mistral",), from_config=_mistral, defaults={**_MISTRAL, "sliding_window": 4096}
+)
+MIXTRAL = replace(
+    LLAMA,
+    name="Mixtral",
+    model_types=("mixtral",),
+    from_config=_mixtral,
+    config_names=MIXTRAL_NAMES,
+    defaults={**_MISTRAL, "rms_norm_eps": 1e-5},
+)

@@ -43,6 +43,12 @@ OLMO2 = Family(
     model_types=("olmo2",),
     from_config=_olmo2,
     config_names=NAMES,
+    defaults={
+        "hidden_act": "silu",
+        "intermediate_size": 11008,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+    },
     gguf_architectures=("olmo2",),
     from_gguf=_gguf,
     gguf_names=GGUF_NAMES,

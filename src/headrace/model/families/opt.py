@@ -35,6 +35,7 @@ NAMES = NameTable(
 def _opt(config: Fields) -> ModelSpec:
     spec = read_dense(config, "OPT", keys=KEYS, tied=True, theta=None)
     config.only("word_embed_proj_dim", spec.hidden_size)
+    config.only("learned_embeddings", True)  # Galactica's
     config.only("_remove_final_layer_norm")
     for key in ("do_layer_norm_before", "layer_norm_elementwise_affine"):
         if not config.flag(key, True):
@@ -51,4 +52,10 @@ def _opt(config: Fields) -> ModelSpec:
     )
 
 
-OPT = Family(name="OPT", model_types=("opt",), from_config=_opt, config_names=NAMES)
+OPT = Family(
+    name="OPT",
+    model_types=("opt",),
+    from_config=_opt,
+    config_names=NAMES,
+    defaults={"activation_function": "relu", "ffn_dim": 3072, "max_position_embeddings": 2048},
+)

@@ -40,7 +40,7 @@ def _phi3(config: Fields) -> ModelSpec:
         spec.max_context,
         theta=config.number("rope_theta", 10_000.0),
         partial=config.number("partial_rotary_factor", 1.0),
-        original=config.integer("original_max_position_embeddings", 4096),
+        original=config.integer("original_max_position_embeddings"),
     )
     window = config.optional_integer("sliding_window")
     spec = replace(spec, ropes=(rope,), layers=tuple(replace(layer, rope=0) for layer in spec.layers))
@@ -72,6 +72,13 @@ PHI3 = Family(
     model_types=("phi3",),
     from_config=_phi3,
     config_names=NAMES,
+    defaults={
+        "hidden_act": "silu",
+        "intermediate_size": 8192,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    },
     harmless=frozenset({"full_attn_mod", "interpolate_factor"}),  # Phi-4-mini's own; transformers does not read them
     gguf_architectures=("phi3",),
     from_gguf=_gguf,

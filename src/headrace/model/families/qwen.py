@@ -69,6 +69,8 @@ def _qwen3_moe(config: Fields) -> ModelSpec:
     layers = tuple(
         LayerSpec(window=window, moe=index not in dense and (index + 1) % step == 0) for index in range(spec.num_layers)
     )
+    config.only("use_qk_norm", True)
+    config.only("shared_expert_intermediate_size", 0)
     moe = MoeSpec(
         config.integer(
             "num_local_experts" if config.has("num_local_experts") else "num_experts", 128, maximum=MAX_EXPERTS
@@ -93,11 +95,20 @@ def _qwen3_moe_gguf(source: GGUFSource) -> ModelSpec:
     return with_experts(source, spec, "expert_feed_forward_length")
 
 
+_DEFAULTS = {
+    **llama.DEFAULTS,
+    "intermediate_size": 22016,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+    "sliding_window": 4096,
+}
+
 QWEN2 = Family(
     name="Qwen2, Qwen2.5",
     model_types=("qwen2",),
     from_config=_qwen2,
     config_names=llama.NAMES,
+    defaults=_DEFAULTS,
     gguf_architectures=("qwen2",),
     from_gguf=_qwen2_gguf,
     gguf_names=GGUF_NAMES,
@@ -108,6 +119,7 @@ QWEN3 = replace(
     model_types=("qwen3",),
     from_config=_qwen3,
     config_names=QWEN3_NAMES,
+    defaults={**_DEFAULTS, "head_dim": 128},
     gguf_architectures=("qwen3",),
     from_gguf=_qwen3_gguf,
 )
@@ -117,6 +129,7 @@ QWEN3_MOE = replace(
     model_types=("qwen3_moe",),
     from_config=_qwen3_moe,
     config_names=QWEN3_MOE_NAMES,
+    defaults={**_DEFAULTS, "intermediate_size": 6144, "num_key_value_heads": 4},
     harmless=frozenset({"max_window_layers"}),
     gguf_architectures=("qwen3moe",),
     from_gguf=_qwen3_moe_gguf,
