@@ -14,6 +14,7 @@ from tiny_gguf import ARCHITECTURES, GGUF_VARIANTS, write_gguf
 from tiny_models import SWITCH, make_tiny, prompt
 
 from headrace.errors import DamagedFile, UnsupportedModel, WeightsMismatch
+from headrace.formats.gguf_writer import write_gguf as write_plain_gguf
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import families, load_decoder, read_spec
 
@@ -99,3 +100,52 @@ def test_unknown_architecture(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(UnsupportedModel, match=r"'mamba'; headrace runs llama, qwen2"):
         read_spec(ModelFiles("tiny.gguf", gguf_path=tmp_path / "tiny.gguf"))
+
+
+def test_experts_apart_as_in_the_first_mixtral_files(tiny: Tiny, exact_ops: Any, tmp_path: Path) -> None:
+    stacked = ModelFiles("new.gguf", gguf_path=write_gguf(tiny("mixtral"), tmp_path / "new.gguf"))
+    assert stacked.gguf is not None
+    tensors = {}
+    for name, tensor in stacked.gguf.tensors.items():
+        if "_exps." in name:
+            for index in range(tensor.shape[0]):
+                tensors[name.replace("_exps.", f".{index}.")] = tensor.expert(index)
+        else:
+            tensors[name] = tensor
+    write_plain_gguf(tmp_path / "old.gguf", stacked.gguf.metadata, tensors)
+    old = ModelFiles("old.gguf", gguf_path=tmp_path / "old.gguf")
+    logits = [OneSequence(load_decoder(files, exact_ops)).feed(prompt(9)) for files in (stacked, old)]
+    np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("qwen3-moe", {"expert_shared_feed_forward_length": 0}),  # Qwen3-Coder-30B-A3B
+        ("granite", {"expert_count": 0, "expert_used_count": 0, "expert_shared_feed_forward_length": 96}),  # Granite 4
+        ("gemma3", {"rope__freq_base_swa": 10000.0}),
+        ("llama", {"rope__scaling__finetuned": True, "expert_count": 0}),
+    ],
+)
+def test_metadata_that_changes_nothing(name: str, extra: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    folder = folder_of(name, tiny, tmp_path)
+    specs = [
+        read_spec(ModelFiles("tiny.gguf", gguf_path=write_gguf(folder, tmp_path / f"{len(more)}.gguf", **more)))
+        for more in ({}, extra)
+    ]
+    assert specs[0] == specs[1]
+
+
+def test_windows_of_old_phi3_files(tiny: Tiny, tmp_path: Path) -> None:
+    """Microsoft's own files are of before the key."""
+    for context, window in ((4096, 2047), (131072, None), (256, -1)):
+        new = ModelFiles("new.gguf", gguf_path=write_gguf(tiny("phi3"), tmp_path / "new.gguf", context_length=context))
+        assert new.gguf is not None
+        metadata = {key: value for key, value in new.gguf.metadata.items() if not key.endswith("sliding_window")}
+        write_plain_gguf(tmp_path / "old.gguf", metadata, new.gguf.tensors)
+        old = ModelFiles("old.gguf", gguf_path=tmp_path / "old.gguf")
+        if window == -1:
+            with pytest.raises(UnsupportedModel, match="does not say its sliding window"):
+                read_spec(old)
+        else:
+            assert {layer.window for layer in read_spec(old).layers} == {window}

@@ -49,6 +49,9 @@ MODULES: Mapping[str, str | Rows] = MappingProxyType(
         "blk.{}.ffn_gate_exps": Experts("layers.{}.experts.{}.gate"),
         "blk.{}.ffn_up_exps": Experts("layers.{}.experts.{}.up"),
         "blk.{}.ffn_down_exps": Experts("layers.{}.experts.{}.down"),
+        "blk.{}.ffn_gate.{}": "layers.{}.experts.{}.gate",  # files of before March 2024 hold each expert apart
+        "blk.{}.ffn_up.{}": "layers.{}.experts.{}.up",
+        "blk.{}.ffn_down.{}": "layers.{}.experts.{}.down",
     }
 )
 
@@ -120,6 +123,7 @@ def with_experts(source: GGUFSource, spec: ModelSpec, inner_key: str) -> ModelSp
     """The spec with a mixture of experts in every layer, when the file has experts."""
     fields = source.fields
     num_experts = fields.optional_integer("expert_count")
+    fields.only("expert_shared_feed_forward_length", 0)
     if num_experts is None:
         fields.only("expert_used_count", 0)
         return spec

@@ -29,6 +29,9 @@ def _granite(config: Fields) -> ModelSpec:
 
 def _gguf(source: GGUFSource) -> ModelSpec:
     spec, fields = read_dense_gguf(source, "Granite"), source.fields
+    for key in ("expert_count", "expert_used_count"):
+        fields.only(key, 0)
+    fields.only("expert_shared_feed_forward_length", 0, spec.inner_size)  # what Granite 4 calls its one MLP
     return replace(
         spec,
         embedding_scale=fields.number("embedding_scale", 1.0),

@@ -24,6 +24,9 @@ NAMES = NameTable(
     },
     ("model.",),
 )
+_OLD_WINDOWS = {4096: 2047, 131072: None}
+"""Windows of the first Phi-3 models, by context: mini and medium 4k; mini and medium 128k, whose windows are no shorter
+than their contexts."""
 FACTORS = frozenset({"rope_factors_long.weight", "rope_factors_short.weight"})
 GGUF_NAMES = NameTable({**MODULES, "blk.{}.ffn_up": GATE_UP}, ignored=IGNORED | FACTORS)
 
@@ -48,13 +51,19 @@ def _phi3(config: Fields) -> ModelSpec:
 
 
 def _gguf(source: GGUFSource) -> ModelSpec:
-    fields = source.fields
-    if not fields.has("attention.sliding_window"):
-        raise UnsupportedModel(f"{fields.source} does not say its sliding window, as old files; convert it again")
     spec = read_dense_gguf(source, "Phi-3")
     spec = replace(spec, ropes=(_gguf_rope(source, spec),))
-    window = fields.optional_integer("attention.sliding_window")
+    window = _gguf_window(source.fields, spec.max_context)
     return replace(spec, layers=windowed(spec, window, lambda _: True))
+
+
+def _gguf_window(fields: Fields, max_context: int) -> int | None:
+    """The sliding window. Files of before August 2024 do not say it, but hold only models whose context tells it."""
+    if fields.has("attention.sliding_window"):
+        return fields.optional_integer("attention.sliding_window")
+    if max_context not in _OLD_WINDOWS:
+        raise UnsupportedModel(f"{fields.source} does not say its sliding window, as old files; convert it again")
+    return _OLD_WINDOWS[max_context]
 
 
 def _gguf_rope(source: GGUFSource, spec: ModelSpec) -> RopeSpec:
