@@ -12,7 +12,7 @@ from headrace.model.families.config import SizeKeys, read_dense, read_layer_type
 from headrace.model.families.gguf import NAMES as GGUF_NAMES
 from headrace.model.families.gguf import read_dense as read_dense_gguf
 from headrace.model.families.gguf import sliding_layers
-from headrace.model.families.llama import MODULES
+from headrace.model.families.llama import IGNORED, MODULES
 from headrace.model.fields import Fields
 from headrace.model.recipes import NameTable, PlusOne
 from headrace.model.spec import LayerSpec, ModelSpec, NormPlacement, RopeSpec
@@ -30,6 +30,7 @@ NAMES = NameTable(
         "layers.{}.self_attn.k_norm": PlusOne("layers.{}.k_norm"),
     },
     ("model.",),
+    IGNORED,
 )
 KEYS = SizeKeys(activation="hidden_activation")
 LOCAL_THETA, GLOBAL_THETA = 10_000.0, 1e6

@@ -8,6 +8,7 @@ from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import read_dense
 from headrace.model.families.gguf import NAMES as GGUF_NAMES
 from headrace.model.families.gguf import read_dense as read_dense_gguf
+from headrace.model.families.llama import IGNORED
 from headrace.model.families.qwen import QK_NORM_MODULES
 from headrace.model.fields import Fields
 from headrace.model.recipes import NameTable
@@ -21,6 +22,7 @@ NAMES = NameTable(
         "layers.{}.post_feedforward_layernorm": "layers.{}.mlp_post_norm",
     },
     ("model.",),
+    IGNORED,
 )
 
 

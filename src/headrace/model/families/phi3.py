@@ -9,6 +9,7 @@ from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import read_dense, rope_from, rope_parameters, windowed
 from headrace.model.families.gguf import ATTENTION_FACTOR, IGNORED, MODULES, ORIGINAL_CONTEXT, divisors
 from headrace.model.families.gguf import read_dense as read_dense_gguf
+from headrace.model.families.llama import IGNORED as CONFIG_IGNORED
 from headrace.model.families.llama import MODULES as LLAMA_MODULES
 from headrace.model.families.magnitudes import longrope_magnitude
 from headrace.model.fields import Fields
@@ -23,6 +24,7 @@ NAMES = NameTable(
         "layers.{}.mlp.gate_up_proj": GATE_UP,
     },
     ("model.",),
+    CONFIG_IGNORED,
 )
 _OLD_WINDOWS = {4096: 2047, 131072: None}
 """Windows of the first Phi-3 models, by context: mini and medium 4k; mini and medium 128k, whose windows are no shorter
