@@ -11,7 +11,7 @@ run: $(VENV)/.installed  ## stream a story from the bundled model; chat on a ter
 	@$(BIN)/headrace run $(MODEL)
 
 test: $(VENV)/.test  ## everything that proves the code, in parallel
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=headrace --cov-fail-under=90 --cov-report=
 
 check: $(VENV)/.check  ## formatter, linter, types, layers, stub of the compiled module
 	$(BIN)/ruff format --check .
