@@ -117,7 +117,7 @@ def test_one_params_for_each_prompt(llm: LLM) -> None:
     outputs = llm.generate([PROMPT] * 3, several)
     assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 5, 9]
     assert {output.outputs[0].finish_reason for output in outputs} == {"length"}
-    with pytest.raises(RequestError, match="2 params for 3 prompts"):
+    with pytest.raises(RequestError, match="2 sampling_params for 3 prompts"):
         llm.generate([PROMPT] * 3, several[:2])
 
 
@@ -330,7 +330,7 @@ async def test_a_dead_engine_fails_its_streams_and_takes_no_more(monkeypatch: py
     def broken() -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(model._frontend.engine, "step", broken)
+    monkeypatch.setattr(model._engine, "step", broken)
     with pytest.raises(EngineError, match="MemoryError: no memory"):
         await model.generate(PROMPT, GREEDY)
     assert not model.is_alive

@@ -10,7 +10,7 @@ A request's way through the house:
     cli/            one file per verb
     server/         HTTP; dialects/ holds one parse and render per API
     llm.py          LLM, for the caller's thread; async_llm.py: AsyncLLM, for an event loop
-    frontend.py     prompt → checked request
+    loaded_model.py what both are: a model, its engine, and prompt → checked request
     completion.py   token ids → text, chunk by chunk
     text/           tokenizers, chat templates, incremental detokeniser, stop strings
     engine/         token ids only: scheduler, block cache with prefix tree, runner

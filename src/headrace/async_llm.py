@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,97 +12,37 @@ from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
-from headrace.frontend import Frontend, Message, Prompt
-from headrace.model.spec import ModelSpec
-from headrace.text.chat import ChatTemplate
-from headrace.text.tokenizer import Tokenizer
+from headrace.loaded_model import LoadedModel, Prompt
 from headrace.types import Chunk, RequestOutput, SamplingParams, StepOutput, TokenLogprobs, Usage
 
 
-class AsyncLLM:
-    """A loaded model for one event loop, which calls all its methods; arguments and errors as for `LLM`."""
+class AsyncLLM(LoadedModel):
+    """A loaded model for one event loop, which calls all its methods; the engine steps in a thread of its own.
+
+    Arguments and errors are those of `LoadedModel`.
+    """
 
     def __init__(
         self, model: str | Path = "stories", config: EngineConfig | None = None, *, chat_template: Path | None = None
     ) -> None:
-        self._frontend = Frontend(model, config, chat_template)
+        super().__init__(model, config, chat_template=chat_template)
         self._streams: dict[str, AsyncStream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = EngineThread(self._frontend.engine, self._deliver, self._fail)
-
-    @property
-    def name(self) -> str:
-        """What the user called the model."""
-        return self._frontend.name
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model's architecture."""
-        return self._frontend.spec
-
-    @property
-    def max_context(self) -> int:
-        """Longest prompt + output in tokens."""
-        return self._frontend.max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """None for a folder without a tokenizer, which runs on token ids."""
-        return self._frontend.tokenizer
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        """None for a model without one."""
-        return self._frontend.chat_template
-
-    @property
-    def default_params(self) -> SamplingParams:
-        """The sampling that the model's generation_config recommends."""
-        return self._frontend.default_params
-
-    @property
-    def load_report(self) -> tuple[str, ...]:
-        """Lines worth telling a user: the model, its memory, the KV cache plan."""
-        return self._frontend.load_report
+        self._thread = EngineThread(self._engine, self._deliver, self._fail)
 
     @property
     def is_alive(self) -> bool:
         """Whether the engine still takes requests."""
         return self._thread.is_alive
 
-    def encode_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        add_special_tokens: bool = False,
-    ) -> list[int]:
-        """A conversation through the model's chat template as token ids; see `Frontend.encode_chat`.
-
-        Raises:
-            MissingChatTemplate: the model has none.
-            RequestError: the template refuses the messages.
-        """
-        return self._frontend.encode_chat(
-            messages,
-            tools=tools,
-            chat_template_kwargs=chat_template_kwargs,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            add_special_tokens=add_special_tokens,
-        )
-
-    def submit(self, prompt: Prompt, params: SamplingParams, *, request_id: str | None = None) -> AsyncStream:
+    def submit(self, prompt: Prompt, sampling_params: SamplingParams, *, request_id: str | None = None) -> AsyncStream:
         """Check a prompt and queue it.
 
         Raises:
             RequestError: nothing has been queued; `param` names the field at fault.
             EngineError: the engine has died or is closed.
         """
-        opened = self._frontend.prepare(prompt, params, request_id)
+        opened = self._prepare(prompt, sampling_params, request_id)
         self._loop = asyncio.get_running_loop()
         stream = AsyncStream(opened, self._thread, self._forget)
         self._streams[opened.request.id] = stream
@@ -114,13 +53,13 @@ class AsyncLLM:
             raise
         return stream
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncStream:
-        """`submit` with the model's own defaults, up to the end of the text, when `params` is None."""
-        return self.submit(prompt, params or replace(self.default_params, max_tokens=None))
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> AsyncStream:
+        """`submit` with the model's own defaults, up to the end of the text, when `sampling_params` is None."""
+        return self.submit(prompt, sampling_params or replace(self.default_params, max_tokens=None))
 
-    async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> RequestOutput:
-        """The whole completion; cancelling the task cancels the request. `params` None is as for `LLM.generate`."""
-        stream = self.submit(prompt, params or self.default_params)
+    async def generate(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> RequestOutput:
+        """The whole completion; cancelling the task cancels the request. Defaults are those of `LLM.generate`."""
+        stream = self.submit(prompt, sampling_params or self.default_params)
         collector = Collector(stream.opened)
         async with stream:
             async for chunk in stream:

@@ -12,87 +12,29 @@ from typing import Any, Self, cast
 
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
-from headrace.engine.memory import KVPlan
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
-from headrace.frontend import Frontend, Message, Prompt
-from headrace.model.decoder import Decoder
-from headrace.model.spec import ModelSpec
-from headrace.text.chat import ChatTemplate
-from headrace.text.tokenizer import Tokenizer
+from headrace.loaded_model import LoadedModel, Message, Prompt
 from headrace.types import Chunk, RequestOutput, SamplingParams
 
 
-class LLM:
-    """A loaded model. Not thread-safe; for an event loop use `AsyncLLM`.
+class LLM(LoadedModel):
+    """A loaded model that runs in the caller's thread. Not thread-safe; for an event loop use `AsyncLLM`.
 
-    Args:
-        model: A bundled name ("stories"), a folder in Hugging Face form, a .gguf file or a hub id.
-        config: How the engine runs.
-        chat_template: A Jinja file to use instead of the model's own template.
-
-    Raises:
-        ModelError: the model cannot be found, read or run.
-        ConfigError: a setting cannot be used with this model on this machine.
+    Arguments and errors are those of `LoadedModel`.
     """
 
     def __init__(
         self, model: str | Path = "stories", config: EngineConfig | None = None, *, chat_template: Path | None = None
     ) -> None:
-        self._frontend = Frontend(model, config, chat_template)
-        self._engine = self._frontend.engine
+        super().__init__(model, config, chat_template=chat_template)
         self._open: dict[str, OpenRequest] = {}
         self._inboxes: dict[str, list[Chunk]] = {}
-
-    @property
-    def name(self) -> str:
-        """What the user called the model."""
-        return self._frontend.name
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model's architecture."""
-        return self._frontend.spec
-
-    @property
-    def max_context(self) -> int:
-        """Longest prompt + output in tokens."""
-        return self._frontend.max_context
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """None for a folder without a tokenizer, which runs on token ids."""
-        return self._frontend.tokenizer
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        """None for a model without one."""
-        return self._frontend.chat_template
-
-    @property
-    def default_params(self) -> SamplingParams:
-        """The sampling that the model's generation_config recommends."""
-        return self._frontend.default_params
-
-    @property
-    def kv_plan(self) -> KVPlan:
-        """Size and kind of the KV cache."""
-        return self._engine.plan
-
-    @property
-    def decoder(self) -> Decoder:
-        """The loaded model itself, for what measures it: its weights, their sizes, the operations it runs on."""
-        return self._frontend.decoder
-
-    @property
-    def load_report(self) -> tuple[str, ...]:
-        """Lines worth telling a user: the model, its memory, the KV cache plan."""
-        return self._frontend.load_report
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
@@ -100,29 +42,30 @@ class LLM:
 
         Args:
             prompts: One prompt or several: strings, lists of token ids, {"prompt": …}, {"prompt_token_ids": …}, mixed.
-            params: For all prompts, or one for each; None is the model's own defaults and 16 tokens.
+            sampling_params: For all prompts, or one for each; None is the model's own defaults and 16 tokens.
             use_tqdm: Show a progress bar on a terminal when there are several prompts.
 
         Raises:
             RequestError: a prompt or parameter is wrong; nothing has run.
         """
         several = _as_prompts(prompts)
-        if params is None or isinstance(params, SamplingParams):
-            each = [params or self.default_params] * len(several)
+        if sampling_params is None or isinstance(sampling_params, SamplingParams):
+            each = [sampling_params or self.default_params] * len(several)
         else:
-            each = list(params)
+            each = list(sampling_params)
         if len(each) != len(several):
             raise RequestError(
-                f"{len(each)} params for {len(several)} prompts; give one, or one for each", param="params"
+                f"{len(each)} sampling_params for {len(several)} prompts; give one, or one for each",
+                param="sampling_params",
             )
-        opened = [self._frontend.prepare(prompt, own) for prompt, own in zip(several, each, strict=True)]
+        opened = [self._prepare(prompt, own) for prompt, own in zip(several, each, strict=True)]
         show_progress = use_tqdm and len(several) > 1 and sys.stderr.isatty()
         return self._collect(opened, show_progress=show_progress)
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        params: SamplingParams | None = None,
+        sampling_params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -131,7 +74,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of {"role": …, "content": …}.
 
-        `params` None is the model's own defaults, up to the end of the answer.
+        `sampling_params` None is the model's own defaults, up to the end of the answer.
 
         Raises:
             MissingChatTemplate: the model has none.
@@ -139,7 +82,7 @@ class LLM:
         """
         several = [messages] if messages and isinstance(messages[0], Mapping) else messages
         prompts = [
-            self._frontend.encode_chat(
+            self.encode_chat(
                 cast("Sequence[Message]", one),
                 tools=tools,
                 chat_template_kwargs=chat_template_kwargs,
@@ -147,30 +90,32 @@ class LLM:
             )
             for one in several
         ]
-        return self.generate(prompts, params or replace(self.default_params, max_tokens=None), use_tqdm=use_tqdm)
+        return self.generate(
+            prompts, sampling_params or replace(self.default_params, max_tokens=None), use_tqdm=use_tqdm
+        )
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Chunk]:
         """Chunks of the completion as they become final; closing the iterator cancels the request.
 
-        `params` None is the model's own defaults, up to the end of the text.
+        `sampling_params` None is the model's own defaults, up to the end of the text.
 
         Raises:
             RequestError: the prompt or a parameter is wrong; raised here, not at the first chunk.
         """
-        opened = self._frontend.prepare(prompt, params or replace(self.default_params, max_tokens=None))
+        opened = self._prepare(prompt, sampling_params or replace(self.default_params, max_tokens=None))
         return self._stream(opened)
 
     def stream_chat(
         self,
         messages: Sequence[Message],
-        params: SamplingParams | None = None,
+        sampling_params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Iterator[Chunk]:
         """`stream` for a conversation; see `chat`."""
-        token_ids = self._frontend.encode_chat(messages, tools=tools, chat_template_kwargs=chat_template_kwargs)
-        return self.stream(token_ids, params)
+        token_ids = self.encode_chat(messages, tools=tools, chat_template_kwargs=chat_template_kwargs)
+        return self.stream(token_ids, sampling_params)
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""

@@ -38,23 +38,34 @@ Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
 Message: TypeAlias = Mapping[str, Any]
 
 
-class Frontend:
-    """A loaded model with its engine, and everything that has to do with text around it.
+class LoadedModel:
+    """A model with its engine, and everything that has to do with text around it.
 
-    Raises (when made):
+    Args:
+        model: A bundled name ("stories"), a folder in Hugging Face form, a .gguf file or a hub id.
+        config: How the engine runs.
+        chat_template: A Jinja file to use instead of the model's own template.
+
+    Raises:
         ModelError: the model cannot be found, read or run.
         ConfigError: a setting cannot be used with this model on this machine.
     """
 
-    def __init__(self, model: str | Path, config: EngineConfig | None, chat_template: Path | None) -> None:
+    def __init__(
+        self, model: str | Path = "stories", config: EngineConfig | None = None, *, chat_template: Path | None = None
+    ) -> None:
         self.config = config or EngineConfig()
         files = resolve_model(model)
         self.name = files.name
+        """What the user called the model"""
         self.spec = read_spec(files)
         self.tokenizer = Tokenizer.from_files(files)
+        """None for a folder without a tokenizer, which runs on token ids"""
         self.chat_template = load_chat_template(files, chat_template)
+        """None for a model without one"""
         self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
         self.default_params = default_params(files.read_json("generation_config.json") or {})
+        """The sampling that the model's generation_config recommends, for 16 tokens"""
         ops = select_ops(self.config)
         decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
@@ -66,8 +77,11 @@ class Frontend:
             free_memory=free_memory(),
         )
         self.decoder = decoder
-        self.engine = Engine(decoder, ops, self.config, plan)
+        """The weights and the forward pass, for what measures them"""
+        self.kv_plan = plan
+        self._engine = Engine(decoder, ops, self.config, plan)
         self.max_context = plan.max_context
+        """Longest prompt + output in tokens"""
         kept = decoder.weights.kept
         self.load_report = (
             f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
@@ -75,9 +89,10 @@ class Frontend:
             *([f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"] if kept else []),
             str(plan),
         )
+        """Lines worth telling a user: the model, its memory, the KV cache plan"""
         self._request_numbers = itertools.count()
 
-    def prepare(self, prompt: Prompt, params: SamplingParams, request_id: str | None = None) -> OpenRequest:
+    def _prepare(self, prompt: Prompt, params: SamplingParams, request_id: str | None = None) -> OpenRequest:
         """Tokenise and check a prompt; the result's `request` is what the engine takes.
 
         Raises:
@@ -99,7 +114,7 @@ class Frontend:
             max_tokens=self._max_tokens(len(token_ids), params.max_tokens),
             eos_token_ids=self._eos_token_ids,
         )
-        self.engine.check_fits(len(token_ids), request.max_tokens)
+        self._engine.check_fits(len(token_ids), request.max_tokens)
         return OpenRequest(request, text, self.tokenizer)
 
     def encode_chat(
