@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from headrace.text.byte_table import ByteTable, Joining
-
-if TYPE_CHECKING:
-    from headrace.text.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
 _MAX_HELD_BYTES = 64
 """A run of <0xNN> tokens is held back up to this size; see ByteRun."""
+
+
+class TokenDecoder(Protocol):
+    """What a detokenizer needs of a tokenizer."""
+
+    @property
+    def byte_table(self) -> ByteTable:
+        """The bytes of each token, and how they are joined."""
+
+    def decode_whole(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of all the ids, by the tokenizer's own library."""
 
 
 class Detokenizer:
@@ -25,7 +33,7 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_token_ids: Sequence[int] = ()
+        self, tokenizer: TokenDecoder, skip_special_tokens: bool = True, prompt_token_ids: Sequence[int] = ()
     ) -> None:
         table = tokenizer.byte_table
         skipped = table.special if skip_special_tokens else frozenset[int]()
@@ -180,7 +188,7 @@ class ByteRun:
 class WholeJoiner:
     """For decoders without a table: decodes everything again and gives out what the last token did not change."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: TokenDecoder, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._token_ids: list[int] = []
