@@ -1,7 +1,7 @@
 """Trains the story model on the CPU; stops and goes on at any time.
 
-    python train.py --data data/ --out run/ --steps 6000
-    python train.py --data data/ --out run/ --steps 6000 --resume
+    python train.py --data data/ --out run/ --steps 3000
+    python train.py --data data/ --out run/ --steps 3000 --resume
 
 Every `--measure-every` steps the run measures the validation loss, adds a line to `log.jsonl` and writes
 `checkpoint.pt`. Which samples a step sees depends on the seed and the step's number alone, so a resumed run goes on
@@ -40,14 +40,14 @@ from torch.nn import functional
 class Recipe:
     """Everything that decides what the weights become, apart from the stories."""
 
-    steps: int = 6000
+    steps: int = 3000
     warmup_steps: int = 50
-    decay_steps: int = 1500
+    decay_steps: int = 1200
     tokens_per_batch: int = 3072
     matrix_learning_rate: float = 0.02
     learning_rate: float = 0.003
     weight_decay: float = 0.05
-    dropout: float = 0.0
+    dropout: float = 0.1
     average: float = 0.998
     seed: int = 1
 
