@@ -134,13 +134,19 @@ def test_labels_leave_out_what_the_model_is_told(scripts: Scripts, data: Path) -
 
 def test_batches_hold_every_sample_once_within_their_budget(scripts: Scripts) -> None:
     generator = random.Random(3)
-    made = [scripts.samples.Sample(ids, ids) for ids in ([number] * generator.randint(2, 200) for number in range(200))]
+    made = [
+        scripts.samples.Sample(ids, ids)
+        for ids in ([number, *range(generator.randint(1, 199))] for number in range(200))
+    ]
     batches = list(scripts.samples.batches(made, 256, generator))
     assert sorted(sample.token_ids[0] for batch in batches for sample in batch) == list(range(200))
     for batch in batches:
         inputs, labels = scripts.samples.collate(batch)
         assert inputs.numel() <= 256
         assert inputs.shape == labels.shape
+        is_label = labels[:, :-1] != scripts.samples.IGNORED
+        assert torch.equal(labels[:, :-1][is_label], inputs[:, 1:][is_label])
+        assert int(is_label.sum()) == sum(len(sample.token_ids) - 1 for sample in batch)
 
 
 @pytest.mark.slow
