@@ -112,6 +112,40 @@ def test_prompts_of_every_form_in_one_call(llm: LLM) -> None:
     assert text_of(llm.generate(ids, GREEDY)) == text_of(outputs)[:1]
 
 
+def test_prompts_and_parameters_as_numpy_has_them(llm: LLM) -> None:
+    params = SamplingParams(temperature=np.float32(0), max_tokens=np.int64(4), top_k=np.int32(-1))
+    expected = llm.generate([5, 6, 7], SamplingParams(temperature=0, max_tokens=4))[0].outputs[0].token_ids
+    ids = np.array([5, 6, 7])
+    for prompt in (ids, list(ids), [ids], [list(ids)], {"prompt_token_ids": ids}):
+        (output,) = llm.generate(prompt, params)  # type: ignore[arg-type]
+        assert output.prompt_token_ids == [5, 6, 7]
+        assert {type(token_id) for token_id in output.prompt_token_ids} == {int}
+        assert output.outputs[0].token_ids == expected
+
+
+def test_as_code_for_vllm_has_it(llm: LLM) -> None:
+    from headrace import TextPrompt, TokensPrompt
+
+    prompts = [TokensPrompt(prompt_token_ids=[5, 6], prompt="said"), TextPrompt(prompt="Lily")]
+    sampling_params = SamplingParams(temperature=0.8, top_p=0.95, seed=-1, max_tokens=3)
+    assert sampling_params.seed is None
+    outputs = llm.generate(prompts=prompts, sampling_params=sampling_params, use_tqdm=False)
+    assert [output.prompt for output in outputs] == ["said", "Lily"]
+    assert all(output.finished and output.outputs[0].finished() for output in outputs)
+    conversation = [{"role": "user", "content": "Tell me a story."}]
+    each = [SamplingParams(max_tokens=count) for count in (2, 3)]
+    outputs = llm.chat([conversation, conversation], sampling_params=each, use_tqdm=False)
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [2, 3]
+
+
+@pytest.mark.parametrize("messages", ["hi", None, 5, {"role": "user"}, [1], [[1]], [[]], ["hi"]])
+def test_wrong_messages_are_refused(llm: LLM, messages: object) -> None:
+    with pytest.raises(RequestError) as caught:
+        llm.chat(messages)  # type: ignore[arg-type]
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("messages")
+
+
 def test_one_params_for_each_prompt(llm: LLM) -> None:
     several = [SamplingParams(temperature=0, max_tokens=n) for n in (1, 5, 9)]
     outputs = llm.generate([PROMPT] * 3, several)
@@ -227,7 +261,16 @@ def test_two_engines_in_one_process(llm: LLM) -> None:
         ([5, 10**6], GREEDY, RequestError, "token id 1000000"),
         ([5, -1], GREEDY, RequestError, "token id -1"),
         ([5, 1.5], GREEDY, RequestError, "the prompt must be a string, a list of token ids"),
-        ({"text": "x"}, GREEDY, RequestError, "the prompt must be"),
+        ({"text": "x"}, GREEDY, RequestError, "the prompt has 'text', which headrace does not know"),
+        ({"prompt": "x", "multi_modal_data": {}}, GREEDY, RequestError, "the prompt has 'multi_modal_data'"),
+        ({"prompt_token_ids": "x"}, GREEDY, RequestError, "the prompt must be"),
+        ({"prompt": None}, GREEDY, RequestError, "the prompt must be"),
+        (b"bytes", GREEDY, RequestError, "prompts is a bytes"),
+        ([b"bytes"], GREEDY, RequestError, "the prompt must be"),
+        ([True, False], GREEDY, RequestError, "the prompt must be"),
+        ("x", {"temperature": 0}, RequestError, "sampling_params is a dict, expected SamplingParams"),
+        (["x"], [{"temperature": 0}], RequestError, "sampling_params has a dict, expected SamplingParams"),
+        ("x", [], RequestError, "0 sampling_params for 1 prompts"),
         ([5] * 5000, GREEDY, ContextTooLong, "5,000 tokens and the context is"),
         ([5], SamplingParams(max_tokens=10**6), ContextTooLong, "lower max_tokens to"),
         ([5], SamplingParams(logit_bias={10**6: 1.0}), RequestError, "logit_bias has token id 1000000"),
@@ -247,7 +290,8 @@ def test_wrong_requests_are_refused_by_name(
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": 1.5}, {"n": 0}, {"n": True},
         {"seed": 2**64}, {"max_tokens": 0}, {"stop": [""]}, {"stop_token_ids": [-1]},
         {"min_tokens": 5, "max_tokens": 4}, {"logit_bias": {"x": 1.0}}, {"logit_bias": {1: "x"}},
-        {"presence_penalty": 3}, {"temperature": float("nan")},
+        {"presence_penalty": 3}, {"temperature": float("nan")}, {"stop": 5}, {"stop": b"x"}, {"stop_token_ids": 5},
+        {"stop_token_ids": "5"}, {"logit_bias": [1]}, {"ignore_eos": "no"}, {"skip_special_tokens": None},
     ],
     ids=str,
 )  # fmt: skip

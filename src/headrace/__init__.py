@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from headrace.config import EngineConfig
     from headrace.errors import HeadraceError
     from headrace.llm import LLM
+    from headrace.loaded_model import TextPrompt, TokensPrompt
     from headrace.types import Chunk, CompletionOutput, Logprob, RequestOutput, SamplingParams
 
 __version__ = "0.1.0"
@@ -46,6 +47,8 @@ __all__ = [
     "Logprob",
     "RequestOutput",
     "SamplingParams",
+    "TextPrompt",
+    "TokensPrompt",
 ]
 
 _HOMES = {
@@ -59,6 +62,8 @@ _HOMES = {
     "Logprob": "types",
     "RequestOutput": "types",
     "SamplingParams": "types",
+    "TextPrompt": "loaded_model",
+    "TokensPrompt": "loaded_model",
 }
 
 

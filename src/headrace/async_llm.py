@@ -55,11 +55,13 @@ class AsyncLLM(LoadedModel):
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> AsyncStream:
         """`submit` with the model's own defaults, up to the end of the text, when `sampling_params` is None."""
-        return self.submit(prompt, sampling_params or replace(self.default_params, max_tokens=None))
+        if sampling_params is None:
+            sampling_params = replace(self.default_params, max_tokens=None)
+        return self.submit(prompt, sampling_params)
 
     async def generate(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> RequestOutput:
         """The whole completion; cancelling the task cancels the request. Defaults are those of `LLM.generate`."""
-        stream = self.submit(prompt, sampling_params or self.default_params)
+        stream = self.submit(prompt, self.default_params if sampling_params is None else sampling_params)
         collector = Collector(stream.opened)
         async with stream:
             async for chunk in stream:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+import numpy as np
+
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
@@ -49,15 +51,7 @@ class LLM(LoadedModel):
             RequestError: a prompt or parameter is wrong; nothing has run.
         """
         several = _as_prompts(prompts)
-        if sampling_params is None or isinstance(sampling_params, SamplingParams):
-            each = [sampling_params or self.default_params] * len(several)
-        else:
-            each = list(sampling_params)
-        if len(each) != len(several):
-            raise RequestError(
-                f"{len(each)} sampling_params for {len(several)} prompts; give one, or one for each",
-                param="sampling_params",
-            )
+        each = _one_for_each(self.default_params if sampling_params is None else sampling_params, len(several))
         opened = [self._prepare(prompt, own) for prompt, own in zip(several, each, strict=True)]
         show_progress = use_tqdm and len(several) > 1 and sys.stderr.isatty()
         return self._collect(opened, show_progress=show_progress)
@@ -65,11 +59,12 @@ class LLM(LoadedModel):
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
-        sampling_params: SamplingParams | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of {"role": …, "content": …}.
@@ -80,19 +75,19 @@ class LLM(LoadedModel):
             MissingChatTemplate: the model has none.
             RequestError: the template refuses the messages.
         """
-        several = [messages] if messages and isinstance(messages[0], Mapping) else messages
         prompts = [
             self.encode_chat(
-                cast("Sequence[Message]", one),
+                one,
                 tools=tools,
                 chat_template_kwargs=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
             )
-            for one in several
+            for one in _as_conversations(messages)
         ]
-        return self.generate(
-            prompts, sampling_params or replace(self.default_params, max_tokens=None), use_tqdm=use_tqdm
-        )
+        if sampling_params is None:
+            sampling_params = replace(self.default_params, max_tokens=None)
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Chunk]:
         """Chunks of the completion as they become final; closing the iterator cancels the request.
@@ -102,8 +97,9 @@ class LLM(LoadedModel):
         Raises:
             RequestError: the prompt or a parameter is wrong; raised here, not at the first chunk.
         """
-        opened = self._prepare(prompt, sampling_params or replace(self.default_params, max_tokens=None))
-        return self._stream(opened)
+        if sampling_params is None:
+            sampling_params = replace(self.default_params, max_tokens=None)
+        return self._stream(self._prepare(prompt, sampling_params))
 
     def stream_chat(
         self,
@@ -200,15 +196,45 @@ class LLM(LoadedModel):
 
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt or several → several. A list of ints is one prompt."""
+    if isinstance(prompts, np.ndarray):
+        prompts = prompts.tolist()
     if isinstance(prompts, (str, Mapping)):
         return [cast("Prompt", prompts)]
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
         raise RequestError(
             f"prompts is a {type(prompts).__name__}, expected a prompt or a list of prompts", param="prompts"
         )
-    if prompts and isinstance(prompts[0], int):
+    if prompts and isinstance(prompts[0], int | np.integer):
         return [cast("Sequence[int]", prompts)]
     return list(cast("Sequence[Prompt]", prompts))
+
+
+def _one_for_each(params: SamplingParams | Sequence[SamplingParams], num_prompts: int) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * num_prompts
+    if not isinstance(params, Sequence) or isinstance(params, str | bytes):
+        raise RequestError(
+            f"sampling_params is a {type(params).__name__}, expected SamplingParams or a list of them",
+            param="sampling_params",
+        )
+    if len(params) != num_prompts:
+        raise RequestError(
+            f"{len(params)} sampling_params for {num_prompts} prompts; give one, or one for each",
+            param="sampling_params",
+        )
+    return list(params)
+
+
+def _as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+    """One conversation or several → several."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise RequestError(
+            f"messages is a {type(messages).__name__}, expected a list of messages or of conversations",
+            param="messages",
+        )
+    if messages and isinstance(messages[0], Mapping):
+        return [cast("Sequence[Message]", messages)]
+    return list(cast("Sequence[Sequence[Message]]", messages))
 
 
 @contextmanager

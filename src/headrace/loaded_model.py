@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard
+
+import numpy as np
 
 from headrace.completion import OpenRequest
 from headrace.config import EngineConfig
@@ -29,9 +31,10 @@ class TextPrompt(TypedDict):
 
 
 class TokensPrompt(TypedDict):
-    """A prompt as vLLM's dict form of token ids."""
+    """A prompt as vLLM's dict form of token ids; `prompt` is their text, which goes into the output as it is."""
 
-    prompt_token_ids: list[int]
+    prompt_token_ids: Sequence[int]
+    prompt: NotRequired[str]
 
 
 Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
@@ -98,6 +101,10 @@ class LoadedModel:
         Raises:
             RequestError: nothing of this has been queued; `param` names the field at fault.
         """
+        if not isinstance(params, SamplingParams):
+            raise RequestError(
+                f"sampling_params has a {type(params).__name__}, expected SamplingParams", param="sampling_params"
+            )
         text, token_ids = self._tokenize(prompt)
         self._check_ids("prompt", token_ids)
         self._check_ids("logit_bias", params.logit_bias or ())
@@ -150,19 +157,13 @@ class LoadedModel:
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        text: object = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
-        ids: object = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
-        if ids is None and isinstance(text, str):
-            if self.tokenizer is None:
-                raise RequestError(f"{self.name} has no tokenizer; give the prompt as token ids", param="prompt")
-            return text, self.tokenizer.encode(text)
-        ids = text if ids is None else ids
-        if not isinstance(ids, Sequence) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-            raise RequestError(
-                'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
-                param="prompt",
-            )
-        return None, list(ids)
+        text, token_ids = _prompt_parts(prompt)
+        if token_ids is not None:
+            return text, token_ids
+        assert text is not None
+        if self.tokenizer is None:
+            raise RequestError(f"{self.name} has no tokenizer; give the prompt as token ids", param="prompt")
+        return text, self.tokenizer.encode(text)
 
     def _check_ids(self, param: str, token_ids: Sequence[int] | Mapping[int, float]) -> None:
         if param == "prompt" and not token_ids:
@@ -189,6 +190,33 @@ class LoadedModel:
                 param="max_tokens",
             )
         return max_tokens
+
+
+def _prompt_parts(prompt: object) -> tuple[str | None, list[int] | None]:
+    """A prompt of any form as (text or None, token ids or None), not both None."""
+    text, ids = (prompt, None) if isinstance(prompt, str) else (None, prompt)
+    if isinstance(prompt, Mapping):
+        text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+        for key, value in prompt.items():
+            if key not in ("prompt", "prompt_token_ids") and value is not None:
+                raise RequestError(
+                    f"the prompt has {key!r}, which headrace does not know; leave it out", param="prompt"
+                )
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if ids is None and isinstance(text, str):
+        return text, None
+    if _are_ids(ids) and isinstance(text, str | None):
+        return text, [int(token_id) for token_id in ids]
+    raise RequestError(
+        'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
+        param="prompt",
+    )
+
+
+def _are_ids(ids: object) -> TypeGuard[Sequence[int]]:
+    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes | bytearray):
+        return False
+    return all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in ids)
 
 
 def default_params(generation_config: Mapping[str, Any]) -> SamplingParams:

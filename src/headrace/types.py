@@ -9,7 +9,7 @@ A request's life in these types:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TypeAlias
@@ -77,7 +77,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     """Added to the logits of the given token ids; -100 or less bans in practice."""
     seed: int | None = None
-    """Same seed, same text. None draws one when the request is made."""
+    """Same seed, same text. None (or -1) draws one when the request is made."""
     stop: str | Sequence[str] | None = None
     """Strings that end the output; not part of the text unless include_stop_str_in_output."""
     stop_token_ids: Sequence[int] | None = None
@@ -97,11 +97,19 @@ class SamplingParams:
     """Leave special tokens (such as end-of-turn marks) out of the text."""
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        object.__setattr__(self, "stop", stop)  # frozen
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        for name, kind in (("stop", "strings"), ("stop_token_ids", "token ids")):
+            values = getattr(self, name)
+            values = (values,) if isinstance(values, str) and name == "stop" else () if values is None else values
+            if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+                raise RequestError(f"{name} is {values!r}, expected a list of {kind}", param=name)
+            object.__setattr__(self, name, tuple(values))  # frozen
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)
+        for name, *_ in _RANGES:
+            if isinstance(value := getattr(self, name), np.generic):
+                object.__setattr__(self, name, value.item())
         check_sampling_params(self)
 
     @property
@@ -127,6 +135,7 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("prompt_logprobs", 0, 2**31 - 1, "0 or more"),
 )
 _INTEGERS = {"n", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
+_FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 _OPTIONAL = {"seed", "max_tokens", "logprobs", "prompt_logprobs"}
 
 
@@ -139,13 +148,22 @@ def check_sampling_params(params: SamplingParams) -> None:
         kind = int if name in _INTEGERS else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise RequestError(f"{name} is {value!r}, expected {expected}", param=name)
+    for name in _FLAGS:
+        if not isinstance(getattr(params, name), bool):
+            raise RequestError(f"{name} is {getattr(params, name)!r}, expected True or False", param=name)
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         raise RequestError(
             f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens"
         )
+    _check_collections(params)
+
+
+def _check_collections(params: SamplingParams) -> None:
     for string in params.stop_strings:
         if not isinstance(string, str) or not string:
             raise RequestError(f"stop has {string!r}, expected non-empty strings", param="stop")
+    if not isinstance(params.logit_bias, Mapping | None):
+        raise RequestError("logit_bias is no mapping, expected token ids to numbers", param="logit_bias")
     for name in ("stop_token_ids", "logit_bias"):
         for token_id in getattr(params, name) or ():
             if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
@@ -289,6 +307,10 @@ class CompletionOutput:
     logprobs: list[TokenLogprobs] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+
+    def finished(self) -> bool:
+        """Whether it has ended."""
+        return self.finish_reason is not None
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     Raises:
         RequestError: no messages, a message without a role, or content that is neither text nor parts of text.
     """
-    if not messages or isinstance(messages, (str, Mapping)):
+    if not messages or not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
         raise RequestError("messages is empty or no list, expected at least one message", param="messages")
     return [_read_message(message, index) for index, message in enumerate(messages)]
 
