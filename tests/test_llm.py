@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams
-from headrace.errors import ConfigError, ContextTooLong, DoesNotFit, EngineError, MissingChatTemplate, RequestError
+from headrace.errors import (
+    ConfigError,
+    ContextTooLong,
+    DamagedFile,
+    DoesNotFit,
+    EngineError,
+    MissingChatTemplate,
+    RequestError,
+)
 from headrace.formats.gguf_writer import write_gguf
 from headrace.formats.safetensors import open_safetensors
 from headrace.types import RequestOutput
@@ -327,6 +335,40 @@ def test_the_context_asked_for_must_fit(shared: Path) -> None:
     assert small.max_context < 512
     with pytest.raises((ContextTooLong, DoesNotFit)):
         small.generate([1] * 500, GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": 5}, "model is a int, expected str or PathLike"),
+        ({"model": None}, "model is a NoneType"),
+        ({"model": b"stories"}, "model is a bytes"),
+        ({"config": {"threads": 1}}, "config is a dict, expected EngineConfig or None"),
+        ({"config": False}, "config is a bool"),
+        ({"chat_template": 5}, "chat_template is a int"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LLM(**arguments)  # type: ignore[arg-type]
+
+
+def test_recommended_sampling(shared: Path, tmp_path: Path) -> None:
+    source = shared / "models" / "stories260k"
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).symlink_to(source / name)
+
+    def recommended(config: dict[str, object]) -> SamplingParams:
+        (tmp_path / "generation_config.json").write_text(json.dumps(config))
+        return LLM(tmp_path, chat_template=None).default_params
+
+    qwen = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}
+    assert recommended(qwen) == SamplingParams(temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05)
+    assert recommended({"temperature": None, "max_length": 4096}) == SamplingParams()
+    greedy = {**qwen, "do_sample": False}
+    assert recommended(greedy) == SamplingParams(temperature=0, repetition_penalty=1.05)
+    with pytest.raises(DamagedFile, match=r"generation_config\.json: top_p is 'x', expected above 0"):
+        recommended({"top_p": "x"})
 
 
 # AsyncLLM

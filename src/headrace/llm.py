@@ -27,7 +27,11 @@ class LLM(LoadedModel):
     """
 
     def __init__(
-        self, model: str | Path = "stories", config: EngineConfig | None = None, *, chat_template: Path | None = None
+        self,
+        model: str | Path = "stories",
+        config: EngineConfig | None = None,
+        *,
+        chat_template: str | Path | None = None,
     ) -> None:
         super().__init__(model, config, chat_template=chat_template)
         self._open: dict[str, OpenRequest] = {}

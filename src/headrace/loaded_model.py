@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
@@ -13,7 +15,7 @@ from headrace.completion import OpenRequest
 from headrace.config import EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
-from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
+from headrace.errors import ConfigError, ContextTooLong, DamagedFile, MissingChatTemplate, RequestError
 from headrace.hub.resolve import resolve_model
 from headrace.model.loader import load_decoder, read_spec
 from headrace.ops.kinds import CacheType
@@ -55,19 +57,26 @@ class LoadedModel:
     """
 
     def __init__(
-        self, model: str | Path = "stories", config: EngineConfig | None = None, *, chat_template: Path | None = None
+        self,
+        model: str | Path = "stories",
+        config: EngineConfig | None = None,
+        *,
+        chat_template: str | Path | None = None,
     ) -> None:
-        self.config = config or EngineConfig()
+        _check_type("model", model, str, os.PathLike)
+        _check_type("config", config, EngineConfig, NoneType)
+        _check_type("chat_template", chat_template, str, os.PathLike, NoneType)
+        self.config = EngineConfig() if config is None else config
         files = resolve_model(model)
         self.name = files.name
         """What the user called the model"""
         self.spec = read_spec(files)
         self.tokenizer = Tokenizer.from_files(files)
         """None for a folder without a tokenizer, which runs on token ids"""
-        self.chat_template = load_chat_template(files, chat_template)
+        self.chat_template = load_chat_template(files, None if chat_template is None else Path(chat_template))
         """None for a model without one"""
         self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
-        self.default_params = default_params(files.read_json("generation_config.json") or {})
+        self.default_params = default_params(files.read_json("generation_config.json") or {}, files.name)
         """The sampling that the model's generation_config recommends, for 16 tokens"""
         ops = select_ops(self.config)
         decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
@@ -219,10 +228,23 @@ def _are_ids(ids: object) -> TypeGuard[Sequence[int]]:
     return all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in ids)
 
 
-def default_params(generation_config: Mapping[str, Any]) -> SamplingParams:
-    """The sampling that a model's generation_config.json recommends, as vLLM reads it."""
+def _check_type(name: str, value: object, *kinds: type) -> None:
+    if not isinstance(value, kinds):
+        expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{name} is a {type(value).__name__}, expected {expected}")
+
+
+def default_params(generation_config: Mapping[str, Any], source: str) -> SamplingParams:
+    """The sampling that a model's generation_config.json recommends, as vLLM reads it; greedy where it says so.
+
+    Raises:
+        DamagedFile: it recommends what makes no sense.
+    """
     known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     values = {name: generation_config[name] for name in known if generation_config.get(name) is not None}
     if generation_config.get("do_sample") is False:
-        values = {"temperature": 0.0}
-    return SamplingParams(**values)
+        values = {"temperature": 0.0, "repetition_penalty": values.get("repetition_penalty", 1.0)}
+    try:
+        return SamplingParams(**values)
+    except RequestError as error:
+        raise DamagedFile(f"{source}: generation_config.json: {error}") from error
