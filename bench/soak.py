@@ -66,7 +66,7 @@ async def soak(model_name: str, minutes: float, seed: int) -> int:
     process = psutil.Process()
     memory: list[float] = []
     # A small cache and batch, so that eviction and preemption happen all the time.
-    model = AsyncLLM(model_name, EngineConfig(kv_memory=4 << 20, max_sequences=24, max_batch_tokens=128))
+    model = AsyncLLM(model_name, EngineConfig(kv_memory=3 << 19, max_sequences=24, max_batch_tokens=128))
     tasks: set[asyncio.Task[None]] = set()
     started = last = time.monotonic()
     while time.monotonic() - started < minutes * 60:

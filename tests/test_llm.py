@@ -253,12 +253,13 @@ def test_chat_uses_the_template(llm: LLM) -> None:
 
 def test_two_engines_in_one_process(llm: LLM) -> None:
     with LLM("stories", EngineConfig(threads=2, max_context=64, quantize="q8")) as other:
+        assert (llm.max_context, other.max_context) == (512, 64)
+        alone = [text_of(model.generate(PROMPT, GREEDY))[0] for model in (llm, other)]
         streams = [llm.stream(PROMPT, GREEDY), other.stream(PROMPT, GREEDY)]
         texts = ["", ""]
-        for _ in range(24):
-            for at, stream in enumerate(streams):
-                texts[at] += next(stream, "") and str(next(stream, ""))
-        assert other.max_context == 64
+        for chunks in zip(*streams, strict=True):
+            texts = [text + chunk.text for text, chunk in zip(texts, chunks, strict=True)]
+        assert texts == alone
 
 
 @pytest.mark.parametrize(
