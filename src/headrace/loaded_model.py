@@ -79,6 +79,7 @@ class LoadedModel:
         self.default_params = default_params(files.read_json("generation_config.json") or {}, files.name)
         """The sampling that the model's generation_config recommends, for 16 tokens"""
         ops = select_ops(self.config)
+        free_before = free_memory()
         decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
         plan = plan_kv_cache(
@@ -86,7 +87,7 @@ class LoadedModel:
             dtype=dtype,
             block_bytes=decoder.cache_block_bytes(self.config.block_size, dtype),
             model_context=self.spec.max_context,
-            free_memory=free_memory(),
+            free_memory=max(free_before - decoder.nbytes, 0),  # mapped weights still count as free to the system
         )
         self.decoder = decoder
         """The weights and the forward pass, for what measures them"""

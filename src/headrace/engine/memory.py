@@ -64,7 +64,8 @@ def plan_kv_cache(
     if num_blocks < 1 or (config.max_context is not None and num_blocks * size < context):
         raise ConfigError(
             f"a context of {context:,} tokens needs {format_bytes(-(-context // size) * block_bytes)} of KV cache and"
-            f" {format_bytes(budget)} is planned for it; lower --max-context or raise --kv-memory"
+            f" {format_bytes(budget)} is planned for it (memory left beside the weights:"
+            f" {format_bytes(free_memory)}); lower --max-context or raise --kv-memory"
         )
     return KVPlan(num_blocks, size, block_bytes, min(context, num_blocks * size), free_memory, dtype)
 
