@@ -43,6 +43,20 @@ def test_read_as_by_transformers(name: str, tmp_path: Path) -> None:
     assert spec == read(tmp_path / "whole", as_transformers(tmp_path / "published"))
 
 
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        ("Llama-2-7b-hf", 4096),
+        ("vicuna-7b-v1.5-16k", 16384),
+        ("Qwen2.5-Coder-32B-Instruct, yarn", 131072),
+        ("Llama-3.1-8B-Instruct", 131072),
+        ("Phi-3.5-mini-instruct", 131072),
+    ],
+)
+def test_context_with_its_scaling(name: str, context: int, tmp_path: Path) -> None:
+    assert read(tmp_path, published(name)).max_context == context
+
+
 def one_of_each_family() -> list[str]:
     return list({published(name)["model_type"]: name for name in PUBLISHED}.values())
 

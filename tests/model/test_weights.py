@@ -118,3 +118,11 @@ def test_sizes(tiny: Tiny) -> None:
     assert decoder.nbytes == 4 * sum(int(np.prod(shape)) for shape in expected.values() if len(shape) == 2)
     cache = decoder.new_cache(3, 16)
     assert decoder.cache_block_bytes(16) * 3 == cache.keys.nbytes + cache.values.nbytes
+
+
+def test_two_tensors_for_one_weight_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    def change(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return weights | {"norm.weight": np.ones(64, np.float32)}
+
+    with pytest.raises(WeightsMismatch, match=r"1 left over: (model\.)?norm\.weight"):
+        logits(changed(tiny("llama"), tmp_path, change))

@@ -96,7 +96,7 @@ def read_dense(
         num_kv_heads=config.optional_integer("num_key_value_heads") or heads,
         head_dim=head_dim,
         inner_size=config.optional_integer(keys.inner) or 4 * hidden,
-        max_context=max_context,
+        max_context=_stretched(max_context, ropes),
         layers=(LayerSpec(rope=0 if ropes else None),) * config.integer(keys.layers, maximum=MAX_LAYERS),
         norm_eps=config.number(keys.norm_eps, 1e-5),
         ropes=ropes,
@@ -148,6 +148,16 @@ def read_rope(config: Fields, head_dim: int, max_context: int, theta: float) -> 
     parameters = rope_parameters(config)
     original = config.optional_integer("original_max_position_embeddings")
     return rope_from(config, parameters, head_dim, max_context, theta=theta, partial=partial, original=original)
+
+
+def _stretched(max_context: int, ropes: tuple[RopeSpec, ...]) -> int:
+    """Positions with the scaling: configs name those of before linear scaling, and may name those of before YaRN."""
+    match ropes[0].scaling if ropes else None:
+        case LinearScaling(factor):
+            return int(max_context * max(factor, 1.0))
+        case YarnScaling(factor, original_context):
+            return max(max_context, int(original_context * factor))
+    return max_context
 
 
 def rope_parameters(config: Fields) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def read_dense(
     hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     head_dim = fields.integer("attention.key_length", hidden // heads)
     fields.only("attention.value_length", head_dim)
-    max_context = fields.integer("context_length")
     layer = LayerSpec(rope=0 if rotary else None)
+    ropes = (read_rope(source, head_dim),) if rotary else ()
     eps_key = "attention.layer_norm_rms_epsilon" if norm is NormKind.RMS else "attention.layer_norm_epsilon"
     fields.only("vocab_size", rows_of(source, "token_embd.weight"))
     fields.only("attention.causal", True)
@@ -98,11 +98,11 @@ def read_dense(
         num_kv_heads=fields.integer("attention.head_count_kv", heads),
         head_dim=head_dim,
         inner_size=fields.integer("feed_forward_length"),
-        max_context=max_context,
+        max_context=_max_context(fields, ropes),
         layers=(layer,) * fields.integer("block_count", maximum=MAX_LAYERS),
         norm=norm,
         norm_eps=fields.number(eps_key),
-        ropes=(read_rope(source, head_dim),) if rotary else (),
+        ropes=ropes,
         activation=activation,
         attention_scale=head_dim**-0.5,
         qkv_bias="blk.0.attn_q.bias" in tensors or "blk.0.attn_qkv.bias" in tensors,
@@ -110,6 +110,13 @@ def read_dense(
         mlp_bias="blk.0.ffn_up.bias" in tensors,
         tied_embeddings="output.weight" not in tensors,
     )
+
+
+def _max_context(fields: Fields, ropes: tuple[RopeSpec, ...]) -> int:
+    """Positions with YaRN; files name those of before, where the config did."""
+    named = fields.integer("context_length")
+    scaling = ropes[0].scaling if ropes else None
+    return max(named, int(scaling.original_context * scaling.factor)) if isinstance(scaling, YarnScaling) else named
 
 
 def rows_of(source: GGUFSource, name: str) -> int:
