@@ -72,7 +72,7 @@ def test_errors_are_lines_and_forgotten(typed: Typed) -> None:
 
 def test_wrong_token_ids_are_an_error_of_that_line_only(typed: Typed) -> None:
     shown = typed("one\r", "1 2\r", model="ids", token_ids=True)
-    assert "error: with --token-ids the prompt is whole numbers" in shown
+    assert "error: 'one' is no token id; with --token-ids a prompt is numbers" in shown
     assert "1 2 \n" in shown
 
 

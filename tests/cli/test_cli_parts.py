@@ -155,6 +155,8 @@ def test_text_out_ends_lines_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (click.Abort(), 130, ""),
         (ZeroDivisionError(), 1, "error: ZeroDivisionError; this is a bug: run again with --debug and report"),
         (MemoryError(), 1, "error: out of memory; lower --kv-memory"),
+        (PermissionError(13, "Permission denied", "a\x1b[31m b"), 1, "error: Permission denied: a�[31m b; check the"),
+        (ValueError("x" * 9999), 1, f"error: ValueError: {'x' * 900}"),
         (OSError("one\ntwo"), 1, "error: OSError: one two; this is a bug"),
         (BrokenPipeError(), 141, ""),
     ],
@@ -171,6 +173,7 @@ def test_exit_codes(
     assert done.code == code
     assert done.err.strip().startswith(line)
     assert len(done.err.strip().splitlines()) == (1 if line else 0)
+    assert len(done.err) < 1100
 
 
 def test_warnings_are_lines_on_stderr(headrace: Headrace, monkeypatch: pytest.MonkeyPatch) -> None:

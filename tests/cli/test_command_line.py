@@ -56,6 +56,10 @@ def test_every_verb_has_help_with_its_options(headrace: Headrace, verb: str) -> 
     assert verb in headrace("--help").out
 
 
+def test_without_arguments_it_says_what_there_is(headrace: Headrace) -> None:
+    assert headrace() == headrace("--help")
+
+
 def test_module_and_function_are_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "headrace", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"headrace {__version__}\n"
@@ -320,6 +324,16 @@ def test_doctor_finds_what_is_wrong(headrace: Headrace, monkeypatch: pytest.Monk
     wrong = {one["name"] for one in answer["findings"] if not one["is_ok"]}
     assert {"kernel linear", "nothing-like-this"} <= wrong
     assert headrace("doctor").out.splitlines()[-1].startswith("wrong: kernel linear, nothing-like-this")
+
+
+def test_doctor_finds_a_cache_that_is_none(
+    headrace: Headrace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stories: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
+    done = headrace("doctor", "--json")
+    wrong = [finding["name"] for finding in json.loads(done.out)["findings"] if not finding["is_ok"]]
+    assert (done.code, wrong) == (1, ["hub cache"])
 
 
 def test_doctor_with_an_instruction_set_that_is_not_there(headrace: Headrace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,12 @@ from terminal import Terminal
 COMMAND = [sys.executable, str(Path(__file__).with_name("fake_headrace.py"))]
 
 
-def headrace(*arguments: str, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
+def headrace(
+    *arguments: str | bytes, stdin: str | bytes = "", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run([*COMMAND, *arguments], input=data, capture_output=True, timeout=60, check=False)
+    env = {**os.environ, **(environment or {})}
+    done = subprocess.run([*COMMAND, *arguments], input=data, env=env, capture_output=True, timeout=60, check=False)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -81,8 +84,13 @@ def test_without_a_limit_an_endless_answer_is_stopped_and_said_to_be() -> None:
         (["plain", "x", "--system", "y"], 1, "error: plain has no chat template for --system; give one with"),
         (["ids", "x"], 1, "error: ids has no tokenizer; give --token-ids"),
         (["tiny", "too long", "-q"], 1, "error: the conversation is too long"),
-        (["plain", "x", "--top-p", "7"], 1, "error: top_p is 7.0, expected above 0 and at most 1"),
-        (["ids", "one two", "--token-ids", "-q"], 2, "error: with --token-ids the prompt is whole numbers"),
+        (["bug", "x", "--top-p", "7"], 1, "error: top_p is 7.0, expected above 0 and at most 1"),
+        (["bug", "1 two", "--token-ids"], 2, "error: 'two' is no token id; with --token-ids a prompt is numbers"),
+        (["bug", "x", "--stop", ""], 1, "error: stop has '', expected non-empty strings"),
+        (["bug", "x", "--threads", "1025"], 2, "error: Invalid value for '--threads': 1025 is not in the range"),
+        (["bug", b"caf\xe9"], 2, "error: Invalid value for '[PROMPT]': it is not UTF-8"),
+        (["bug", "x", "--system", b"\xe9"], 2, "error: Invalid value for '--system': it is not UTF-8"),
+        (["bug", "x", "--stop", b"\xe9"], 2, "error: Invalid value for '--stop': it is not UTF-8"),
         (["tiny"], 2, "error: no prompt for tiny: give PROMPT, pipe one in, or run on a terminal"),
         (["tiny", ""], 2, "error: PROMPT is empty"),
         (["tiny", "-"], 2, "error: the prompt on stdin is empty"),
@@ -94,7 +102,7 @@ def test_without_a_limit_an_endless_answer_is_stopped_and_said_to_be() -> None:
         (["tiny", "x", "--chat-template", "/nowhere"], 2, "error: Invalid value for '--chat-template': File '/no"),
     ],
 )
-def test_an_error_is_one_line(arguments: list[str], code: int, line: str) -> None:
+def test_an_error_is_one_line(arguments: list[str | bytes], code: int, line: str) -> None:
     done = headrace("run", *arguments)
     assert done.returncode == code
     errors = [text for text in done.stderr.splitlines() if text.startswith("error")]
@@ -102,6 +110,32 @@ def test_an_error_is_one_line(arguments: list[str], code: int, line: str) -> Non
     assert errors[0].startswith(line)
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == errors[0]
+
+
+def test_a_prompt_is_utf_8_in_any_locale() -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = headrace("run", "tiny", "größer 日本", "-q", environment=ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "user:gr\\xf6\\xdfer \\u65e5\\u672c \n"  # what ASCII lacks is an escape
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_was_closed_is_no_error(closed: str) -> None:
+    script = ["bash", "-c", f"{' '.join(COMMAND)} run tiny x {closed}"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ("user:x \n" if closed == "2>&-" else "")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    script = ["bash", "-c", f"{' '.join(COMMAND)} run tiny x -q >/dev/full"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device; check the file")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_stdin_that_is_not_text() -> None:
@@ -213,6 +247,9 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on() -> None:
         chat.wait_for("stopped")
         chat.wait_for(">>>")
         chat.type("half a line\x03")
+        chat.wait_for(">>>")  # of the line thrown away or of the new one
+        chat.type("/help\r")
+        chat.wait_for("/exit")
         chat.wait_for(">>>")
         chat.type("\x04")
         assert chat.wait() == 0

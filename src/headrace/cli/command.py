@@ -5,6 +5,7 @@ Exit codes: 0 done · 1 error · 2 wrong usage · 130 stopped by Ctrl-C · 141 t
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ import click
 from headrace import __version__
 from headrace.cli.bench import bench
 from headrace.cli.doctor import doctor
+from headrace.cli.lines import one_line
 from headrace.cli.models import models
 from headrace.cli.options import DebugSwitch, debug_option
 from headrace.cli.run import run
@@ -40,15 +42,22 @@ class _Verbs(click.Group):
             raise _ReaderGone from error
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="headrace", message="%(prog)s %(version)s")
 @debug_option
-def headrace() -> None:
+@click.pass_context
+def headrace(context: click.Context) -> None:
     """One engine for large language models.
 
     MODEL is the bundled name "stories", a folder in Hugging Face form, a .gguf file, or a name on the hub: org/name,
     org/name:Q4_K_M for a GGUF in a repository, org/name@revision.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for _verb in (run, serve, bench, models, doctor):
@@ -58,6 +67,7 @@ for _verb in (run, serve, bench, models, doctor):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (sys.argv when `arguments` is None) and return the exit code."""
     debug = DebugSwitch()
+    _prepare_streams()
     _log_to_stderr()
     try:
         code = headrace.main(
@@ -71,6 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = _explain(error)
         return _fail(error, message, code, debug)
     return code if isinstance(code, int) else 0
+
+
+def _prepare_streams() -> None:
+    """Output that was closed goes nowhere; a character that the terminal's encoding lacks is written as an escape."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (the process's own stream)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is from the start
 
 
 class _StderrHandler(logging.Handler):
@@ -97,6 +117,9 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         return str(error), 1
     if isinstance(error, MemoryError):
         return "out of memory; lower --kv-memory or --max-context, give --quantize q8, or take a smaller model", 1
+    if isinstance(error, OSError) and error.strerror:
+        what = error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
+        return f"{what}; check the file, its permissions and the disk, or see --debug", 1
     message = f"{type(error).__name__}: {error}".rstrip(": ")
     return f"{message}; this is a bug: run again with --debug and report what it shows", 1
 
@@ -113,10 +136,10 @@ def _fail(error: BaseException, message: str | None, code: int, debug: DebugSwit
 
         traceback.print_exception(error)
     if message is not None:
-        click.echo(click.style("error: ", fg="red", bold=True) + " ".join(message.split()), err=True)
+        click.echo(click.style("error: ", fg="red", bold=True) + one_line(message), err=True)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         _drop_output()
     return code
 

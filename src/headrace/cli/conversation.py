@@ -10,8 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import click
-
+from headrace.cli.options import parse_token_ids
 from headrace.cli.status import Status, TextOut, Timing
 from headrace.config import EngineConfig
 from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
@@ -97,7 +96,7 @@ class Conversation:
             RequestError: the prompt cannot be answered, and is not remembered.
         """
         if not self.has_memory:
-            prompt = self._token_ids(text) if self.settings.token_ids else text
+            prompt = parse_token_ids(text) if self.settings.token_ids else text
             self._stream(self._open(lambda params: self._llm.stream(prompt, params)))
             return
         self._messages.append({"role": "user", "content": text})
@@ -149,14 +148,6 @@ class Conversation:
 
     def _shown(self, chunk: Chunk) -> str:
         return "".join(f"{token_id} " for token_id in chunk.token_ids) if self.settings.token_ids else chunk.text
-
-    def _token_ids(self, text: str) -> list[int]:
-        try:
-            return [int(word) for word in text.replace(",", " ").split()]
-        except ValueError as error:
-            raise click.UsageError(
-                f"with --token-ids the prompt is whole numbers, such as 1 15 27 ({error})"
-            ) from error
 
 
 class _Interrupt:

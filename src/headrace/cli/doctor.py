@@ -124,4 +124,8 @@ def _files() -> list[Finding]:
         except HeadraceError as error:
             findings.append(Finding(f"bundled model {name}", str(error), is_ok=False))
     offline = ", HF_HUB_OFFLINE is set" if hub_is_offline() else ""
-    return [*findings, Finding("hub cache", f"{cache_folder()}, {len(cached_models())} models{offline}")]
+    try:
+        cached = len(cached_models())
+    except HeadraceError as error:
+        return [*findings, Finding("hub cache", str(error), is_ok=False)]
+    return [*findings, Finding("hub cache", f"{cache_folder()}, {cached} model{'' if cached == 1 else 's'}{offline}")]

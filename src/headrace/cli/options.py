@@ -15,6 +15,7 @@ from headrace.config import BACKENDS, CACHE_CHOICES, QUANTIZE_CHOICES, EngineCon
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -40,6 +41,32 @@ class ByteSize(click.ParamType[int]):
         unit = (match[2] or "").lower()
         base = 1024 if unit.endswith("ib") else 1000
         return int(float(match[1]) * base ** _POWERS[unit.rstrip("b").rstrip("i")])
+
+
+class Text(click.ParamType[str]):
+    """Text in UTF-8, whatever the locale says: under LANG=C its bytes come as surrogates and are put together again."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text."""
+        try:
+            return str(value).encode("utf-8", "surrogateescape").decode("utf-8")
+        except UnicodeError as error:
+            self.fail(f"it is not UTF-8 ({error.reason})", param, ctx)  # type: ignore[attr-defined]
+
+
+def parse_token_ids(text: str) -> list[int]:
+    """Token ids from a prompt such as `1 15 27` or `1, 15, 27`.
+
+    Raises:
+        click.UsageError: a word of it is no whole number.
+    """
+    words = text.replace(",", " ").split()
+    for word in words:
+        if _WHOLE_NUMBER.fullmatch(word) is None:
+            raise click.UsageError(f"{word!r} is no token id; with --token-ids a prompt is numbers, such as 1 15 27")
+    return [int(word) for word in words]
 
 
 def _switch_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -82,7 +109,7 @@ ENGINE_OPTIONS = (
     ),
     click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 1024),
         metavar="N",
         help="Compute threads; never changes a result.  [default: one per core]",
     ),
@@ -106,7 +133,9 @@ SAMPLING_OPTIONS = (
     click.option("--min-p", type=float, metavar="P", help="Drop tokens less than P times as likely as the best."),
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: what was said becomes less likely."),
     click.option("--seed", type=int, metavar="N", help="Same seed, same text."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before TEXT; may be repeated."),
+    click.option(
+        "--stop", type=Text(), multiple=True, metavar="TEXT", help="End the answer before TEXT; may be repeated."
+    ),
 )
 
 

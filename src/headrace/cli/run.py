@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.options import debug_option, engine_options, sampling_options
+from headrace.cli.options import Text, debug_option, engine_options, parse_token_ids, sampling_options
 from headrace.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ OPENING = "Once upon a time"
 
 @click.command(short_help="Stream text, or chat.")
 @click.argument("model", default=BUNDLED)
-@click.argument("prompt", required=False)
-@click.option("--system", metavar="TEXT", help="System message of the conversation.")
+@click.argument("prompt", type=Text(), required=False)
+@click.option("--system", type=Text(), metavar="TEXT", help="System message of the conversation.")
 @click.option("--raw", is_flag=True, help="Continue the prompt's text; do not use the model's chat template.")
 @click.option("--token-ids", is_flag=True, help="PROMPT is token ids, and so is the output; no tokenizer is used.")
 @click.option(
@@ -62,6 +62,7 @@ def run(
     text = None if is_interactive else _read_prompt(prompt, stdin_is_terminal=stdin_is_terminal)
     if text is None and model != BUNDLED and not is_interactive:
         raise click.UsageError(f"no prompt for {model}: give PROMPT, pipe one in, or run on a terminal to chat")
+    _check_values(sampling, text if token_ids else None)
     from headrace.cli.conversation import Settings, load_conversation
 
     settings = Settings(system=system, raw=raw, token_ids=token_ids, sampling=sampling, is_quiet=quiet)
@@ -86,6 +87,15 @@ def _check_combination(*, system: str | None, raw: bool, token_ids: bool, chat_t
         for chatty, value in (("--system", system), ("--chat-template", chat_template)):
             if is_plain and value is not None:
                 raise click.UsageError(f"{chatty} belongs to chat, and {plain} turns chat off; leave one of them out")
+
+
+def _check_values(sampling: dict[str, Any], token_ids: str | None) -> None:
+    """What can be wrong without a model is said before one is loaded, which may take minutes."""
+    from headrace.types import SamplingParams
+
+    SamplingParams(**sampling)
+    if token_ids is not None:
+        parse_token_ids(token_ids)
 
 
 def _check_name(model: str, prompt: str | None) -> None:

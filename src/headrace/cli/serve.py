@@ -6,17 +6,24 @@ from pathlib import Path
 
 import click
 
-from headrace.cli.options import debug_option, engine_options
+from headrace.cli.options import Text, debug_option, engine_options
 from headrace.config import EngineConfig
 
 
 @click.command(short_help="Serve a model with OpenAI's HTTP API.")
 @click.argument("model")
-@click.option("--host", default="127.0.0.1", show_default=True, help='Address to listen on; "0.0.0.0" is all.')
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 picks one."
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help='Address to listen on; "0.0.0.0" is all.'
 )
-@click.option("--name", metavar="NAME", help="The model's name in requests and answers.  [default: MODEL]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    metavar="PORT",
+    help="Port to listen on; 0 picks one.",
+)
+@click.option("--name", type=Text(), metavar="NAME", help="The model's name in requests and answers.  [default: MODEL]")
 @click.option(
     "--chat-template",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -44,4 +51,5 @@ def serve(
         click.secho(
             "no chat template: only /v1/completions answers (--chat-template FILE gives one)", dim=True, err=True
         )
-    run_server(llm, host, port, name or model, announce=lambda line: click.echo(line, err=True))
+    served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
+    run_server(llm, host, port, served_name, announce=lambda line: click.echo(line, err=True))

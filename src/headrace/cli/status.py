@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from headrace.cli.lines import one_line
 from headrace.types import Chunk, FinishReason
 
 
@@ -24,7 +25,7 @@ class Status:
 
     def error(self, error: Exception) -> None:
         """One error line, where the program goes on."""
-        click.echo(click.style("error: ", fg="red", bold=True) + " ".join(str(error).split()), err=True)
+        click.echo(click.style("error: ", fg="red", bold=True) + one_line(str(error)), err=True)
 
 
 @dataclass(slots=True)
