@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_hub import FakeHub, Repository
 
-from headrace.errors import DamagedFile, ModelNotFound, UnsupportedModel
+from headrace.errors import DamagedFile, ModelError, ModelNotFound, UnsupportedModel
 from headrace.hub import resolve
 from headrace.hub.resolve import bundled_folder, resolve_model
 from headrace.hub.store import cached_models
@@ -54,6 +54,60 @@ def test_folder_with_several_gguf_lists_them(here: Path) -> None:
     fill(here / "models", "tiny-Q8_0.gguf", "tiny-Q4_0.gguf")
     with pytest.raises(ModelNotFound, match=r"the folder models holds 2 GGUF models.*Q4_0, Q8_0"):
         resolve_model("models")
+
+
+def test_one_of_several_gguf_by_tag_or_file_name(here: Path) -> None:
+    fill(here / "models", "tiny-Q8_0.gguf", "tiny-Q4_0.gguf")
+    for wanted in ("q4_0", "tiny-Q4_0.gguf"):
+        found = resolve_model(f"models:{wanted}")
+        assert (found.name, found.gguf_path) == (f"models:{wanted}", Path("models/tiny-Q4_0.gguf"))
+    with pytest.raises(ModelNotFound, match=r"the folder models holds 0 GGUF models that match 'Q5_0'.*Q4_0, Q8_0"):
+        resolve_model("models:Q5_0")
+    fill(here / "odd:name", "config.json", "model.safetensors")
+    assert resolve_model("odd:name").folder == Path("odd:name")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"])
+def test_a_link_that_leads_nowhere_is_damage(here: Path, name: str) -> None:
+    """Left out in silence, a model would run without its template or its end of sequence."""
+    fill(here / "tiny", "config.json", "model.safetensors", "tokenizer_config.json")
+    (here / "tiny/README.md").symlink_to("nowhere")
+    assert resolve_model("tiny").folder == Path("tiny")
+    (here / "tiny" / name).unlink(missing_ok=True)
+    (here / "tiny" / name).symlink_to("nowhere")
+    with pytest.raises(DamagedFile, match=f"tiny/{name} is a link to a file that is not there"):
+        resolve_model("tiny")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "org/" + "a" * 5000, "~nobody-here/model"])
+def test_a_name_that_no_path_can_have(here: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=r"cannot be read \((File name too long|Could not determine home directory)\)"):
+        resolve_model(name)
+
+
+def test_what_may_not_be_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(here / "tiny", "config.json", "model.safetensors", "one.gguf")
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(ModelError, match=r"tiny cannot be read \(Permission denied\); check the path and"):
+            resolve_model("tiny")
+        assert resolve_model("tiny/one.gguf").gguf_path == Path("tiny/one.gguf")  # need not be listed
+    files = resolve_model("tiny")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ModelError, match=r"tiny/config.json cannot be read \(Permission denied\); check its"):
+        files.read_json("config.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": "\\ud800"}', "{", "\ufeff{}", "null", "[]", "\xff"])
+def test_what_is_no_json_object(here: Path, text: str) -> None:
+    fill(here / "tiny", "config.json", "model.safetensors")
+    (here / "tiny/config.json").write_bytes(text.encode("latin-1" if text == "\xff" else "utf-8"))
+    with pytest.raises(DamagedFile, match=r"config.json (is not valid JSON|does not hold a JSON object)"):
+        resolve_model("tiny").read_json("config.json")
 
 
 def test_split_gguf_begins_with_its_first_part(here: Path) -> None:
@@ -133,6 +187,13 @@ def test_a_mistyped_folder_that_looks_like_a_hub_name(here: Path, hub: FakeHub) 
     fill(here / "models/tiny", "config.json", "model.safetensors")
     with pytest.raises(ModelNotFound, match=r"no repository models/tinny on .*did you mean the folder models/tiny"):
         resolve_model("models/tinny")
+
+
+def test_a_cache_that_is_a_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "file").write_bytes(b"")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(here / "file"))
+    with pytest.raises(ModelError, match=r"the cache .*file cannot be read \(it is a file\); set HF_HUB_CACHE"):
+        cached_models()
 
 
 def test_nothing_cached(hub: FakeHub) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, RobertaTokenizer
 
-from headrace.errors import DamagedFile, RequestError, UnsupportedModel
+from headrace.errors import DamagedFile, ModelError, RequestError, UnsupportedModel
 from headrace.hub.files import ModelFiles
 from headrace.text.chat import load_chat_template
 from headrace.text.tokenizer import Tokenizer
@@ -272,6 +272,29 @@ def test_end_of_sequence_ids_are_gathered(byte_level_files: Path, write_folder: 
     )
     assert tokenizer.eos_token_ids == {2, 7, 8, 9, 10}
     assert tokenizer.eos_token == "</s>"
+
+
+def test_a_folder_whose_name_is_not_utf_8(byte_level_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    backend = Backend(BPE.from_file(str(byte_level_files / "vocab.json"), str(byte_level_files / "merges.txt")))
+    (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
+    tokenizer = load(ModelFiles(name="x", folder=folder))
+    assert tokenizer.encode("low", add_special_tokens=False) == backend.encode("low", add_special_tokens=False).ids
+
+
+def test_a_tokenizer_that_may_not_be_read(write_folder: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_folder({"tokenizer.json": {}})
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ModelError, match=r"tokenizer.json cannot be read \(Permission denied\); check its permissions"):
+        Tokenizer.from_files(files)
 
 
 def test_no_tokenizer(write_folder: Write) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headrace.errors import DamagedFile
+from headrace.errors import DamagedFile, ModelError
 from headrace.formats.gguf import GGUFFile
 
 
@@ -37,14 +37,18 @@ class ModelFiles:
 
         Raises:
             DamagedFile: the file is not a JSON object.
+            ModelError: the file cannot be opened.
         """
         path = self.path(filename)
         if path is None:
             return None
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on lone surrogates, which are no characters
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        except (ValueError, RecursionError) as error:
             raise DamagedFile(f"{path} is not valid JSON ({error}); download or export the model again") from error
         if not isinstance(value, dict):
-            raise DamagedFile(f"{path} holds a {type(value).__name__}, expected a JSON object")
+            raise DamagedFile(f"{path} does not hold a JSON object; download or export the model again")
         return value

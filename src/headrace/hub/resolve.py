@@ -6,8 +6,8 @@ import difflib
 import os
 from pathlib import Path
 
-from headrace.errors import DamagedFile, ModelNotFound
-from headrace.hub.choices import folder_files, gguf_choices, pick_gguf
+from headrace.errors import DamagedFile, ModelError, ModelNotFound
+from headrace.hub.choices import COMPANIONS, folder_files, gguf_choices, pick_gguf
 from headrace.hub.files import ModelFiles
 from headrace.hub.names import parse_hub_name
 
@@ -21,8 +21,9 @@ def resolve_model(name: str | Path) -> ModelFiles:
     """Find a model's files, downloading them when `name` is on the hub and they are not cached.
 
     `name` is, in this order: `stories`; an existing folder in Hugging Face form, or with one GGUF model in it; an
-    existing .gguf file; `org/name[@revision]`, `org/name[@revision]:Q4_K_M` (or a file's name) or
-    `org/name/file.gguf` on the hub. A folder that is called like the bundled model is `./stories`.
+    existing .gguf file; `folder:Q4_K_M` (or a file's name) for one of several; `org/name[@revision]`,
+    `org/name[@revision]:Q4_K_M` (or a file's name) or `org/name/file.gguf` on the hub. A folder that is called like
+    the bundled model is `./stories`.
 
     Raises:
         ModelNotFound: there is no such model, or several; the message names close matches or the choices.
@@ -31,12 +32,13 @@ def resolve_model(name: str | Path) -> ModelFiles:
     text = os.fspath(name)
     if text in BUNDLED:
         return ModelFiles(name=text, folder=bundled_folder(text))
-    path = Path(text).expanduser()
-    if text and path.is_dir():
-        return _local_folder(text, path)
-    if text and path.exists():
-        return _local_file(text, path)
-    hub_name = None if isinstance(name, Path) or path.is_absolute() else parse_hub_name(text)
+    try:
+        if (local := _local(text)) is not None:
+            return local
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, or a home that is unknown
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ModelError(f"{text[:200]} cannot be read ({reason}); check the path and its permissions") from error
+    hub_name = None if isinstance(name, Path) or Path(text).expanduser().is_absolute() else parse_hub_name(text)
     if hub_name is None:
         raise ModelNotFound(f"no model {text!r}{_suggestion(text)}; a model is {FORMS}")
     from headrace.hub.remote import fetch
@@ -61,21 +63,54 @@ def bundled_folder(name: str) -> Path:
     return folder
 
 
-def _local_folder(name: str, folder: Path) -> ModelFiles:
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+def _local(text: str) -> ModelFiles | None:
+    """What is on this machine under that name, or None."""
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return _local_folder(text, path, None)
+    if text and path.exists():
+        return _local_file(text, path)
+    folder, colon, wanted = text.rpartition(":")
+    if colon and folder and wanted and Path(folder).expanduser().is_dir():
+        return _local_folder(folder, Path(folder).expanduser(), wanted)
+    return None
+
+
+def _local_folder(name: str, folder: Path, wanted: str | None) -> ModelFiles:
+    names = _files_in(folder)
     choices = gguf_choices(names)
     has_weights = any(entry.endswith(".safetensors") for entry in names)
-    if choices and not has_weights:
-        gguf = pick_gguf(choices, None, f"the folder {name}")
-        return ModelFiles(name=name, gguf_path=folder / gguf.files[0])
+    if wanted is not None or (choices and not has_weights):
+        gguf = pick_gguf(choices, wanted, f"the folder {name}")
+        label = name if wanted is None else f"{name}:{wanted}"
+        return ModelFiles(name=label, gguf_path=folder / gguf.files[0])
     folder_files(names, f"the folder {name}")
     return ModelFiles(name=name, folder=folder)
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Names of the files in a folder.
+
+    Raises:
+        DamagedFile: a link of the model's leads nowhere; without that file another model would run.
+    """
+    names = []
+    for entry in folder.iterdir():
+        is_needed = entry.name in COMPANIONS or entry.suffix in {".safetensors", ".gguf", ".jinja"}
+        if is_needed and entry.is_symlink() and not entry.exists():
+            raise DamagedFile(f"{entry} is a link to a file that is not there; download the model again")
+        if entry.is_file():
+            names.append(entry.name)
+    return names
 
 
 def _local_file(name: str, path: Path) -> ModelFiles:
     if path.suffix.lower() != ".gguf":
         raise ModelNotFound(f"{name} is not a .gguf file; a model is {FORMS}")
-    beside = [entry.name for entry in path.parent.iterdir() if entry.name == path.name or entry.suffix == path.suffix]
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if entry.suffix == path.suffix]
+    except PermissionError:  # a folder that may be passed through, but not listed
+        return ModelFiles(name=name, gguf_path=path)
     for choice in gguf_choices(beside):
         if path.name in choice.files:
             whole = pick_gguf([choice], None, f"the folder of {name}")

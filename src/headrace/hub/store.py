@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.errors import ModelError
 from headrace.hub.choices import gguf_choices
 
 
@@ -31,13 +32,22 @@ def cache_folder() -> Path:
 
 
 def cached_models() -> list[CachedModel]:
-    """Every model in the cache, by name; an unreadable or absent cache is empty."""
+    """Every model in the cache, by name; none where there is no cache.
+
+    Raises:
+        ModelError: the cache cannot be read.
+    """
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
         scan = scan_cache_dir(cache_folder())
     except CacheNotFound:
         return []
+    except (OSError, ValueError) as error:  # ValueError: a file is in the place of the folder
+        reason = getattr(error, "strerror", None) or "it is a file"
+        raise ModelError(
+            f"the cache {cache_folder()} cannot be read ({reason}); set HF_HUB_CACHE to a folder"
+        ) from error
     found: list[CachedModel] = []
     for repository in scan.repos:
         if repository.repo_type != "model":

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, normalizers, processors
 
-from headrace.errors import DamagedFile, HeadraceError, UnsupportedModel
+from headrace.errors import DamagedFile, HeadraceError, ModelError, UnsupportedModel
 from headrace.hub.files import ModelFiles
 from headrace.text import byte_level, sentencepiece, tiktoken
 from headrace.text.pretokenizers import PRE_TOKENIZERS
@@ -88,7 +88,9 @@ def _load_backend(files: ModelFiles, config: Mapping[str, Any]) -> tokenizers.To
 
 def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_buffer(path.read_bytes())  # from_file takes no path that is not UTF-8
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     except Exception as error:  # the library raises no other kind
         raise DamagedFile(f"{path} cannot be read ({error}); download or export the tokenizer again") from error
 
