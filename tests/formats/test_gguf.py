@@ -253,6 +253,12 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "many tensors": (raw(num_tensors=2**63), "more than it can hold"),
     "many pairs": (raw(num_pairs=2**63), "more than it can hold"),
     "huge key": (raw(struct.pack("<Q", 2**64 - 1) + bytes(99), num_pairs=1), "runs past its end"),
+    "control bytes": (
+        raw(string("a\x00b") + struct.pack("<IB", 0, 2), num_pairs=1),
+        "key at byte 24 is no name",
+    ),
+    "long key": (raw(string("k" * 2000) + struct.pack("<IB", 0, 2), num_pairs=1), "key at byte 24 is no name"),
+    "name of stray bytes": (raw(infos=struct.pack("<Q", 1) + b"\xff" * 99, num_tensors=1), "tensor name at byte 24"),
     "type 13": (raw(KEY + struct.pack("<I", 13) + bytes(9), num_pairs=1), "unknown type 13"),
     "bool 2": (raw(KEY + struct.pack("<IB", 7, 2), num_pairs=1), "neither true nor false"),
     "key twice": (raw(2 * (KEY + struct.pack("<IB", 0, 2)), num_pairs=2), "'k' is there twice"),

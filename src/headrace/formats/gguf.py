@@ -52,6 +52,7 @@ _BUFFER_TYPES: Mapping[int, tuple[str, int]] = {
 # A damaged count must not cost memory or time. Real files have 300,000 tokens, 600,000 merges, 10,000 tensors.
 _MAX_VALUES = 1 << 24
 _MAX_STRING = 1 << 28
+_MAX_NAME = 1 << 10
 _MAX_NESTING = 4
 _MAX_DIMENSIONS = 4
 _LARGEST_TYPE_NUMBER = 255
@@ -149,7 +150,7 @@ def _read_part(path: Path) -> _Part:
     num_tensors, num_pairs = cursor.count("tensors", 24), cursor.count("key-value pairs", 13)
     metadata: Metadata = {}
     for _ in range(num_pairs):
-        key = cursor.string()
+        key = cursor.name("key")
         if key in metadata:
             raise _damaged(path, f"key {key!r} is there twice")
         metadata[key] = cursor.value(cursor.uint32(), key)
@@ -220,6 +221,14 @@ class _Cursor:
     def string(self) -> str:
         return self.strings(1)[0]
 
+    def name(self, of_what: str) -> str:
+        """A string that messages may quote; control characters in it mean that something else was met."""
+        start = self.position
+        name = self.string()
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise _damaged(self.path, f"the {of_what} at byte {start:,} is no name")
+        return name
+
     def strings(self, count: int) -> list[str]:
         """`count` strings, each a 64-bit length and UTF-8; vocabularies have 10^5, so this loop is kept bare."""
         values: list[str] = []
@@ -274,7 +283,7 @@ class _Entry:
 
     @staticmethod
     def read(cursor: _Cursor) -> _Entry:
-        name = cursor.string()
+        name = cursor.name("tensor name")
         num_dimensions = cursor.uint32()
         if num_dimensions > _MAX_DIMENSIONS:
             raise _damaged(cursor.path, f"tensor {name!r} has {num_dimensions} dimensions, at most 4 are allowed")
