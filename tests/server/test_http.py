@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_llm import FakeLLM, broken
+from prometheus_client.parser import text_string_to_metric_families
 
 from headrace import __version__
 from headrace.errors import EngineError
@@ -154,8 +155,6 @@ def test_metrics_count_what_happened(serve) -> None:
     body = {"model": "org/name", "prompt": ["a", "b"], "n": 2, "max_tokens": 5}
     assert httpx.post(f"{base}/v1/completions", json=body).status_code == 200
     assert httpx.post(f"{base}/v1/completions", json=body | {"max_tokens": 0}).status_code == 400
-    from prometheus_client.parser import text_string_to_metric_families
-
     response = httpx.get(f"{base}/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     samples = {}
@@ -185,7 +184,15 @@ def test_metrics_count_what_happened(serve) -> None:
     assert samples["vllm:request_generation_tokens_bucket", "2.0"] == 0
 
 
-def test_metrics_speak_openmetrics_too(quick: str) -> None:
-    response = httpx.get(f"{quick}/metrics", headers={"accept": "application/openmetrics-text"})
-    assert response.headers["content-type"].startswith("application/openmetrics-text")
-    assert response.text.endswith("# EOF\n")
+PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+PROMETHEUS_3 = "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2"
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3, "application/openmetrics-text", "*/*"])
+def test_metrics_have_the_same_names_for_every_scraper(quick: str, accept: str) -> None:
+    response = httpx.get(f"{quick}/metrics", headers={"accept": accept})
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = list(text_string_to_metric_families(response.text))
+    names = {sample.name for family in families for sample in family.samples}
+    assert "vllm:request_success_total" in names
+    assert all(name.startswith("vllm:") for name in names)

@@ -13,7 +13,7 @@ from headrace.types import Chunk, FinishReason
 
 def values(metrics: Metrics) -> dict[str, float]:
     """Sums and counts by name, and the finished by reason."""
-    text = metrics.render("")[0].decode()
+    text = metrics.render().decode()
     samples = [
         sample
         for family in text_string_to_metric_families(text)

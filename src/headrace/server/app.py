@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec.json import encode
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -211,10 +212,9 @@ def _health(server: _Server) -> Any:
 
 
 def _metrics(server: _Server) -> Any:
-    async def metrics(request: Request) -> Response:
-        """Prometheus' text or OpenMetrics."""
-        body, content_type = server.metrics.render(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type})
+    async def metrics(_: Request) -> Response:
+        """Prometheus' text format."""
+        return Response(server.metrics.render(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     return metrics
 
