@@ -65,7 +65,7 @@ def export(checkpoint: Path, tokenizer: Tokenizer, out: Path) -> None:
     (out / "model.safetensors").chmod(0o644)  # save_file leaves it for its owner's eyes alone
     write_json(out / "config.json", model_config(config, begin, end))
     write_json(out / "tokenizer_config.json", tokenizer_config(config.max_position_embeddings))
-    sampling = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.95}
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.08}
     ids = {"bos_token_id": begin, "eos_token_id": [end], "pad_token_id": end}
     write_json(out / "generation_config.json", {**ids, **sampling})
     tokenizer.save(str(out / "tokenizer.json"))
