@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
-from fake_llm import FakeLLM, broken
+from fake_llm import FakeLLM, broken, serving
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace import __version__
@@ -182,6 +184,34 @@ def test_metrics_count_what_happened(serve) -> None:
     assert samples["vllm:request_prompt_tokens_sum", None] == 4
     assert samples["vllm:request_generation_tokens_bucket", "5.0"] == 4
     assert samples["vllm:request_generation_tokens_bucket", "2.0"] == 0
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_a_long_prompt_does_not_hold_up_the_others(path: str) -> None:
+    """Megabytes take seconds to become token ids; here, until somebody else has been answered."""
+    has_begun, may_end = threading.Event(), threading.Event()
+    llm = FakeLLM(max_context=10**6)
+
+    def slowly(*_: Any, **__: Any) -> list[int]:
+        has_begun.set()
+        assert may_end.wait(30)
+        return [1]
+
+    long = "x" * 20_000
+    if path == "completions":
+        llm.tokenizer.encode = slowly  # type: ignore[union-attr, method-assign]
+        body: dict[str, Any] = {"model": "fake", "prompt": long, "max_tokens": 1}
+    else:
+        llm.encode_chat = slowly  # type: ignore[method-assign]
+        body = {"model": "fake", "messages": [{"role": "user", "content": long}], "max_tokens": 1}
+    with serving(llm, "fake") as base, ThreadPoolExecutor() as pool:
+        answer = pool.submit(httpx.post, f"{base}/v1/{path}", json=body, timeout=60)
+        assert has_begun.wait(30)
+        try:
+            assert httpx.get(f"{base}/health", timeout=10).status_code == 200
+        finally:
+            may_end.set()
+        assert answer.result().status_code == 200
 
 
 PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"

@@ -274,6 +274,18 @@ def test_end_of_sequence_ids_are_gathered(byte_level_files: Path, write_folder: 
     assert tokenizer.eos_token == "</s>"
 
 
+@pytest.mark.parametrize("length", [9_999, 10_000, 25_000])
+def test_long_texts_have_the_same_ids(shared: Path, length: int) -> None:
+    folder = shared / "models/stories260k"
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load(ModelFiles(name="x", folder=folder))
+    text = ("Once upon a time, 日本 🐱  there was\n" * 1000)[:length]
+    for special in (True, False):
+        assert tokenizer.encode(text, special) == backend.encode(text, add_special_tokens=special).ids
+    with pytest.raises(RequestError, match="lone surrogate"):
+        tokenizer.encode(text + "\ud800")
+
+
 def test_a_folder_whose_name_is_not_utf_8(byte_level_files: Path, tmp_path: Path) -> None:
     folder = tmp_path / "caf\udce9"
     try:

@@ -119,7 +119,7 @@ class _Generate:
         body = await read_json_body(scope, receive, self._server.max_body_bytes)
         call = self._endpoint.parse(body, self._server.served.defaults)
         _check_model(call, self._server.served)
-        opened += open_call(call, self._server.llm, self._server.metrics, arrival)
+        opened += await open_call(call, self._server.llm, self._server.metrics, arrival)
         renderer = call.renderer(self._server.served)
         answer = _stream(opened, renderer, send) if call.stream else _whole(opened, renderer, scope, receive, send)
         await _unless_disconnected(answer, receive)

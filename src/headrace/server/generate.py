@@ -16,6 +16,9 @@ from headrace.types import Chunk, FinishReason, RequestOutput, TokenLogprobs, Us
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM, AsyncStream
 
+_LONG_PROMPT = 10_000
+"""Characters; fewer take less time than the way to a thread and back is worth"""
+
 Piece: TypeAlias = tuple[int, list[Chunk]]
 """The index of a prompt within its call, and what one step gave for it."""
 
@@ -57,8 +60,10 @@ class OpenPrompt:
         return chunks
 
 
-def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float) -> list[OpenPrompt]:
+async def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float) -> list[OpenPrompt]:
     """Queue every prompt of a call; `arrival` is the time.perf_counter() at which its request came.
+
+    Long prompts become token ids in a thread: megabytes take seconds, and other streams must not wait for them.
 
     Raises:
         RequestError: one of them cannot run; then none does.
@@ -67,8 +72,8 @@ def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float) -> li
     opened: list[OpenPrompt] = []
     try:
         for prompt in call.prompts:
-            opened.append(_open_prompt(prompt, call, llm, metrics, arrival))
-    except Exception:
+            opened.append(await _open_prompt(prompt, call, llm, metrics, arrival))
+    except BaseException:  # a cancelled task too
         close_call(opened)
         raise
     return opened
@@ -141,20 +146,13 @@ async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Except
         queue.put_nowait((index, []))
 
 
-def _open_prompt(
+async def _open_prompt(
     prompt: ChatPrompt | TextPrompt, call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float
 ) -> OpenPrompt:
-    text: str | None = None
-    token_ids: Sequence[int] | None = None
-    if isinstance(prompt, ChatPrompt):
-        token_ids = _encode_chat(prompt, llm)
-    elif not isinstance(prompt.prompt, str):
-        token_ids = prompt.prompt
-    else:
-        text = prompt.prompt
-        if not prompt.add_special_tokens and llm.tokenizer is not None:
-            token_ids = llm.tokenizer.encode(text, add_special_tokens=False)
+    text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
     try:
+        is_long = _num_characters(prompt) >= _LONG_PROMPT
+        token_ids = await asyncio.to_thread(_token_ids, prompt, llm) if is_long else _token_ids(prompt, llm)
         stream = llm.submit(text or "" if token_ids is None else list(token_ids), call.params)
     except RequestError as error:
         error.param = call.param_names.get(error.param or "", error.param)
@@ -162,6 +160,21 @@ def _open_prompt(
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
         text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=call.params.skip_special_tokens)
     return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
+
+
+def _num_characters(prompt: ChatPrompt | TextPrompt) -> int:
+    if isinstance(prompt, TextPrompt):
+        return len(prompt.prompt) if isinstance(prompt.prompt, str) else 0
+    return sum(len(str(message.get("content"))) for message in prompt.messages)
+
+
+def _token_ids(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> Sequence[int] | None:
+    """The prompt as token ids; None for a text that no tokenizer is there for, which `submit` then says."""
+    if isinstance(prompt, ChatPrompt):
+        return _encode_chat(prompt, llm)
+    if not isinstance(prompt.prompt, str):
+        return prompt.prompt
+    return None if llm.tokenizer is None else llm.tokenizer.encode(prompt.prompt, prompt.add_special_tokens)
 
 
 def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> list[int]:
