@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from in_process import Headrace
+from rich.console import Console
 
 from headrace.cli import machine
 from headrace.cli.cost import Cost, Matrices, Work, cost_of, num_parameters
 from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
 from headrace.cli.options import ByteSize
-from headrace.cli.report import number
+from headrace.cli.report import benchmark_table, number
 from headrace.cli.status import TextOut, Timing
 from headrace.llm import LLM
 from headrace.types import Chunk, FinishReason
@@ -131,6 +132,26 @@ def test_timing_counts_what_came() -> None:
 
 def test_numbers_have_three_digits() -> None:
     assert [number(value) for value in (0.012345, 1.5, 99.94, 12345.6)] == ["0.0123", "1.5", "99.9", "12,346"]
+
+
+def test_the_benchmark_fits_into_80_columns() -> None:
+    row = {
+        **{"tokens_per_second": 123_456.0, "milliseconds_per_step": 0.2345, "percent_of_limit": 100.0},
+        **{"limit": "arithmetic", "forward_milliseconds": 0.2345, "sampling_milliseconds": 0.02345},
+        "overhead_milliseconds": 0.02345,
+    }
+    names = ("prefill 511", "decode x 32")
+    result = {
+        "model": "stories",
+        "machine": {"processor": "some processor", "cores": 2},
+        "limits": {"read_bandwidth": 1e10, "peak_flops": 1e11},
+        "results": [{"name": name, **row} for name in names],
+    }
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(benchmark_table(result))
+    rows = [line for line in capture.get().splitlines() if "arithmetic" in line]
+    assert [line.split()[:2] for line in rows] == [name.split()[:2] for name in names]  # nothing is wrapped
 
 
 def test_text_out_ends_lines_once(monkeypatch: pytest.MonkeyPatch) -> None:

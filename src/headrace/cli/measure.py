@@ -114,7 +114,7 @@ def _check_room(llm: LLM, plan: Plan, config: EngineConfig) -> None:
     if llm.max_context < needed:
         raise ConfigError(
             f"decoding {batch} at once needs a context of {needed} tokens to measure and {llm.name} has"
-            f" {llm.max_context}; give smaller ones with --batch"
+            f" {llm.max_context}; {'give smaller ones with --batch' if batch > 1 else 'take a longer --max-context'}"
         )
 
 

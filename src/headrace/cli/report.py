@@ -16,7 +16,14 @@ _PLAIN_WIDTH = 400  # not a terminal: nothing is wrapped or cut
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> Table:
     """A table; `numbers` are the columns to align to the right."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index in numbers else "left", overflow="fold")
     for row in rows:
@@ -42,9 +49,10 @@ def benchmark_table(result: dict[str, Any]) -> Table:
     limits = result["limits"]
     title = (
         f"{result['model']} on {result['machine']['processor']}, {result['machine']['cores']} cores:"
-        f" {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32"
+        f" {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32;"
+        " forward, sampling and overhead are a step's milliseconds"
     )
-    columns = ("", "tokens/s", "ms/step", "of limit", "forward ms", "sampling ms", "overhead ms")
+    columns = ("", "tokens/s", "ms/step", "of limit", "forward", "sampling", "overhead")
     rows = [
         (
             one["name"],
