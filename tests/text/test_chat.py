@@ -218,7 +218,7 @@ def test_refusals_of_the_template_are_the_clients() -> None:
 
 @pytest.mark.parametrize(("source", "line"), [("a\n{% if %}", 2), ("{{ 'open", 1), ("{% generation %}", 1)])
 def test_broken_templates_name_the_line(source: str, line: int) -> None:
-    with pytest.raises(ModelError, match=f"line {line}"):
+    with pytest.raises(ModelError, match=f"line {line}: .*[^.]; give another with --chat-template FILE"):
         ChatTemplate(source, ROLES)
 
 
@@ -361,9 +361,21 @@ def test_override(write_folder: Write, tmp_path: Path) -> None:
         load_chat_template(files, tmp_path / "missing.jinja")
     (tmp_path / "bad.jinja").write_bytes(b"\xff\xfe")
     (tmp_path / "bad.json").write_text("{}")
-    for name in ("bad.jinja", "bad.json"):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("bad.jinja", "bad.json", "deep.json"):
         with pytest.raises(DamagedFile, match=name):
             load_chat_template(files, tmp_path / name)
+
+
+def test_a_template_that_may_not_be_read(write_folder: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_folder({"chat_template.jinja": "own"})
+
+    def refuse(path: Path, encoding: str) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ModelError, match=r"chat_template.jinja cannot be read \(Permission denied\); check the path"):
+        load_chat_template(files)
 
 
 def test_special_tokens_reach_the_template(write_folder: Write) -> None:

@@ -128,7 +128,7 @@ class CompiledTemplate:
             """The variables that the template reads and does not set itself"""
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(
-                f"the chat template ({name}) is broken at line {error.lineno}: {error.message}; "
+                f"the chat template ({name}) is broken at line {error.lineno}: {str(error.message).rstrip('.')}; "
                 "give another with --chat-template FILE"
             ) from error
 
@@ -140,7 +140,10 @@ class CompiledTemplate:
             raise RequestError(f"the model's chat template refuses the messages: {error}", param="messages") from error
         except (SecurityError, RecursionError, MemoryError) as error:
             line = _line_in_template(error)
-            raise ModelError(f"the chat template ({self._name}) was stopped at line {line}: {error}") from error
+            raise ModelError(
+                f"the chat template ({self._name}) was stopped at line {line}: {str(error).rstrip('.')}; "
+                "give another with --chat-template FILE"
+            ) from error
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             line = _line_in_template(error)
             raise RequestError(
@@ -277,7 +280,9 @@ def _read_override(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text)["chat_template"] if path.suffix == ".json" else text
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{path} is no chat template ({error}); expected a Jinja file in UTF-8") from error
 
 
