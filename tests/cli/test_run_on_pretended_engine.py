@@ -230,6 +230,15 @@ def test_pasted_lines_are_one_message(chat: Terminal) -> None:
     chat.wait_for("user:first\nsecond")
 
 
+def test_only_a_new_line_begins_with_dots(chat: Terminal) -> None:
+    chat.type("x" * 150 + "first")
+    chat.wait_for("first")
+    assert b"... " not in chat.raw  # the line is wrapped at 100 columns
+    chat.type("\x1b\rsecond")
+    chat.wait_for("second")
+    assert b"... " in chat.raw
+
+
 def test_up_brings_back_what_was_typed(chat: Terminal) -> None:
     chat.type("hello\r")
     chat.wait_for("first after")

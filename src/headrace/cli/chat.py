@@ -28,7 +28,7 @@ def chat(conversation: Conversation) -> None:
     conversation.status.say("/help lists the commands, Ctrl-D leaves")
     while True:
         try:
-            text = session.prompt(HTML("<b>&gt;&gt;&gt; </b>"), prompt_continuation="... ")
+            text = session.prompt(HTML("<b>&gt;&gt;&gt; </b>"), prompt_continuation=_continuation)
         except KeyboardInterrupt:
             continue  # a line thrown away
         except EOFError:
@@ -62,6 +62,11 @@ def _obey(conversation: Conversation, command: str) -> bool:
         case _:
             click.echo(f"no command {command.split(maxsplit=1)[0]}; /help lists them", err=True)
     return True
+
+
+def _continuation(_width: int, _line: int, wraps: int) -> str:
+    """What stands before a further line; nothing where a long line is only wrapped."""
+    return "" if wraps else "... "
 
 
 def _keys() -> KeyBindings:
