@@ -1,4 +1,4 @@
-// Paged attention with an online softmax over tiles of 64 keys aligned at absolute positions. A row (one query head of
+// Paged attention with an online softmax over tiles of KEY_TILE keys aligned at absolute positions. A row (one query head of
 // one token) goes through its own tiles in order, whatever other rows share the loads.
 #pragma once
 
@@ -17,7 +17,7 @@ constexpr int SCORE_GROUPS = 1, VALUE_VECTORS = 1;
 constexpr int ATTENTION_ROWS = 4;
 constexpr float MINUS_INFINITY = -__builtin_huge_valf();
 
-// What one row sees of a tile: keys first … last - 1 of the 64.
+// What one row sees of a tile: keys first … last - 1 of its KEY_TILE.
 struct Range {
     size_t first, last;
 };
@@ -81,8 +81,10 @@ void soften(const AttentionBlock& b, const AttentionState& state, size_t row, Ra
     for (size_t k = begin; k < seen.last; k += KEY_GROUP) {
         f32x16 s = load(scores + k) * set1(b.scale);
         if (b.softcap > 0) s = set1(b.softcap) * tanh(s / set1(b.softcap));
-        const f32x16 index = load(INDEX) + set1(static_cast<float>(k));
-        s = where_less(index, first, never, where_less(index, last, s, never));
+        if (k < seen.first || k + KEY_GROUP > seen.last) {
+            const f32x16 index = load(INDEX) + set1(static_cast<float>(k));
+            s = where_less(index, first, never, where_less(index, last, s, never));
+        }
         store(scores + k, s);
         highest = max(s, highest);
     }
@@ -188,6 +190,7 @@ void attend(const AttentionBlock& b) {
     for (size_t tile = from / KEY_TILE; tile <= last / KEY_TILE; ++tile) {
         size_t row = 0;
         for (; row + ATTENTION_ROWS <= rows; row += ATTENTION_ROWS) attend_tile<KV, ATTENTION_ROWS>(b, state, row, tile);
+        for (; row + 2 <= rows; row += 2) attend_tile<KV, 2>(b, state, row, tile);
         for (; row < rows; ++row) attend_tile<KV, 1>(b, state, row, tile);
     }
     write_rows(b, state, rows);

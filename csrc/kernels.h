@@ -17,7 +17,7 @@ constexpr size_t BLOCK_COLUMNS = 256; // weights of a row that are decoded at a 
 constexpr size_t LINEAR_SCRATCH = BLOCK_ROWS * BLOCK_COLUMNS + BLOCK_ROWS * BLOCK_TOKENS * 16;  // floats
 
 constexpr size_t KEY_GROUP = 16;  // tokens whose keys lie interleaved
-constexpr size_t KEY_TILE = 64;   // tokens between two rescalings of the online softmax, aligned at position 0
+constexpr size_t KEY_TILE = 128;  // tokens between two rescalings of the online softmax, aligned at position 0
 
 // y[t, r] = (x[t] · w[r] + bias[r]) * scale (+ add[t, r]) for up to BLOCK_ROWS rows and BLOCK_TOKENS tokens.
 struct LinearBlock {
