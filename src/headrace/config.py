@@ -10,6 +10,7 @@ from headrace.errors import ConfigError
 QUANTIZE_CHOICES = ("q8", "q4")
 CACHE_CHOICES = ("f16", "f32")
 BACKENDS = ("cpu", "reference")
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ConfigError(f"threads is {self.threads:,}, expected at most {MOST_THREADS:,}")
         if self.block_size % 16:
             raise ConfigError(f"block_size is {self.block_size}, expected a multiple of 16")
 

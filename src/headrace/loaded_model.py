@@ -116,6 +116,9 @@ class LoadedModel:
                 f"sampling_params has a {type(params).__name__}, expected SamplingParams", param="sampling_params"
             )
         text, token_ids = self._tokenize(prompt)
+        if not token_ids:
+            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+        max_tokens = self._max_tokens(len(token_ids), params.max_tokens)  # before each id is looked at
         self._check_ids("prompt", token_ids)
         self._check_ids("logit_bias", params.logit_bias or ())
         self._check_ids("stop_token_ids", params.stop_token_ids or ())
@@ -128,7 +131,7 @@ class LoadedModel:
             prompt_token_ids=tuple(token_ids),
             params=params,
             seed=draw_seed() if params.seed is None else params.seed,
-            max_tokens=self._max_tokens(len(token_ids), params.max_tokens),
+            max_tokens=max_tokens,
             eos_token_ids=self._eos_token_ids,
         )
         self._engine.check_fits(len(token_ids), request.max_tokens)
@@ -176,8 +179,6 @@ class LoadedModel:
         return text, self.tokenizer.encode(text)
 
     def _check_ids(self, param: str, token_ids: Sequence[int] | Mapping[int, float]) -> None:
-        if param == "prompt" and not token_ids:
-            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
         for token_id in token_ids:
             if not 0 <= token_id < self.spec.vocab_size:
                 raise RequestError(

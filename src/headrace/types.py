@@ -121,11 +121,11 @@ class SamplingParams:
 
 _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("n", 1, 1024, "from 1 to 1,024"),
-    ("temperature", 0.0, 1e6, "0 (greedy) or more"),
+    ("temperature", 0.0, 1e6, "from 0 (greedy) to 1,000,000"),
     ("top_k", 0, 2**31 - 1, "0 (off), -1 (off) or a count"),
     ("top_p", 1e-9, 1.0, "above 0 and at most 1"),
     ("min_p", 0.0, 1.0, "from 0 to 1"),
-    ("repetition_penalty", 1e-6, 1e6, "above 0"),
+    ("repetition_penalty", 1e-6, 1e6, "above 0 and at most 1,000,000"),
     ("presence_penalty", -2.0, 2.0, "from -2 to 2"),
     ("frequency_penalty", -2.0, 2.0, "from -2 to 2"),
     ("seed", -(2**63), 2**64 - 1, "a 64-bit integer"),

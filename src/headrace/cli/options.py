@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from headrace.config import BACKENDS, CACHE_CHOICES, QUANTIZE_CHOICES, EngineConfig
+from headrace.config import BACKENDS, CACHE_CHOICES, MOST_THREADS, QUANTIZE_CHOICES, EngineConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -109,7 +109,7 @@ ENGINE_OPTIONS = (
     ),
     click.option(
         "--threads",
-        type=click.IntRange(1, 1024),
+        type=click.IntRange(1, MOST_THREADS),
         metavar="N",
         help="Compute threads; never changes a result.  [default: one per core]",
     ),
