@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast, 
 from headrace.errors import DamagedFile, ModelError, RequestError, UnsupportedModel
 from headrace.hub.files import ModelFiles
 from headrace.text.chat import load_chat_template
+from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.tokenizer import Tokenizer
 
 Write = Callable[[dict[str, Any]], ModelFiles]
@@ -422,3 +423,10 @@ def test_template_sees_the_roles_of_the_vocabulary_file(
     template = load_chat_template(files)
     assert template is not None
     assert template.render([{"role": "user", "content": "Hi"}]) == "<s>Hi"
+
+
+@pytest.mark.parametrize("wrong", [True, -1, 10**30, "2", [1, None], 1.5])
+def test_end_ids_that_are_no_token_ids_are_refused(tmp_path: Path, wrong: object) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+    with pytest.raises(DamagedFile, match="expected token ids"):
+        configured_end_ids(ModelFiles("model", folder=tmp_path))

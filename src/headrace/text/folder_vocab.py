@@ -253,7 +253,7 @@ def configured_end_ids(files: ModelFiles) -> frozenset[int]:
     for source in sources:
         value = source.get("eos_token_id")
         values = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(token_id, int) for token_id in values):
+        if not all(type(token_id) is int and 0 <= token_id < 2**31 for token_id in values):
             raise DamagedFile(f"{files.name} has eos_token_id {value!r} in its configuration, expected token ids")
         ids.update(values)
     return frozenset(ids)
