@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
@@ -14,6 +15,8 @@ from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
 from headrace.loaded_model import LoadedModel, Prompt
 from headrace.types import Chunk, RequestOutput, SamplingParams, StepOutput, TokenLogprobs, Usage
+
+_T = TypeVar("_T")
 
 
 class AsyncLLM(LoadedModel):
@@ -93,7 +96,7 @@ class AsyncLLM(LoadedModel):
     def _fail(self, error: EngineError) -> None:
         self._call_in_loop(self._end_all, error)
 
-    def _call_in_loop(self, function: Any, argument: object) -> None:
+    def _call_in_loop(self, function: Callable[[_T], None], argument: _T) -> None:
         """Called in the engine's thread; a loop that is gone has nobody left to tell."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, argument)
@@ -114,7 +117,7 @@ class AsyncLLM(LoadedModel):
 class AsyncStream:
     """One request's chunks, as an async iterator; leaving it early (`async with`, or `cancel`) cancels the request."""
 
-    def __init__(self, opened: OpenRequest, thread: EngineThread, forget: Any) -> None:
+    def __init__(self, opened: OpenRequest, thread: EngineThread, forget: Callable[[str], None]) -> None:
         self.opened = opened
         self._thread = thread
         self._forget = forget

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -330,6 +330,3 @@ class RequestOutput:
         """Token counts over all completions."""
         completion = sum(len(output.token_ids) for output in self.outputs)
         return Usage(len(self.prompt_token_ids), completion, self.num_cached_tokens)
-
-
-SAMPLING_PARAM_NAMES: frozenset[str] = frozenset(f.name for f in fields(SamplingParams))

@@ -42,7 +42,6 @@ class Engine:
             decoder.new_cache(plan.num_blocks, config.block_size, plan.dtype),
             max_sequences=config.max_sequences,
             max_blocks=self._blocks.blocks_for(plan.max_context),
-            block_size=config.block_size,
         )
         self._sequences: dict[str, dict[int, Sequence]] = {}
         self._num_arrivals = 0
@@ -91,7 +90,7 @@ class Engine:
         for sequence in (
             list(sequences.values()) if index is None else [s for s in sequences.values() if s.index == index]
         ):
-            self._finish(sequence, FinishReason.ABORT)
+            self._finish(sequence)
 
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; empty when there is nothing to do."""
@@ -159,11 +158,10 @@ class Engine:
         elif sequence.num_output >= sequence.request.max_tokens:
             output.finish_reason = FinishReason.LENGTH
         if output.finish_reason is not None:
-            self._finish(sequence, output.finish_reason)
+            self._finish(sequence)
         return output
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        sequence.finish_reason = reason
+    def _finish(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         siblings = self._sequences[sequence.request.id]
         del siblings[sequence.index]

@@ -35,14 +35,11 @@ class _LogitRow:
 class Runner:
     """Runs steps. Reads the sequences; appends only to their `prompt_logprobs` and `num_tabled`."""
 
-    def __init__(
-        self, decoder: Decoder, ops: Ops, cache: KVCache, *, max_sequences: int, max_blocks: int, block_size: int
-    ) -> None:
+    def __init__(self, decoder: Decoder, ops: Ops, cache: KVCache, *, max_sequences: int, max_blocks: int) -> None:
         self._decoder = decoder
         self._ops = ops
         self._cache = cache
         self._tables = np.zeros((max_sequences, max_blocks), np.int32)
-        self._block_size = block_size
         self._sampling = SamplingTable(max_sequences)
         self.seconds_in_forward = 0.0
         self.seconds_in_sampling = 0.0

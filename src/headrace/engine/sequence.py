@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.engine.prefix_tree import Node
-from headrace.types import FinishReason, Request, TokenLogprobs
+from headrace.types import Request, TokenLogprobs
 
 
 class Sequence:
@@ -12,7 +12,6 @@ class Sequence:
     __slots__ = (
         "arrival",
         "block_ids",
-        "finish_reason",
         "index",
         "nodes",
         "num_cached",
@@ -50,7 +49,6 @@ class Sequence:
         self.rope_variant = 0
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         """Of the leading prompt positions; the first has none"""
-        self.finish_reason: FinishReason | None = None
         self.stop_ids: frozenset[int] = frozenset(request.params.stop_token_ids or ())
         if not request.params.ignore_eos:
             self.stop_ids |= request.eos_token_ids

@@ -5,7 +5,6 @@ Blocks of a codec run along the last axis, so whole rows can be cut, permuted an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,8 +64,3 @@ class Tensor:
         values = np.asarray(array, dtype=np.float32, order="C")
         data = values.reshape(*values.shape[:-1], values.shape[-1] if values.ndim else 1).view(np.uint8)
         return Tensor(name, F32, values.shape, data)
-
-
-def total_bytes(tensors: Sequence[Tensor]) -> int:
-    """Size of the given tensors in bytes."""
-    return sum(tensor.nbytes for tensor in tensors)
