@@ -122,6 +122,11 @@ public:
     void sample(const SampleJob& job);
     void logprobs(const LogprobsJob& job);
 
+    // One measurement of what all threads together can do at most: bytes per second of a pass over `count` floats, and
+    // float32 operations per second.
+    double read_rate(const float* data, size_t count);
+    double multiply_add_rate();
+
 private:
     struct LinearPiece {
         size_t job, first_token, first_block, num_blocks;

@@ -289,6 +289,17 @@ void logprobs(BoundBackend& self, In<float, 2> logits, In<int32_t, 1> token_ids,
                    top_logprobs.data()});
 }
 
+double read_rate(BoundBackend& self, In<float, 1> data) {
+    check(data.size() >= 1u << 18, "data must have at least 262,144 values");
+    const Session session(self, data.size());
+    return self.read_rate(data.data(), data.size());
+}
+
+double multiply_add_rate(BoundBackend& self) {
+    const Session session(self, RELEASE_WORK + 1);
+    return self.multiply_add_rate();
+}
+
 std::vector<std::tuple<std::string_view, size_t, size_t>> codecs() {
     std::vector<std::tuple<std::string_view, size_t, size_t>> rows;
     for (const Codec& codec : CODECS) rows.emplace_back(codec.name, codec.block_size, codec.block_bytes);
@@ -341,5 +352,7 @@ NB_MODULE(_core, m) {
              exact("stream"), exact("position"), exact("history"), exact("history_start"), exact("output_start"),
              exact("bias_ids"), exact("bias_values"), exact("bias_start"), exact("out"))
         .def("logprobs", &logprobs, exact("logits"), exact("token_ids"), exact("logprob"), exact("rank"),
-             exact("top_ids"), exact("top_logprobs"));
+             exact("top_ids"), exact("top_logprobs"))
+        .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")
+        .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.");
 }

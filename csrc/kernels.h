@@ -16,6 +16,9 @@ constexpr size_t BLOCK_TOKENS = 64;   // tokens that share a decoded piece of we
 constexpr size_t BLOCK_COLUMNS = 256; // weights of a row that are decoded at a time
 constexpr size_t LINEAR_SCRATCH = BLOCK_ROWS * BLOCK_COLUMNS + BLOCK_ROWS * BLOCK_TOKENS * 16;  // floats
 
+constexpr size_t READ_STREAMS = 4;      // that a thread reads at a time when the memory's speed is measured
+constexpr size_t LANES_OF_RESULT = 16;  // floats that a measurement's loop leaves
+
 constexpr size_t KEY_GROUP = 16;  // tokens whose keys lie interleaved
 constexpr size_t KEY_TILE = 128;  // tokens between two rescalings of the online softmax, aligned at position 0
 
@@ -119,6 +122,9 @@ struct Kernels {
     float (*largest)(const float* x, size_t n);  // NaN counts as -infinity
     // out = exp(x - largest); 1 where x equals it, 0 where x is NaN.
     void (*exp_below)(const float* x, float largest, size_t n, float* out);
+    // What the limits are measured with: see limits.h.
+    float (*read_streams)(const float* data, size_t count);
+    size_t (*multiply_adds)(size_t rounds, float* out);
 };
 
 // Names of the sets that this machine has, best first.

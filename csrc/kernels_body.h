@@ -1,6 +1,7 @@
 // The body of every kernels_*.cpp, which defines HEADRACE_SET as the name of its instruction set.
 #include "attention.h"
 #include "kernels.h"
+#include "limits.h"
 #include "linear.h"
 #include "rowwise.h"
 
@@ -8,6 +9,7 @@ namespace headrace {
 
 extern const Kernels HEADRACE_SET;
 const Kernels HEADRACE_SET = {decode,    linear,  attention,  rope_write, norm,
-                              activate, scale_add, softcap, largest_of, exp_below};
+                              activate, scale_add, softcap, largest_of, exp_below,
+                              read_streams, multiply_adds};
 
 }  // namespace headrace

@@ -151,3 +151,8 @@ class Backend:
         top_ids: IntArray,
         top_logprobs: FloatArray,
     ) -> None: ...
+    def read_rate(self, data: FloatArray) -> float:
+        """Bytes per second of one pass over float32 values by all threads; at least 262,144 values."""
+
+    def multiply_add_rate(self) -> float:
+        """Float32 operations per second of all threads, of which a multiply-add is two."""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from headrace.cli import machine
 from headrace.cli.cost import Cost, Matrices, Work, cost_of, num_parameters
-from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
+from headrace.cli.machine import Limits, cpu_ops, describe_machine, measure_limits, median_limits
 from headrace.cli.options import ByteSize
 from headrace.cli.report import benchmark_table, number
 from headrace.cli.status import TextOut, Timing
@@ -96,8 +96,7 @@ def test_the_roofline_is_the_slower_of_both() -> None:
 
 def test_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_BUFFER_BYTES", 1 << 22)
-    monkeypatch.setattr(machine, "_MATRIX", 64)
-    limits = measure_limits()
+    limits = measure_limits(cpu_ops(2))
     assert limits.read_bandwidth > 1e7
     assert limits.peak_flops > 1e6
     samples = [Limits(1.0, 9.0), Limits(3.0, 5.0), Limits(2.0, 7.0)]

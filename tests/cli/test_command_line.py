@@ -15,7 +15,11 @@ import pytest
 from in_process import Headrace
 
 from headrace import __version__
+from headrace.cli import kernels
 from headrace.cli import main as entry
+from headrace.cli.kernels import Sizes
+from headrace.ops.base import HeadLayout
+from headrace.ops.cpu import codec_names
 
 HEAVY = (
     "numpy",
@@ -34,10 +38,12 @@ HEAVY = (
     "headrace._core",
     "headrace.llm",
 )
-VERBS = ("run", "serve", "bench", "models", "doctor")
+VERBS = ("run", "serve", "bench", "bench kernels", "models", "doctor")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS), ["--wrong"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([*verb.split(), "--help"] for verb in VERBS), ["--wrong"]]
+)
 def test_help_and_usage_errors_load_nothing_heavy(arguments: list[str]) -> None:
     program = (
         f"import sys; from headrace.cli import main; code = main({arguments});"
@@ -49,7 +55,7 @@ def test_help_and_usage_errors_load_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_its_options(headrace: Headrace, verb: str) -> None:
-    done = headrace(verb, "--help")
+    done = headrace(*verb.split(), "--help")
     assert done.code == 0
     assert done.out.startswith(f"Usage: headrace {verb}")
     assert "--debug" in done.out
@@ -220,7 +226,6 @@ def test_serve_hands_everything_on(headrace: Headrace, stories260k: str, monkeyp
 @pytest.fixture
 def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.cli.machine._BUFFER_BYTES", 1 << 24)
-    monkeypatch.setattr("headrace.cli.machine._MATRIX", 128)
 
 
 @pytest.mark.usefixtures("quick_limits")
@@ -341,3 +346,38 @@ def test_doctor_with_an_instruction_set_that_is_not_there(headrace: Headrace, mo
     done = headrace("doctor")
     assert done.code == 1
     assert "cannot be used (instruction set is 'abacus'" in done.out
+
+
+@pytest.fixture
+def small_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = HeadLayout(num_heads=4, num_kv_heads=2, head_dim=32)
+    small = Sizes(
+        hidden=512, vocabulary=1000, layout=layout, context=512, tokens=(1, 3), rows=32, cold_bytes=1 << 20, seconds=0.0
+    )
+    monkeypatch.setattr(kernels, "Sizes", lambda: small)
+
+
+@pytest.mark.usefixtures("quick_limits", "small_kernels")
+def test_bench_kernels_has_a_row_for_every_operation_and_codec(headrace: Headrace) -> None:
+    done = headrace("bench", "kernels", "--json", "--threads", "2")
+    assert done.code == 0
+    result = json.loads(done.out)
+    names = {one["kernel"] for one in result["results"]}
+    assert {f"linear {codec}" for codec in codec_names()} <= names
+    for operation in ("mixture", "attention", "rope", "norm", "activate", "softcap", "embed", "sample", "logprobs"):
+        assert any(name.startswith(operation) for name in names)
+    for one in result["results"]:
+        assert one["milliseconds"] > 0
+        assert one["percent_of_limit"] > 0
+        assert one["runs"] >= 3
+    linear = next(one for one in result["results"] if one["kernel"] == "linear q8_0" and one["tokens"] == 3)
+    moved = linear["gigabytes_per_second"] / linear["giga_operations_per_second"]
+    assert moved == pytest.approx(34 / 32 / (2 * 3), rel=1e-4)
+
+
+@pytest.mark.usefixtures("quick_limits", "small_kernels")
+def test_bench_kernels_as_a_table(headrace: Headrace) -> None:
+    done = headrace("bench", "kernels")
+    assert done.code == 0
+    assert re.search(r"linear q4_0 +1 .* % (bandwidth|arithmetic)", done.out)
+    assert headrace("bench", "kernels", "--wrong").err.startswith("error: No such option")

@@ -7,7 +7,7 @@ import json
 import click
 
 from headrace.cli.options import debug_option, engine_options
-from headrace.config import EngineConfig
+from headrace.config import MOST_THREADS, EngineConfig
 
 
 @click.command(short_help="Measure a model, in percent of this machine.")
@@ -46,7 +46,7 @@ from headrace.config import EngineConfig
 def bench(
     model: str, *, prompt_tokens: int, batches: tuple[int, ...], repeats: int, seconds: float, config: EngineConfig
 ) -> None:
-    """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once.
+    """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once. `bench kernels` measures the parts.
 
     Each figure is given in percent of what this machine's memory bandwidth and float32 arithmetic, measured in the
     same minutes, allow: the weights and the KV cache that a step reads, and 2 operations per weight and token beside
@@ -61,3 +61,26 @@ def bench(
     result = measure(model, config, plan, say=lambda line: click.secho(line, dim=True, err=True))
     show(benchmark_table(result), err=True)
     click.echo(json.dumps(rounded(result)))
+
+
+@click.command(name="bench kernels", short_help="Measure each kernel, in percent of this machine.")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), metavar="N", help="Compute threads.  [default: one per core]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@debug_option
+def bench_kernels(*, threads: int | None, as_json: bool) -> None:
+    """Measure every native operation alone: matrices in each format with 1 to 256 tokens, attention, norms, sampling.
+
+    Each is given in percent of the limit that binds it, measured beside it: memory bandwidth, as if every operand were
+    read from memory once, or arithmetic. Takes about a minute and 2 GiB of memory.
+    """
+    from headrace.cli.kernels import Sizes, measure_kernels
+    from headrace.cli.machine import cpu_ops
+    from headrace.cli.report import kernels_table, rounded, show
+
+    result = measure_kernels(cpu_ops(threads), Sizes(), say=lambda line: click.secho(line, dim=True, err=True))
+    if as_json:
+        click.echo(json.dumps(rounded(result)))
+    else:
+        show(kernels_table(result))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from headrace import __version__
-from headrace.cli.bench import bench
+from headrace.cli.bench import bench, bench_kernels
 from headrace.cli.doctor import doctor
 from headrace.cli.lines import one_line
 from headrace.cli.models import models
@@ -32,7 +32,17 @@ class _ReaderGone(Exception):
 
 
 class _Verbs(click.Group):
-    """click answers a broken pipe with exit code 1 on its own; here it is told apart from an error."""
+    """Verbs of one or two words.
+
+    click answers a broken pipe with exit code 1 on its own; here it is told apart from an error.
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Two words are a verb where there is one of that name."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb."""
@@ -60,7 +70,7 @@ def headrace(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _verb in (run, serve, bench, models, doctor):
+for _verb in (run, serve, bench, bench_kernels, models, doctor):
     headrace.add_command(_verb)
 
 

@@ -20,6 +20,16 @@ class Work:
     nbytes: float
     flops: float
 
+    @staticmethod
+    def of_matrix(weight: Weight, tokens: int) -> Work:
+        """A matrix that is read once, for some tokens."""
+        return Work(weight.nbytes, 2 * tokens * weight.shape[0] * weight.shape[1])
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of all kinds."""
+        return self.flops
+
     def least_seconds(self, limits: Limits) -> float:
         """The time of a machine that only its limits hold back."""
         return max(self.nbytes / limits.read_bandwidth, self.flops / limits.peak_flops)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headrace.config import available_threads
+from headrace.config import available_threads, forced_instruction_set
+
+if TYPE_CHECKING:
+    from headrace.ops.cpu import CpuOps
 
 _BUFFER_BYTES = 1 << 30
 """Read by all threads together; beyond the caches of today's processors, where that much memory is free"""
-_MATRIX = 1024
-_REPEATS = 3
+_LEAST_BUFFER_BYTES = 1 << 20
+_PASSES = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that this machine does now, with all cores that the process may use."""
+    """What this machine does at most, with the threads and the instruction set that the kernels use."""
 
     read_bandwidth: float
-    """Bytes per second, one pass over float32 values that no cache holds, a thread for each core"""
+    """Bytes per second, one pass over memory that no cache holds"""
     peak_flops: float
-    """Float32 operations per second, a large matrix product (numpy's BLAS)"""
+    """Float32 operations per second, two for each multiply-add"""
 
 
 def describe_machine() -> Machine:
@@ -57,46 +59,31 @@ def describe_machine() -> Machine:
     )
 
 
-def measure_limits() -> Limits:
-    """Measure both limits: the best of a few runs, as others on the machine only ever slow one down. About a second."""
-    threads = available_threads()
-    return Limits(_read_bandwidth(threads), _peak_flops())
+def measure_limits(ops: CpuOps) -> Limits:
+    """Measure each limit on the threads of `ops`: the median of a few runs. Less than a second."""
+    from headrace.engine.memory import free_memory
+
+    nbytes = max(_LEAST_BUFFER_BYTES, min(_BUFFER_BYTES, free_memory() // 4))
+    buffer = np.ones(nbytes // 4, np.float32)
+    return Limits(_median_rate(lambda: ops.read_rate(buffer)), _median_rate(ops.multiply_add_rate))
+
+
+def cpu_ops(threads: int | None = None) -> CpuOps:
+    """Kernels as an engine with those settings would have them, to measure with."""
+    from headrace.ops.cpu import CpuOps
+
+    return CpuOps(threads, forced_instruction_set())
 
 
 def median_limits(samples: list[Limits]) -> Limits:
     """The median of each limit."""
-    return Limits(
-        statistics.median(sample.read_bandwidth for sample in samples),
-        statistics.median(sample.peak_flops for sample in samples),
-    )
+    return Limits(*(statistics.median(values) for values in zip(*map(astuple, samples), strict=True)))
 
 
-def _read_bandwidth(threads: int) -> float:
-    from headrace.engine.memory import free_memory
-
-    each = min(_BUFFER_BYTES, free_memory() // 4) // threads // 4
-    buffers = [np.ones(each, np.float32) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best(lambda: list(pool.map(np.max, buffers)))
-    return threads * each * 4 / seconds
-
-
-def _peak_flops() -> float:
-    left = np.ones((_MATRIX, _MATRIX), np.float32)
-    right = np.ones((_MATRIX, _MATRIX), np.float32)
-    out = np.empty_like(left)
-    return 2 * _MATRIX**3 / _best(lambda: np.matmul(left, right, out=out))
-
-
-def _best(work: Callable[[], object]) -> float:
-    """Seconds of the quickest of a few runs, after one to warm up."""
-    work()
-    times = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _median_rate(measure: Callable[[], float]) -> float:
+    """Of a few runs, after one to warm up: what the machine sustains now, not its luckiest moment."""
+    measure()
+    return statistics.median(measure() for _ in range(_PASSES))
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace import __version__
 from headrace.cli.cost import Cost, Work, cost_of, num_parameters
-from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
+from headrace.cli.machine import Limits, cpu_ops, describe_machine, measure_limits, median_limits
 from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.errors import ConfigError
@@ -78,11 +78,12 @@ def measure(model: str, config: EngineConfig, plan: Plan, say: Callable[[str], N
         bench = _Bench(
             llm, cost_of(llm.decoder, llm.kv_plan.token_bytes // llm.spec.num_layers), np.random.default_rng(0)
         )
+        native = llm.decoder.ops if isinstance(llm.decoder.ops, CpuOps) else cpu_ops(config.threads)
         rounds: list[dict[str, Figures]] = []
         limits: list[Limits] = []
         for number in range(plan.repeats):
             say(f"run {number + 1} of {plan.repeats}")
-            limits.append(measure_limits())
+            limits.append(measure_limits(native))
             rounds.append(bench.round(plan, limits[-1]))
         return {
             "benchmark": "headrace",

@@ -46,10 +46,9 @@ def show(made: Table, *, err: bool = False) -> None:
 
 def benchmark_table(result: dict[str, Any]) -> Table:
     """What `measure` found, a row for each measurement."""
-    limits = result["limits"]
     title = (
         f"{result['model']} on {result['machine']['processor']}, {result['machine']['cores']} cores:"
-        f" {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32;"
+        f" {limits_line(result['limits'])};"
         " forward, sampling and overhead are a step's milliseconds"
     )
     columns = ("", "tokens/s", "ms/step", "of limit", "forward", "sampling", "overhead")
@@ -66,6 +65,32 @@ def benchmark_table(result: dict[str, Any]) -> Table:
         for one in result["results"]
     ]
     return table(title, columns, rows, numbers=(1, 2, 3, 4, 5, 6))
+
+
+def kernels_table(result: dict[str, Any]) -> Table:
+    """What `measure_kernels` found, a row for each measurement."""
+    backend = result["backend"]
+    title = (
+        f"{result['machine']['processor']}, {backend['instruction_set']}, {backend['threads']} threads: "
+        + limits_line(result["limits"])
+    )
+    rows = [
+        (
+            one["kernel"],
+            one["tokens"],
+            number(one["milliseconds"]),
+            number(one["gigabytes_per_second"]),
+            number(one["giga_operations_per_second"]) if one["giga_operations_per_second"] else "",
+            f"{one['percent_of_limit']:.0f} % {one['limit']}",
+        )
+        for one in result["results"]
+    ]
+    return table(title, ("kernel", "tokens", "ms", "GB/s", "GOP/s", "of limit"), rows, numbers=(1, 2, 3, 4, 5))
+
+
+def limits_line(limits: dict[str, float]) -> str:
+    """`33.1 GB/s read, 234 GFLOP/s float32`."""
+    return f"{limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32"
 
 
 def number(value: float) -> str:

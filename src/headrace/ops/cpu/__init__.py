@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.ops.cpu.backend import CpuOps, CpuWeight, instruction_sets
+from headrace.ops.cpu.backend import CpuOps, CpuWeight, codec_names, instruction_sets
 from headrace.ops.cpu.self_test import self_test
 
-__all__ = ["CpuOps", "CpuWeight", "instruction_sets", "self_test"]
+__all__ = ["CpuOps", "CpuWeight", "codec_names", "instruction_sets", "self_test"]

@@ -31,6 +31,11 @@ def instruction_sets() -> list[str]:
     return _core.instruction_sets()
 
 
+def codec_names() -> tuple[str, ...]:
+    """Names of the codecs that the kernels compute with."""
+    return tuple(_CODECS)
+
+
 @dataclass(frozen=True, slots=True)
 class CpuWeight:
     """A matrix used where its parts lie in memory; a `headrace.ops.base.Weight`."""
@@ -240,6 +245,14 @@ class CpuOps:
         top_ids, top_logprobs = np.empty((rows, top), np.int32), np.empty((rows, top), np.float32)
         self._native.logprobs(logits, token_ids, logprob, rank, top_ids, top_logprobs)
         return logprob, rank, top_ids, top_logprobs
+
+    def read_rate(self, buffer: FloatArray) -> float:
+        """Bytes per second of one pass of all threads over `buffer`, which has at least 262,144 values."""
+        return self._native.read_rate(buffer)
+
+    def multiply_add_rate(self) -> float:
+        """Float32 operations per second of all threads together, two for each multiply-add. Takes some milliseconds."""
+        return self._native.multiply_add_rate()
 
 
 def _native_weight(weight: Weight) -> _core.Weight:
