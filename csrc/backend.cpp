@@ -7,7 +7,10 @@ namespace headrace {
 namespace {
 
 constexpr size_t PIECE_WORK = 32'768;       // multiply-adds of a piece of a linear, at least, where there are enough
-constexpr size_t ATTENTION_ROWS_OF_PIECE = 32;  // (query, head) rows that share the loads of keys and values
+constexpr size_t ROWS_OF_PIECE = 96;         // (query, head) rows that share the loads of keys and values
+constexpr size_t FEWEST_ROWS_OF_PIECE = 24;  // below it the loads cost more than an idle thread
+constexpr size_t PIECES_OF_THREAD = 4;       // of attention, so that threads end together
+constexpr size_t WHOLE = SIZE_MAX;           // partials of a piece that is not split
 constexpr size_t ELEMENT_WORK = 8;          // one element of an activation or norm, in multiply-adds
 
 }  // namespace
@@ -93,30 +96,83 @@ void Backend::rope_write(const RopeJob& job, const BatchView& batch, const Cache
     });
 }
 
-void Backend::attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache) {
-    const size_t group = job.num_heads / cache.num_kv_heads, dim = cache.head_dim, stride = job.num_heads * dim;
-    const size_t chunk = std::max<size_t>(1, ATTENTION_ROWS_OF_PIECE / group);
-    attention_pieces_.clear();
+// The rows of a piece: fewer than ROWS_OF_PIECE where that leaves too few pieces for the threads.
+size_t Backend::attention_tokens_of_piece(size_t rows, size_t group) const {
+    size_t piece = ROWS_OF_PIECE;
+    while (piece > FEWEST_ROWS_OF_PIECE && rows < piece * PIECES_OF_THREAD * pool_.num_threads()) piece /= 2;
+    return std::max<size_t>(1, piece / group);
+}
+
+// Cuts attention into pieces by sequence, kv head and tokens, and long contexts at borders of spans; returns the work.
+size_t Backend::cut_attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache) {
+    const size_t group = job.num_heads / cache.num_kv_heads;
+    const size_t chunk = attention_tokens_of_piece(batch.num_tokens * job.num_heads, group);
+    std::vector<AttentionPiece>& pieces = attention_pieces_;
+    pieces.clear();
     size_t work = 0;
     for (size_t s = 0; s < batch.num_sequences; ++s) {
-        const size_t end = static_cast<size_t>(batch.query_start[s + 1]);
-        for (size_t t = static_cast<size_t>(batch.query_start[s]); t < end; t += chunk) {
-            const size_t count = std::min(chunk, end - t), last = static_cast<size_t>(batch.positions[t + count - 1]);
-            const size_t keys = job.window ? std::min(last + 1, job.window + count) : last + 1;
-            work += count * keys * job.num_heads * dim * 2;
-            for (size_t head = 0; head < cache.num_kv_heads; ++head) attention_pieces_.push_back({s, t, count, head});
-        }
+        const size_t begin = static_cast<size_t>(batch.query_start[s]), end = static_cast<size_t>(batch.query_start[s + 1]);
+        for (size_t head = 0; head < cache.num_kv_heads; ++head)
+            for (size_t t = begin; t < end; t += chunk) {
+                const size_t count = std::min(chunk, end - t);
+                const size_t from = first_key(static_cast<size_t>(batch.positions[t]), job.window);
+                const size_t last = static_cast<size_t>(batch.positions[t + count - 1]);
+                pieces.push_back({s, t, count, head, from / KEY_SPAN, last / KEY_SPAN + 1, WHOLE});
+                work += count * group * (last + 1 - from);
+            }
     }
-    const size_t scratch = attention_scratch(chunk * group, cache.padded_dim);
+    return work * cache.head_dim * 2;
+}
+
+// Replaces pieces that would keep one thread busy for long by pieces of their spans. Which are split depends on the number
+// of threads; what is computed does not: spans are summed apart and merged in order either way.
+void Backend::split_attention(size_t row_floats, size_t group) {
+    const auto keys = [](const AttentionPiece& piece) { return piece.num_tokens * (piece.end_span - piece.first_span); };
+    size_t total = 0, partials = 0;
+    for (const AttentionPiece& piece : attention_pieces_) total += keys(piece);
+    const size_t share = std::max<size_t>(1, total / (PIECES_OF_THREAD * pool_.num_threads()));
+    const size_t whole = attention_pieces_.size();
+    for (size_t i = 0; i < whole; ++i) {
+        const AttentionPiece piece = attention_pieces_[i];
+        const size_t spans = piece.end_span - piece.first_span, parts = std::min(spans, (keys(piece) + share - 1) / share);
+        if (parts < 2) continue;
+        const size_t floats = piece.num_tokens * group * row_floats;
+        attention_merges_.push_back(piece);
+        attention_merges_.back().partials = partials;
+        for (size_t part = 0; part < parts; ++part) {
+            AttentionPiece of = piece;
+            of.first_span = piece.first_span + spans * part / parts;
+            of.end_span = piece.first_span + spans * (part + 1) / parts;
+            of.partials = partials + (of.first_span - piece.first_span) * floats;
+            if (part == 0) attention_pieces_[i] = of;
+            else attention_pieces_.push_back(of);
+        }
+        partials += spans * floats;
+    }
+    attention_partials_.floats(partials);
+}
+
+void Backend::attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache) {
+    const size_t group = job.num_heads / cache.num_kv_heads, dim = cache.head_dim, stride = job.num_heads * dim;
+    const bool parallel = cut_attention(job, batch, cache) > PARALLEL_WORK;
+    attention_merges_.clear();
+    if (parallel && pool_.num_threads() > 1) split_attention(attention_row_floats(cache.padded_dim), group);
+    size_t tokens = 0;
+    for (const AttentionPiece& piece : attention_pieces_) tokens = std::max(tokens, piece.num_tokens);
+    const size_t scratch = attention_scratch(tokens * group, dim, cache.padded_dim);
     for (size_t thread = 0; thread < pool_.num_threads(); ++thread) pool_.scratch(thread).floats(scratch);
-    pool_.run(attention_pieces_.size(), work > PARALLEL_WORK, [&](size_t i, size_t thread) {
-        const AttentionPiece& piece = attention_pieces_[i];
+    const auto block = [&](const AttentionPiece& piece, size_t thread) -> AttentionBlock {
         const size_t at = piece.first_token * stride + piece.kv_head * group * dim;
-        kernels_.attention({job.q + at, job.out + at, stride, batch.positions + piece.first_token,
-                            batch.block_tables + piece.sequence * batch.table_stride, piece.num_tokens, group,
-                            piece.kv_head, cache, job.scale, job.window, job.softcap,
-                            pool_.scratch(thread).floats(scratch)});
-    });
+        return {job.q + at, job.out + at, stride, batch.positions + piece.first_token,
+                batch.block_tables + piece.sequence * batch.table_stride, piece.num_tokens, group, piece.kv_head, cache,
+                job.scale, job.window, job.softcap, piece.first_span, piece.end_span,
+                piece.partials == WHOLE ? nullptr : attention_partials_.floats(0) + piece.partials,
+                pool_.scratch(thread).floats(scratch)};
+    };
+    pool_.run(attention_pieces_.size(), parallel,
+              [&](size_t i, size_t thread) { kernels_.attention(block(attention_pieces_[i], thread)); });
+    pool_.run(attention_merges_.size(), parallel,
+              [&](size_t i, size_t thread) { kernels_.merge_attention(block(attention_merges_[i], thread)); });
 }
 
 }  // namespace headrace

@@ -132,14 +132,19 @@ private:
         size_t job, first_token, first_block, num_blocks;
     };
     struct AttentionPiece {
-        size_t sequence, first_token, num_tokens, kv_head;
+        size_t sequence, first_token, num_tokens, kv_head, first_span, end_span;
+        size_t partials;  // where its spans' sums lie in attention_partials_, or WHOLE
     };
+    size_t attention_tokens_of_piece(size_t rows, size_t group) const;
+    size_t cut_attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache);
+    void split_attention(size_t row_floats, size_t group);
     void run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const;
 
     const Kernels& kernels_;
     Pool pool_;
     std::vector<LinearPiece> linear_pieces_;
-    std::vector<AttentionPiece> attention_pieces_;
+    std::vector<AttentionPiece> attention_pieces_, attention_merges_;
+    Scratch attention_partials_;
     std::vector<SamplerMemory> samplers_;
     Scratch routed_, inner_, activated_, expert_out_, router_out_;
 };

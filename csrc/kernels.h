@@ -21,6 +21,7 @@ constexpr size_t LANES_OF_RESULT = 16;  // floats that a measurement's loop leav
 
 constexpr size_t KEY_GROUP = 16;  // tokens whose keys lie interleaved
 constexpr size_t KEY_TILE = 128;  // tokens between two rescalings of the online softmax, aligned at position 0
+constexpr size_t KEY_SPAN = 512;  // tokens whose softmax is summed apart, aligned likewise, so that threads can share a context
 
 // y[t, r] = (x[t] · w[r] + bias[r]) * scale (+ add[t, r]) for up to BLOCK_ROWS rows and BLOCK_TOKENS tokens.
 struct LinearBlock {
@@ -77,11 +78,23 @@ struct AttentionBlock {
     size_t num_tokens, group, kv_head;
     CacheView cache;
     float scale;
-    size_t window;    // 0: none
-    float softcap;    // 0: none
+    size_t window;   // 0: none
+    float softcap;   // 0: none
+    size_t first_span, end_span;  // spans of keys to visit
+    float* partials;  // nullptr: merge the spans and write `out`; else their sums go here, [spans][rows][attention_row_floats]
     float* scratch;   // attention_scratch(...) floats
 };
-constexpr size_t attention_scratch(size_t rows, size_t padded_dim) { return rows * (KEY_TILE + padded_dim + 16 + 4); }
+// The earliest key that a token at `position` sees.
+constexpr size_t first_key(size_t position, size_t window) {
+    return window && position + 1 > window ? position + 1 - window : 0;
+}
+// A row's sums over some keys: values, 16 lanes of the exponentials' sum, the highest score.
+constexpr size_t attention_row_floats(size_t padded_dim) { return padded_dim + 2 * 16; }
+// A slice of a tile as floats: 2 groups of keys, or 2 vectors of values.
+constexpr size_t wide_floats(size_t head_dim) { return 2 * 16 * (head_dim > KEY_TILE ? head_dim : KEY_TILE); }
+constexpr size_t attention_scratch(size_t rows, size_t head_dim, size_t padded_dim) {
+    return wide_floats(head_dim) + rows * (KEY_TILE + 2 * attention_row_floats(padded_dim) + head_dim + 1);
+}
 
 enum class NormId : int { rms, layer };
 enum class ActivationId : int { silu, gelu, gelu_tanh, relu };
@@ -114,6 +127,7 @@ struct Kernels {
     void (*decode)(CodecId codec, const uint8_t* row, size_t columns, float* out);
     void (*linear)(const LinearBlock& block);
     void (*attention)(const AttentionBlock& block);
+    void (*merge_attention)(const AttentionBlock& block);  // the spans' partials into `out`
     void (*rope_write)(const RopeToken& token);
     void (*norm)(const NormWeights& norm, const float* x, const float* add, size_t n, float* out);
     void (*activate)(ActivationId kind, const float* x, const float* factor, size_t n, float* out);  // factor or nullptr

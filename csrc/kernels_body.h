@@ -8,8 +8,8 @@
 namespace headrace {
 
 extern const Kernels HEADRACE_SET;
-const Kernels HEADRACE_SET = {decode,    linear,  attention,  rope_write, norm,
-                              activate, scale_add, softcap, largest_of, exp_below,
+const Kernels HEADRACE_SET = {decode,   linear,    attention, merge_attention, rope_write, norm,
+                              activate, scale_add, softcap,   largest_of,      exp_below,
                               read_streams, multiply_adds};
 
 }  // namespace headrace

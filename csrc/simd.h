@@ -187,11 +187,22 @@ HEADRACE_INLINE float sum(f32x16 a) {
 
 // The largest lane; lanes must not be NaN.
 HEADRACE_INLINE float largest(f32x16 a) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__AVX512F__)
+    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+#else
+    const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+#endif
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#else
     float v[16];
     store(v, a);
     for (int width = 8; width > 0; width /= 2)
         for (int i = 0; i < width; ++i) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
     return v[0];
+#endif
 }
 
 HEADRACE_INLINE f32x16 zero() { return set1(0.0f); }
