@@ -37,8 +37,8 @@ def _attend(
     return out
 
 
-@pytest.mark.parametrize("dim", [8, 64, 80, 96, 128])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (5, 1)])
+@pytest.mark.parametrize("dim", [8, 24, 64, 72, 80, 96, 128, 256])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (5, 1), (14, 2)])
 @pytest.mark.parametrize("dtype", list(CacheType))
 def test_prompts_of_several_sequences(
     ops: CpuOps, reference: ReferenceOps, dim: int, heads: int, kv_heads: int, dtype: CacheType
@@ -122,3 +122,58 @@ def test_keys_are_stored_as_numpys_float16(reference: ReferenceOps) -> None:
     for ops in all_cpu_ops():
         out = _attend(ops, layout, [(batch, qkv)], num_blocks=512)
         assert np.array_equal(out, halves)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 2), (7, 1), (16, 1), (40, 1)])
+@pytest.mark.parametrize("window", [None, 60, 700])
+def test_contexts_of_several_spans(ops: CpuOps, heads: int, kv_heads: int, window: int | None) -> None:
+    """The last tokens of 1,600, with outliers at both sides of the borders where sums begin anew (512 and 1,024)."""
+    layout = HeadLayout(heads, kv_heads, 24)
+    tables = np.random.default_rng(0).permutation(100).reshape(1, 100).astype(np.int32)
+    qkv = floats(1, 1600, qkv_width(layout))
+    for at in (0, 127, 128, 511, 512, 1023, 1024, 1599):
+        qkv[at] *= 6
+    chunks = [(0, 1530), (1530, 1567), (1567, 1600)]
+    outs = []
+    for backend in (ops, ReferenceOps()):
+        cache = backend.new_kv_cache(1, 100, 16, layout)
+        for first, last in chunks:
+            batch = batch_on([(first, last)], tables)
+            q = backend.rope_write(qkv[first:last].copy(), cache, 0, batch, layout, None, None)
+        outs.append(backend.attention(q, cache, 0, batch, layout, 0.5, window, None))
+    assert_close(outs[0], outs[1], 2e-5)
+
+
+def test_scores_far_below_the_largest_count_for_nothing(ops: CpuOps, reference: ReferenceOps) -> None:
+    """Exponentials that underflow, in the tile of the largest score, in earlier and in later spans."""
+    layout = HeadLayout(2, 1, 16)
+    tables = np.arange(70, dtype=np.int32).reshape(1, 70)
+    for peak in (3, 600, 1100):
+        qkv = floats(peak, 1120, qkv_width(layout))
+        qkv[:, :32] = 1
+        qkv[:, 32:48] = -40
+        qkv[peak, 32:48] = 40
+        batch, last = batch_on([(0, 1120)], tables), batch_on([(1119, 1120)], tables)
+        outs = []
+        for backend in (ops, reference):
+            cache = backend.new_kv_cache(1, 70, 16, layout)
+            q = backend.rope_write(qkv.copy(), cache, 0, batch, layout, None, None)[-1:].copy()
+            outs.append(backend.attention(q, cache, 0, last, layout, 0.25, None, None))
+        assert_close(outs[0], outs[1], 1e-6)
+        assert np.array_equal(outs[0][0, :16], qkv[peak, 48:].astype(np.float16).astype(np.float32))
+
+
+def test_later_tokens_that_are_not_finite_leave_earlier_ones_alone(ops: CpuOps) -> None:
+    """Rows that share a register tile see different keys: what one must not see may be infinite or NaN."""
+    layout = HeadLayout(4, 2, 40)
+    qkv = floats(1, 300, qkv_width(layout))
+    batch = make_batch([(0, 300)], 16)
+    for window in (None, 20):
+        clean = _attend(ops, layout, [(batch, qkv)], window=window)
+        for at in (1, 127, 129, 250):
+            poisoned = qkv.copy()
+            poisoned[at, 160:] = [np.inf, np.nan] * 80
+            assert same_bits(_attend(ops, layout, [(batch, poisoned)], window=window)[:at], clean[:at])
+            if window is not None:
+                later = _attend(ops, layout, [(batch, poisoned)], window=window)[at + window :]
+                assert same_bits(later, clean[at + window :])

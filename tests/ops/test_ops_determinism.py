@@ -71,6 +71,43 @@ def test_attention_in_chunks_beside_others_and_in_other_blocks(ops: CpuOps, wind
     assert np.isfinite(whole).all()
 
 
+def _long_context(
+    ops: Ops, layout: HeadLayout, cuts: list[int], window: int | None, softcap: float | None
+) -> FloatArray:
+    """Attention outputs of tokens 1,000 to 1,059 of one sequence beside another, in chunks, over three spans."""
+    qkv, other = floats(1, 1060, qkv_width(layout), spikes=True), floats(2, 600, qkv_width(layout))
+    cache = ops.new_kv_cache(1, 140, 32, layout)
+    table = np.random.default_rng(0).permutation(140)[:68].reshape(2, 34).astype(np.int32)
+    ops.rope_write(np.concatenate([qkv, other]), cache, 0, batch_on([(0, 1060), (0, 600)], table), layout, None, None)
+    outs = []
+    for first, last in zip([1000, *cuts], [*cuts, 1060], strict=True):
+        batch = batch_on([(first, last), (599, 600)], table)
+        q = np.concatenate([qkv[first:last], other[-1:]])[:, : layout.num_heads * layout.head_dim].copy()
+        outs.append(ops.attention(q, cache, 0, batch, layout, 0.02, window, softcap)[:-1])
+    return np.concatenate(outs)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1), (7, 1), (30, 2)])
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (5, None), (530, 8.0)])
+def test_attention_to_several_spans_on_any_number_of_threads(
+    heads: int, kv_heads: int, window: int | None, softcap: float | None
+) -> None:
+    layout = HeadLayout(heads, kv_heads, 40)
+    sets = [name for name in instruction_sets() if name != "baseline"] or ["baseline"]
+    whole = _long_context(CpuOps(1, sets[0]), layout, [], window, softcap)
+    assert np.isfinite(whole).all()
+    for size in (1, 2, 5, 13, 24, 59):
+        cuts = list(range(1000 + size, 1060, size))
+        for threads in (1, 2, 3, 5):
+            name = sets[threads % len(sets)]
+            assert same_bits(_long_context(CpuOps(threads, name), layout, cuts, window, softcap), whole), (
+                size,
+                threads,
+            )
+    baseline = _long_context(CpuOps(1, "baseline"), layout, [], window, softcap)
+    assert same_bits(_long_context(CpuOps(3, "baseline"), layout, [1001, 1020], window, softcap), baseline)
+
+
 def _everything(ops: CpuOps) -> list[FloatArray]:
     """Every operation on inputs that are large enough to be shared between threads."""
     x, w = floats(1, 130, 256, spikes=True), floats(2, 300, 256)
