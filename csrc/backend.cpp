@@ -24,7 +24,43 @@ void Backend::embed(const Weight& table, const int32_t* ids, size_t num_ids, flo
     });
 }
 
+void Backend::pack(Weight& weight, const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes) {
+    const Weight::Panels panels = weight.add_panels(codec, rows, row_bytes);
+    pool_.run(panels.count, rows * row_bytes > PARALLEL_WORK, [&](size_t panel, size_t) {
+        const size_t row = panel * PANEL_ROWS;
+        pack_panel(codec.id, data + row * row_bytes, row_bytes, std::min(PANEL_ROWS, rows - row), weight.columns(),
+                   panels.data + panel * panels.bytes);
+    });
+}
+
+void Backend::quantize_token(const float* x, size_t t, size_t num_tokens, size_t columns, QuantizedBlock* out) const {
+    const size_t first = t / STRIP_TOKENS * STRIP_TOKENS, strip = std::min(STRIP_TOKENS, num_tokens - first);
+    kernels_.quantize(x + t * columns, columns, out + first * (columns / QUANT_BLOCK) + t - first, strip);
+}
+
+// Fills quantized_inputs_: each job's input as its weight wants it.
+void Backend::quantize_inputs(std::span<const LinearJob> jobs) {
+    const auto blocks = [](const LinearJob& job) { return job.num_tokens * (job.weight->columns() / QUANT_BLOCK); };
+    const auto wanted = [&](const LinearJob& job) { return quantizes(*job.weight) && !job.quantized; };
+    size_t total = 0;
+    for (const LinearJob& job : jobs) total += wanted(job) ? blocks(job) : 0;
+    auto* memory = reinterpret_cast<QuantizedBlock*>(quantized_.floats(total * sizeof(QuantizedBlock) / sizeof(float)));
+    quantized_inputs_.clear();
+    for (const LinearJob& job : jobs) {
+        if (!wanted(job)) {
+            quantized_inputs_.push_back(quantizes(*job.weight) ? job.quantized : nullptr);
+            continue;
+        }
+        const size_t columns = job.weight->columns();
+        pool_.run(job.num_tokens, job.num_tokens * columns * ELEMENT_WORK > PARALLEL_WORK,
+                  [&](size_t t, size_t) { quantize_token(job.x, t, job.num_tokens, columns, memory); });
+        quantized_inputs_.push_back(memory);
+        memory += blocks(job);
+    }
+}
+
 void Backend::linears(std::span<const LinearJob> jobs) {
+    quantize_inputs(jobs);
     linear_pieces_.clear();
     size_t work = 0;
     for (size_t j = 0; j < jobs.size(); ++j) {
@@ -32,9 +68,10 @@ void Backend::linears(std::span<const LinearJob> jobs) {
         const size_t tokens = std::min(job.num_tokens, BLOCK_TOKENS);
         const size_t block_work = std::max<size_t>(1, BLOCK_ROWS * job.weight->columns() * tokens);
         const size_t step = std::max<size_t>(1, PIECE_WORK / block_work), blocks = job.weight->num_blocks();
-        for (size_t token = 0; token < job.num_tokens; token += BLOCK_TOKENS)
-            for (size_t block = 0; block < blocks; block += step)
-                linear_pieces_.push_back({j, token, block, std::min(step, blocks - block)});
+        for (size_t block = 0; block < blocks; block += step)
+            for (size_t token = 0; token < job.num_tokens; token += BLOCK_TOKENS)
+                linear_pieces_.push_back({j, token, std::min(BLOCK_TOKENS, job.num_tokens - token), block,
+                                          std::min(step, blocks - block)});
         work += job.weight->rows() * job.weight->columns() * job.num_tokens;
     }
     for (size_t thread = 0; thread < pool_.num_threads(); ++thread) pool_.scratch(thread).floats(LINEAR_SCRATCH);
@@ -47,9 +84,10 @@ void Backend::linears(std::span<const LinearJob> jobs) {
 void Backend::run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const {
     LinearBlock block;
     const size_t rows = job.weight->rows(), columns = job.weight->columns();
+    const QuantizedBlock* quantized = quantized_inputs_[piece.job];
     block.x = job.x + piece.first_token * columns;
-    block.x_stride = columns;
-    block.num_tokens = std::min(BLOCK_TOKENS, job.num_tokens - piece.first_token);
+    block.quantized = quantized ? quantized + piece.first_token * (columns / QUANT_BLOCK) : nullptr;
+    block.num_tokens = piece.num_tokens;
     block.y_stride = rows;
     block.scale = job.scale;
     block.scratch = scratch;

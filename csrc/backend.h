@@ -25,6 +25,7 @@ struct LinearJob {
     const float* bias = nullptr;
     const float* add = nullptr;
     float scale = 1.0f;
+    const QuantizedBlock* quantized = nullptr;  // x in strips, if somebody has quantised it already
 };
 
 // As headrace.types.Batch, with the block tables' row stride.
@@ -105,10 +106,19 @@ struct SamplerMemory {
 
 class Backend {
 public:
-    Backend(size_t num_threads, const Kernels& kernels) : kernels_(kernels), pool_(num_threads), samplers_(num_threads) {}
+    // With `exact` activations stay float32 whatever the weights are.
+    Backend(size_t num_threads, const Kernels& kernels, bool exact)
+        : kernels_(kernels), exact_(exact), pool_(num_threads), samplers_(num_threads) {}
 
     Pool& pool() { return pool_; }
     const Kernels& kernels() const { return kernels_; }
+
+    // Appends a file's rows to the weight, in panels.
+    void pack(Weight& weight, const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes);
+    // Whether a linear with this weight reads quantised activations.
+    bool quantizes(const Weight& weight) const { return !exact_ && weight.has_integers(); }
+    // Quantises token t of num_tokens, in strips.
+    void quantize_token(const float* x, size_t t, size_t num_tokens, size_t columns, QuantizedBlock* out) const;
 
     void embed(const Weight& table, const int32_t* ids, size_t num_ids, float scale, const float* add, float* out);
     void linear(const LinearJob& job) { linears({&job, 1}); }
@@ -129,7 +139,7 @@ public:
 
 private:
     struct LinearPiece {
-        size_t job, first_token, first_block, num_blocks;
+        size_t job, first_token, num_tokens, first_block, num_blocks;
     };
     struct AttentionPiece {
         size_t sequence, first_token, num_tokens, kv_head, first_span, end_span;
@@ -139,14 +149,17 @@ private:
     size_t cut_attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache);
     void split_attention(size_t row_floats, size_t group);
     void run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const;
+    void quantize_inputs(std::span<const LinearJob> jobs);
 
     const Kernels& kernels_;
+    const bool exact_;
     Pool pool_;
     std::vector<LinearPiece> linear_pieces_;
+    std::vector<const QuantizedBlock*> quantized_inputs_;  // of each job of a linear, or nullptr
     std::vector<AttentionPiece> attention_pieces_, attention_merges_;
     Scratch attention_partials_;
     std::vector<SamplerMemory> samplers_;
-    Scratch routed_, inner_, activated_, expert_out_, router_out_;
+    Scratch quantized_, routed_, inner_, activated_, expert_out_, router_out_;
 };
 
 }  // namespace headrace

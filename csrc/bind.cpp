@@ -58,15 +58,19 @@ struct Session {
 
 struct BoundWeight : Weight {
     using Weight::Weight;
-    std::vector<In<uint8_t, 2>> owners;  // keep the parts' memory alive
-
-    void add_part(std::string_view name, In<uint8_t, 2> data) {
-        const Codec* codec = find_codec(name);
-        if (!codec) throw nb::value_error(("unknown codec " + std::string(name)).c_str());
-        add(*codec, data.data(), data.shape(0), data.shape(1));
-        owners.push_back(std::move(data));
-    }
+    std::vector<In<uint8_t, 2>> owners;  // keep the memory of rows used where they lie alive
 };
+
+const Codec& codec_of(std::string_view name) {
+    const Codec* codec = find_codec(name);
+    if (!codec) throw nb::value_error(("unknown codec " + std::string(name)).c_str());
+    return *codec;
+}
+
+void add_rows(BoundWeight& self, std::string_view codec, In<uint8_t, 2> data) {
+    self.add_rows(codec_of(codec), data.data(), data.shape(0), data.shape(1));
+    self.owners.push_back(std::move(data));
+}
 
 struct BoundBackend : Backend {
     using Backend::Backend;
@@ -81,15 +85,20 @@ ActivationId activation_of(std::string_view name) {
     throw nb::value_error(("unknown activation " + std::string(name)).c_str());
 }
 
-void make_backend(BoundBackend* self, size_t threads, std::string_view name) {
+void make_backend(BoundBackend* self, size_t threads, std::string_view name, bool exact_activations) {
     check(threads >= 1 && threads <= 1024, "threads must be from 1 to 1,024");
     for (std::string_view known : instruction_sets())
         if (known == name) {
-            new (self) BoundBackend(threads, *find_kernels(name));
+            new (self) BoundBackend(threads, *find_kernels(name), exact_activations);
             self->instruction_set = known;
             return;
         }
     throw nb::value_error(("this machine has no instruction set " + std::string(name)).c_str());
+}
+
+void pack(BoundBackend& self, BoundWeight& weight, std::string_view codec, In<uint8_t, 2> data) {
+    const Session session(self, data.size());
+    self.pack(weight, codec_of(codec), data.data(), data.shape(0), data.shape(1));
 }
 
 void embed(BoundBackend& self, const BoundWeight& table, In<int32_t, 1> ids, float scale, In<float, 2> add, Out<float, 2> out) {
@@ -103,6 +112,7 @@ void embed(BoundBackend& self, const BoundWeight& table, In<int32_t, 1> ids, flo
 void linear(BoundBackend& self, In<float, 2> x, const BoundWeight& weight, In<float, 1> bias, float scale, In<float, 2> add,
             Out<float, 2> out) {
     const size_t tokens = x.shape(0), rows = weight.rows();
+    check(!weight.is_table(), "the weight is a table, which only embed reads");
     check(x.shape(1) == weight.columns(), "x must be [tokens, columns of the weight]");
     check_shape(out, tokens, rows, "out must be [tokens, rows of the weight]");
     if (bias.is_valid()) check(bias.size() == rows, "bias must be [rows of the weight]");
@@ -231,9 +241,11 @@ void moe(BoundBackend& self, In<float, 2> x, const BoundWeight& router, std::vec
     check(experts >= 1 && down.size() == experts, "gate_up and down must have one weight for each expert");
     check(top_k >= 1 && top_k <= experts, "top_k must be from 1 to the number of experts");
     check(router.rows() == experts && router.columns() == hidden, "router must be [experts, columns of x]");
+    check(!router.is_table(), "the router is a table, which only embed reads");
     const size_t inner = down[0] ? down[0]->columns() : 0;
     for (size_t e = 0; e < experts; ++e) {
         check(gate_up[e] && down[e], "an expert's weight is missing");
+        check(!gate_up[e]->is_table() && !down[e]->is_table(), "an expert's weight is a table, which only embed reads");
         check(gate_up[e]->columns() == hidden && gate_up[e]->rows() == 2 * inner, "gate_up must be [2 * inner, columns of x]");
         check(down[e]->columns() == inner && down[e]->rows() == hidden, "down must be [columns of x, inner]");
     }
@@ -317,9 +329,10 @@ NB_MODULE(_core, m) {
     m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that this machine has, best first.");
     m.def("codecs", &codecs, "(name, values in a block, bytes in a block) of every codec that can be computed with.");
 
-    nb::class_<BoundWeight>(m, "Weight", "A matrix of parts stacked along the rows, used where they lie in memory.")
+    nb::class_<BoundWeight>(m, "Weight", "A matrix of parts stacked along the rows.")
         .def(nb::init<size_t>(), "columns"_a)
-        .def("add", &BoundWeight::add_part, "codec"_a, exact("data"), "Append rows [rows, bytes of a row] uint8; keeps a view.")
+        .def("add_rows", &add_rows, "codec"_a, exact("data"),
+             "Append rows [rows, bytes of a row] uint8 that only embed will read; keeps a view.")
         .def_prop_ro("rows", [](const BoundWeight& w) { return w.rows(); })
         .def_prop_ro("columns", [](const BoundWeight& w) { return w.columns(); })
         .def_prop_ro("nbytes", [](const BoundWeight& w) { return w.nbytes(); });
@@ -332,9 +345,11 @@ NB_MODULE(_core, m) {
         .def_prop_ro("nbytes", &KVCache::nbytes);
 
     nb::class_<BoundBackend>(m, "Backend", "The operations, with threads and scratch memory of their own.")
-        .def("__init__", &make_backend, "threads"_a, "instruction_set"_a)
+        .def("__init__", &make_backend, "threads"_a, "instruction_set"_a, "exact_activations"_a)
         .def_prop_ro("threads", [](BoundBackend& b) { return b.pool().num_threads(); })
         .def_prop_ro("instruction_set", [](const BoundBackend& b) { return b.instruction_set; })
+        .def("pack", &pack, "weight"_a, "codec"_a, exact("data"),
+             "Append rows [rows, bytes of a row] uint8 to the weight, packed for multiplying.")
         .def("embed", &embed, "table"_a, exact("ids"), "scale"_a, maybe("add"), exact("out"))
         .def("linear", &linear, exact("x"), "weight"_a, maybe("bias"), "scale"_a, maybe("add"), exact("out"))
         .def("norm", &norm, exact("x"), exact("weight"), maybe("bias"), "kind"_a, "eps"_a, maybe("add"), exact("out"))

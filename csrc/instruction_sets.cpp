@@ -7,6 +7,7 @@ extern const Kernels kernels_baseline;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512vnni;
 #endif
 
 namespace {
@@ -25,6 +26,8 @@ std::vector<InstructionSet> all_sets() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    sets.push_back({"avx512vnni", vnni, &kernels_avx512vnni});
     sets.push_back({"avx512", avx512, &kernels_avx512});
     sets.push_back({"avx2", avx2, &kernels_avx2});
 #endif

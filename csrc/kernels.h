@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "codecs.h"
+#include "panels.h"
 
 namespace headrace {
 
-constexpr size_t BLOCK_ROWS = 16;     // weight rows of one piece of a linear
-constexpr size_t BLOCK_TOKENS = 64;   // tokens that share a decoded piece of weights
-constexpr size_t BLOCK_COLUMNS = 256; // weights of a row that are decoded at a time
-constexpr size_t LINEAR_SCRATCH = BLOCK_ROWS * BLOCK_COLUMNS + BLOCK_ROWS * BLOCK_TOKENS * 16;  // floats
+constexpr size_t BLOCK_ROWS = 4 * PANEL_ROWS;       // weight rows of one piece of a linear
+constexpr size_t BLOCK_TOKENS = 8 * STRIP_TOKENS;   // tokens of one piece of a linear, at most
+constexpr size_t BLOCK_COLUMNS = 256;               // weights of a row that are decoded at a time
+constexpr size_t LINEAR_SCRATCH = (BLOCK_COLUMNS + BLOCK_TOKENS) * PANEL_ROWS;  // floats
 
 constexpr size_t READ_STREAMS = 4;      // that a thread reads at a time when the memory's speed is measured
 constexpr size_t LANES_OF_RESULT = 16;  // floats that a measurement's loop leaves
@@ -26,10 +27,11 @@ constexpr size_t KEY_SPAN = 512;  // tokens whose softmax is summed apart, align
 // y[t, r] = (x[t] · w[r] + bias[r]) * scale (+ add[t, r]) for up to BLOCK_ROWS rows and BLOCK_TOKENS tokens.
 struct LinearBlock {
     CodecId codec;
-    const uint8_t* weights;  // [num_rows] rows, row_bytes apart
-    size_t row_bytes, num_rows, columns;
+    const uint8_t* panels;  // panels.h, panel_bytes apart
+    size_t panel_bytes, num_rows, columns;
     const float* x;  // [num_tokens, columns]
-    size_t x_stride, num_tokens;
+    const QuantizedBlock* quantized;  // the strips of the same tokens, or nullptr: x is used as it is
+    size_t num_tokens;
     float* y;  // [num_tokens, num_rows], y_stride apart
     size_t y_stride;
     const float* bias;  // [num_rows] or nullptr
@@ -125,7 +127,10 @@ struct RopeToken {
 
 struct Kernels {
     void (*decode)(CodecId codec, const uint8_t* row, size_t columns, float* out);
+    void (*decode_panel_row)(CodecId codec, const uint8_t* panel, size_t row, size_t columns, float* out);
     void (*linear)(const LinearBlock& block);
+    // One row of a strip, whose blocks lie `stride` apart; columns is a multiple of QUANT_BLOCK.
+    void (*quantize)(const float* x, size_t columns, QuantizedBlock* out, size_t stride);
     void (*attention)(const AttentionBlock& block);
     void (*merge_attention)(const AttentionBlock& block);  // the spans' partials into `out`
     void (*rope_write)(const RopeToken& token);

@@ -8,8 +8,22 @@
 namespace headrace {
 
 extern const Kernels HEADRACE_SET;
-const Kernels HEADRACE_SET = {decode,   linear,    attention, merge_attention, rope_write, norm,
-                              activate, scale_add, softcap,   largest_of,      exp_below,
-                              read_streams, multiply_adds};
+const Kernels HEADRACE_SET = {
+    .decode = decode,
+    .decode_panel_row = decode_panel_row,
+    .linear = linear,
+    .quantize = quantize_row,
+    .attention = attention,
+    .merge_attention = merge_attention,
+    .rope_write = rope_write,
+    .norm = norm,
+    .activate = activate,
+    .scale_add = scale_add,
+    .softcap = softcap,
+    .largest = largest_of,
+    .exp_below = exp_below,
+    .read_streams = read_streams,
+    .multiply_adds = multiply_adds,
+};
 
 }  // namespace headrace

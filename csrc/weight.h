@@ -1,35 +1,48 @@
-// A matrix as an operation sees it: parts stacked along the rows, each in its own packed form.
+// A matrix as an operation sees it: parts stacked along the rows, each in its own codec.
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <vector>
 
 #include "kernels.h"
 
 namespace headrace {
 
-// Rows in a file's codec, used where they lie (usually a view of a memory-mapped file; the binding keeps it alive).
-//
-// The seam for other packed forms (panels for int8 activations, matrix tiles): give Part a kind, build it in `pack`, and
-// let `Weight::block` hand the kernels a block of that kind.
+// Rows of one codec. In panels (panels.h) for every matrix that is multiplied; as the file has them for a table of which
+// only single rows are read (usually a view of a memory-mapped file; the binding keeps it alive).
 struct Part {
     const Codec* codec;
     const uint8_t* data;
+    bool in_panels;
     size_t first_row, num_rows;
 };
 
 class Weight {
 public:
-    // Parts of equal `columns`, in order; throws std::invalid_argument if one does not fit.
+    // Parts of equal `columns`, in order; the functions below throw std::invalid_argument if one does not fit.
     explicit Weight(size_t columns) : columns_(columns) {}
-    void add(const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes);
+    Weight(const Weight&) = delete;
+    Weight& operator=(const Weight&) = delete;
+    // Appends rows, used where they lie.
+    void add_rows(const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes);
+    // Appends rows in panels, still to be filled, one call for each of the panels returned.
+    struct Panels {
+        uint8_t* data;
+        size_t count, bytes;  // bytes of one
+    };
+    Panels add_panels(const Codec& codec, size_t rows, size_t row_bytes);
 
     size_t rows() const { return rows_; }
     size_t columns() const { return columns_; }
+    // Bytes that are read to multiply with the whole matrix once.
     size_t nbytes() const;
-    const std::vector<Part>& parts() const { return parts_; }
+    // Whether some part's values are integers of a block, so that activations of 8 bits fit it.
+    bool has_integers() const { return has_integers_; }
+    bool is_table() const { return num_blocks() == 0 && rows_ > 0; }
 
-    // Pieces of at most BLOCK_ROWS rows that do not cross parts.
+    // Pieces of at most BLOCK_ROWS rows that do not cross parts; none for a table.
     size_t num_blocks() const { return blocks_.size(); }
     // Fills in what a LinearBlock needs of piece `index`; returns its first row in the matrix.
     size_t block(size_t index, LinearBlock& out) const;
@@ -40,9 +53,16 @@ private:
     struct Block {
         size_t part, first_row, num_rows;  // rows within the part
     };
+    struct Free {
+        void operator()(uint8_t* p) const { std::free(p); }
+    };
+    void add(const Codec& codec, const uint8_t* data, bool in_panels, size_t rows, size_t row_bytes);
+
     size_t columns_, rows_ = 0;
+    bool has_integers_ = false;
     std::vector<Part> parts_;
     std::vector<Block> blocks_;
+    std::vector<std::unique_ptr<uint8_t[], Free>> memory_;
 };
 
 }  // namespace headrace

@@ -18,11 +18,11 @@ def codecs() -> list[tuple[str, int, int]]:
     """(name, values in a block, bytes in a block) of every codec that can be computed with."""
 
 class Weight:
-    """A matrix of parts stacked along the rows, used where they lie in memory."""
+    """A matrix of parts stacked along the rows."""
 
     def __init__(self, columns: int) -> None: ...
-    def add(self, codec: str, data: NDArray[np.uint8]) -> None:
-        """Append rows [rows, bytes of a row]; keeps a view of them."""
+    def add_rows(self, codec: str, data: NDArray[np.uint8]) -> None:
+        """Append rows [rows, bytes of a row] that only embed will read; keeps a view of them."""
 
     @property
     def rows(self) -> int: ...
@@ -49,11 +49,14 @@ class KVCache:
 class Backend:
     """The operations of `headrace.ops.base.Ops`, with threads and scratch memory of their own."""
 
-    def __init__(self, threads: int, instruction_set: str) -> None: ...
+    def __init__(self, threads: int, instruction_set: str, exact_activations: bool) -> None: ...
     @property
     def threads(self) -> int: ...
     @property
     def instruction_set(self) -> str: ...
+    def pack(self, weight: Weight, codec: str, data: NDArray[np.uint8]) -> None:
+        """Append rows [rows, bytes of a row] to the weight, packed for multiplying."""
+
     def embed(self, table: Weight, ids: IntArray, scale: float, add: FloatArray | None, out: FloatArray) -> None: ...
     def linear(
         self,

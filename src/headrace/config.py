@@ -9,6 +9,7 @@ from headrace.errors import ConfigError
 
 QUANTIZE_CHOICES = ("q8", "q4")
 CACHE_CHOICES = ("f16", "f32")
+ACTIVATION_CHOICES = ("int8", "f32")
 BACKENDS = ("cpu", "reference")
 MOST_THREADS = 1024
 
@@ -39,6 +40,9 @@ class EngineConfig:
     """Elements of the KV cache: "f16" or "f32"; None is f32 for a model in float32, else f16."""
     prefix_cache: bool = True
     """Share computed prefixes between requests. Never changes a result."""
+    activations: str = "int8"
+    """What a quantised weight is multiplied with: "int8" (rounded to 8 bits for each 32 values of a row) or "f32"
+    (exact, several times slower). Weights in f32, f16 and bf16 are always multiplied in float32."""
     quantize: str | None = None
     """Quantise float weights when loading: "q8" or "q4"."""
 
@@ -47,6 +51,9 @@ class EngineConfig:
             raise ConfigError(f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         if self.quantize is not None and self.quantize not in QUANTIZE_CHOICES:
             raise ConfigError(f"quantize is {self.quantize!r}, expected one of {', '.join(QUANTIZE_CHOICES)}")
+        if self.activations not in ACTIVATION_CHOICES:
+            choices = ", ".join(ACTIVATION_CHOICES)
+            raise ConfigError(f"activations is {self.activations!r}, expected one of {choices}")
         if self.kv_dtype is not None and self.kv_dtype not in CACHE_CHOICES:
             raise ConfigError(f"kv_dtype is {self.kv_dtype!r}, expected one of {', '.join(CACHE_CHOICES)}")
         for name in ("threads", "max_context", "max_batch_tokens", "max_sequences", "block_size", "kv_memory"):

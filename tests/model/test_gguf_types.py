@@ -78,7 +78,7 @@ def a_model(codec_name: str) -> dict[str, Tensor]:
 
 
 def logits(path: Path, *, reference: bool = False) -> np.ndarray:
-    ops = ReferenceOps() if reference else select_ops(EngineConfig(threads=2))
+    ops = ReferenceOps() if reference else select_ops(EngineConfig(threads=2, activations="f32"))
     tokens = np.random.default_rng(6).integers(0, VOCABULARY, 40).tolist()
     return OneSequence(load_decoder(ModelFiles("types", gguf_path=path), ops)).feed(tokens)
 

@@ -15,6 +15,12 @@ def ops(request: pytest.FixtureRequest) -> CpuOps:
     return CpuOps(2, request.param)
 
 
+@pytest.fixture(params=INSTRUCTION_SETS)
+def exact_ops(request: pytest.FixtureRequest) -> CpuOps:
+    """The CPU backend with float32 activations, once for each instruction set of this machine."""
+    return CpuOps(2, request.param, exact_activations=True)
+
+
 @pytest.fixture
 def reference() -> ReferenceOps:
     return ReferenceOps()

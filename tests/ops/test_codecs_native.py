@@ -33,11 +33,12 @@ def test_rows_decode_as_in_the_gguf_package(ops: CpuOps, name: str) -> None:
     expected = dequantize(data if name != "f16" else data.view(np.float16), gguf.GGMLQuantizationType[name.upper()])
     if name == "f32":
         expected = data.view(np.float32)
-    weight = ops.pack([Tensor("w", codec, (64, 512), data)])
-    ours = ops.embed(weight, np.arange(64, dtype=np.int32))
     assert np.isfinite(expected).all()
-    assert same_bits(ours, np.asarray(expected, np.float32).reshape(64, 512))
-    assert same_bits(ours, np.asarray(codec.decode(data)).reshape(64, 512))
+    assert same_bits(np.asarray(expected, np.float32), np.asarray(codec.decode(data)))
+    tensor = Tensor("w", codec, (64, 512), data)
+    for weight in (ops.pack([tensor]), ops.pack_table(tensor)):
+        ours = ops.embed(weight, np.arange(64, dtype=np.int32))
+        assert same_bits(ours, np.asarray(expected, np.float32).reshape(64, 512))
 
 
 def test_every_exponent_of_mxfp4(ops: CpuOps) -> None:
@@ -66,21 +67,23 @@ def test_every_float16_and_bfloat16_value(ops: CpuOps) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("tokens", [1, 2, 7])
-def test_linear_equals_linear_on_the_decoded_values(ops: CpuOps, name: str, tokens: int) -> None:
+def test_exact_linear_equals_linear_on_the_decoded_values(exact_ops: CpuOps, name: str, tokens: int) -> None:
     """Decoding in registers, in chunks or not at all makes no difference, not even in the last bit."""
     codec = CODECS[name]
     tensor = tensor_of(codec, 37, 768, seed=3)
     x = np.random.default_rng(1).standard_normal((tokens, 768), np.float32)
-    ours = ops.linear(x, ops.pack([tensor]))
-    assert same_bits(ours, ops.linear(x, dense(ops, tensor.decode())))
+    ours = exact_ops.linear(x, exact_ops.pack([tensor]))
+    assert same_bits(ours, exact_ops.linear(x, dense(exact_ops, tensor.decode())))
 
 
-def test_parts_of_different_codecs_are_stacked(ops: CpuOps) -> None:
+def test_parts_of_different_codecs_are_stacked(exact_ops: CpuOps) -> None:
+    ops = exact_ops
     parts = [tensor_of(CODECS[name], rows, 256, seed=rows) for name, rows in (("q4_k", 5), ("f16", 17), ("q8_0", 33))]
     weight = ops.pack(parts)
     assert weight.shape == (55, 256)
     assert weight.format == "q4_k+f16+q8_0"
-    assert weight.nbytes == sum(part.nbytes for part in parts)
+    stored = sum(part.nbytes for part in parts)
+    assert stored <= weight.nbytes < 1.05 * stored
     whole = np.concatenate([part.decode() for part in parts])
     x = np.random.default_rng(1).standard_normal((3, 256), np.float32)
     assert same_bits(ops.linear(x, weight), ops.linear(x, dense(ops, whole)))

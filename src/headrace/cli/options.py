@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from headrace.config import BACKENDS, CACHE_CHOICES, MOST_THREADS, QUANTIZE_CHOICES, EngineConfig
+from headrace.config import ACTIVATION_CHOICES, BACKENDS, CACHE_CHOICES, MOST_THREADS, QUANTIZE_CHOICES, EngineConfig
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -108,6 +108,13 @@ ENGINE_OPTIONS = (
         help="Elements of the KV cache.  [default: f32 for a model in float32, else f16]",
     ),
     click.option(
+        "--activations",
+        type=click.Choice(ACTIVATION_CHOICES),
+        default="int8",
+        show_default=True,
+        help="What quantised weights are multiplied with; f32 is exact and several times slower.",
+    ),
+    click.option(
         "--threads",
         type=click.IntRange(1, MOST_THREADS),
         metavar="N",
@@ -144,7 +151,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_config(*args: Any, **options: Any) -> None:
-        names = ("quantize", "max_context", "kv_memory", "kv_dtype", "threads", "backend")
+        names = ("quantize", "max_context", "kv_memory", "kv_dtype", "activations", "threads", "backend")
         config = EngineConfig(**{name: options.pop(name) for name in names})
         command(*args, config=config, **options)
 

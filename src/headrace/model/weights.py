@@ -146,6 +146,13 @@ class _Packer:
             tensors = [self._quantized(name, each, CODECS[codec]) for name, each in zip(names, tensors, strict=True)]
         return self.ops.pack(tensors)
 
+    def table(self, name: str, codec: str | None = None) -> Weight:
+        """The named matrix, of which only single rows are read."""
+        tensor = self.parts.pop(name)
+        if self.quantize is not None and codec is not None:
+            tensor = self._quantized(name, tensor, CODECS[codec])
+        return self.ops.pack_table(tensor)
+
     def vector(self, *names: str) -> Array | None:
         """The named vectors, joined; None when the model has none of them."""
         if names[0] not in self.parts:
@@ -180,8 +187,9 @@ def pack_weights(spec: ModelSpec, parts: dict[str, Tensor], ops: Ops, quantize: 
     `quantize` is a key of QUANTIZE_CODECS or None.
     """
     packer = _Packer(parts, ops, quantize)
-    embed = packer.matrix("embed.weight", codec="q8_0")
-    positions = packer.matrix("positions.weight") if spec.positions is not None else None
+    pack_embed = packer.matrix if spec.tied_embeddings else packer.table
+    embed = pack_embed("embed.weight", codec="q8_0")
+    positions = packer.table("positions.weight") if spec.positions is not None else None
     layers = tuple(_pack_layer(spec, layer, f"layers.{index}.", packer) for index, layer in enumerate(spec.layers))
     norm = packer.norm("norm")
     assert norm is not None

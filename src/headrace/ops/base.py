@@ -102,6 +102,9 @@ class Ops(Protocol):
             UnsupportedModel: a codec that the backend cannot compute with.
         """
 
+    def pack_table(self, part: Tensor) -> Weight:
+        """A 2-D tensor of which `embed` reads rows and with which nothing is multiplied; otherwise as `pack`."""
+
     def vector(self, values: FloatArray) -> Array:
         """A small parameter (norm weight, bias, table) as the backend's float32 array."""
 

@@ -75,6 +75,9 @@ class ReferenceOps:
         values = np.concatenate([part.decode() for part in parts])
         return DenseWeight(values, "+".join(dict.fromkeys(part.codec.name for part in parts)))
 
+    def pack_table(self, part: Tensor) -> DenseWeight:
+        return self.pack([part])
+
     def vector(self, values: FloatArray) -> FloatArray:
         return np.ascontiguousarray(values, dtype=np.float32)
 

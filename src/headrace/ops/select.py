@@ -18,4 +18,4 @@ def select_ops(config: EngineConfig) -> Ops:
         return ReferenceOps()
     from headrace.ops.cpu import CpuOps
 
-    return CpuOps(config.threads, forced_instruction_set())
+    return CpuOps(config.threads, forced_instruction_set(), exact_activations=config.activations == "f32")

@@ -38,7 +38,7 @@ def codec_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CpuWeight:
-    """A matrix used where its parts lie in memory; a `headrace.ops.base.Weight`."""
+    """A matrix in panels of 16 rows, or a table as its file has it; a `headrace.ops.base.Weight`."""
 
     native: _core.Weight
     shape: tuple[int, int]
@@ -50,9 +50,10 @@ class CpuOps:
     """`headrace.ops.base.Ops` on native kernels.
 
     `threads` is None for one thread on each core that this process may use; `instruction_set` is None for the best
-    one. Results do not depend on `threads`; `avx2` and `avx512` give the same bits, `baseline` (no fused
-    multiply-add on x86-64) may differ in the last ones. Calls from several Python threads wait for each other. In a
-    forked child the operations run on the calling thread alone.
+    one. `linear` rounds activations to 8 bits for each 32 columns where a weight is quantised, unless
+    `exact_activations` is set. Results do not depend on `threads`; `avx2`, `avx512` and `avx512vnni` give the same
+    bits, `baseline` (no fused multiply-add on x86-64) may differ in the last ones. Calls from several Python threads
+    wait for each other. In a forked child the operations run on the calling thread alone.
 
     Raises:
         ConfigError: this machine has no such instruction set.
@@ -60,12 +61,14 @@ class CpuOps:
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, instruction_set: str | None = None) -> None:
+    def __init__(
+        self, threads: int | None = None, instruction_set: str | None = None, *, exact_activations: bool = False
+    ) -> None:
         known = instruction_sets()
         if instruction_set is not None and instruction_set not in known:
             names = ", ".join(known)
             raise ConfigError(f"instruction set is {instruction_set!r}, expected one that this machine has: {names}")
-        self._native = _core.Backend(threads or available_threads(), instruction_set or known[0])
+        self._native = _core.Backend(threads or available_threads(), instruction_set or known[0], exact_activations)
 
     @property
     def threads(self) -> int:
@@ -78,14 +81,22 @@ class CpuOps:
         return self._native.instruction_set
 
     def pack(self, parts: Sequence[Tensor]) -> CpuWeight:
-        """See `Ops.pack`. Keeps views of the parts' memory; copies only what is not contiguous."""
+        """See `Ops.pack`. Copies everything."""
         columns = parts[0].shape[-1]
         native = _core.Weight(columns)
         for part in parts:
             _check_part(part, columns)
-            native.add(part.codec.name, np.ascontiguousarray(part.data))
+            self._native.pack(native, part.codec.name, np.ascontiguousarray(part.data))
         names = "+".join(dict.fromkeys(part.codec.name for part in parts))
         return CpuWeight(native, (native.rows, columns), names, native.nbytes)
+
+    def pack_table(self, part: Tensor) -> CpuWeight:
+        """See `Ops.pack_table`. Keeps a view of the part's memory; copies only what is not contiguous."""
+        columns = part.shape[-1]
+        _check_part(part, columns)
+        native = _core.Weight(columns)
+        native.add_rows(part.codec.name, np.ascontiguousarray(part.data))
+        return CpuWeight(native, (native.rows, columns), part.codec.name, native.nbytes)
 
     def vector(self, values: FloatArray) -> FloatArray:
         return np.ascontiguousarray(values, dtype=np.float32)
