@@ -4,6 +4,7 @@
 // A NaN logit counts as -infinity; a row without any finite or infinite-positive logit gives id 0.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "backend.h"
@@ -113,35 +114,42 @@ void keep_top_k(const std::vector<float>& logits, size_t k, SamplerMemory& memor
         if (logits[i] < threshold) memory.weights[i] = 0;
 }
 
-// Drop the tokens before which the likelier ones already reach top_p. Sorts only as many as that takes.
+// Buckets of weights from 0 to 1 by their exponent and four bits of mantissa: likelier ones have higher numbers.
+constexpr int BUCKET_SHIFT = 19;
+constexpr size_t NUM_BUCKETS = (0x3F800000u >> BUCKET_SHIFT) + 1;
+size_t bucket_of(float weight) {
+    uint32_t bits;
+    std::memcpy(&bits, &weight, 4);
+    return bits >> BUCKET_SHIFT;
+}
+
+// Drop the tokens before which the likelier ones already reach top_p. Sorts only the bucket in which that happens.
 void keep_top_p(double top_p, SamplerMemory& memory) {
     std::vector<float>& weights = memory.weights;
-    std::vector<int32_t>& order = memory.order;
     const double enough = top_p * sum_of(weights);
-    double listed = 0;
-    for (const float cut : {1e-2f, 1e-4f, 1e-6f, 0.0f}) {
-        order.clear();
-        listed = 0;
-        for (size_t i = 0; i < weights.size(); ++i)
-            if (weights[i] > cut) {
-                order.push_back(static_cast<int32_t>(i));
-                listed += static_cast<double>(weights[i]);
-            }
-        if (listed > enough * (1 + 1e-9)) break;
+    double sums[NUM_BUCKETS] = {};
+    for (float weight : weights)
+        if (weight > 0) sums[bucket_of(weight)] += static_cast<double>(weight);
+    size_t last = NUM_BUCKETS - 1;  // the bucket in which it is reached
+    double before = 0;
+    for (; last > 0 && before + sums[last] < enough; --last) before += sums[last];
+
+    std::vector<int32_t>& order = memory.order;
+    order.clear();
+    for (size_t i = 0; i < weights.size(); ++i) {
+        if (!(weights[i] > 0)) continue;
+        const size_t bucket = bucket_of(weights[i]);
+        if (bucket == last) order.push_back(static_cast<int32_t>(i));
+        else if (bucket < last) weights[i] = 0;
     }
     std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
         const float left = weights[static_cast<size_t>(a)], right = weights[static_cast<size_t>(b)];
         return left != right ? left > right : a < b;
     });
-    double before = 0;
-    size_t kept = 0;
-    for (; kept < order.size() && before < enough; ++kept) before += static_cast<double>(weights[static_cast<size_t>(order[kept])]);
-    order.resize(kept);
-    std::sort(order.begin(), order.end());
-    size_t next = 0;
-    for (size_t i = 0; i < weights.size(); ++i) {
-        if (next < order.size() && static_cast<size_t>(order[next]) == i) ++next;
-        else weights[i] = 0;
+    for (int32_t id : order) {
+        float& weight = weights[static_cast<size_t>(id)];
+        if (before < enough) before += static_cast<double>(weight);
+        else weight = 0;
     }
 }
 
