@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,8 @@ class Quality:
     """One standard error of the estimate"""
     kl_mean: float
     """Kullback-Leibler divergence of the engine from the reference, nats for a token"""
+    kl_error: float
+    """One standard error of that mean"""
     kl_largest: float
     error_rms: float
     """Root mean square of the log-probabilities' errors, over the likely tokens"""
@@ -86,6 +88,7 @@ class Tally:
             perplexity=perplexity,
             perplexity_error=perplexity * float(losses.std()) / math.sqrt(max(count - 1, 1)),
             kl_mean=float(np.mean(self._divergences)),
+            kl_error=float(np.std(self._divergences)) / math.sqrt(max(count - 1, 1)),
             kl_largest=float(np.max(self._divergences)),
             error_rms=math.sqrt(self._squares / self._likely),
             error_largest=self._largest,
@@ -201,9 +204,12 @@ def compare(
 
     With llama.cpp the tokens are llama.cpp's, which takes special tokens written in a text for plain text.
     """
-    exact = Headrace(reference or model, EngineConfig(threads=threads, kv_dtype="f32", kv_memory=KV_MEMORY))
-    configs = {"headrace, float32 activations": EngineConfig(threads=threads, kv_memory=KV_MEMORY)}
-    engines = {name: Headrace(model, config) for name, config in configs.items()}
+    base = EngineConfig(threads=threads, kv_memory=KV_MEMORY)
+    exact = Headrace(reference or model, replace(base, activations="f32", kv_dtype="f32"))
+    engines = {
+        "headrace, 8-bit activations": Headrace(model, base),
+        "headrace, float32 activations": Headrace(model, replace(base, activations="f32")),
+    }
     with ExitStack() as stack:
         file = None
         if llama is None:
@@ -231,7 +237,7 @@ def table(rows: Sequence[Quality]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.engine} | {row.perplexity:.4f} ± {row.perplexity_error:.2f} | {row.kl_mean:.2e} |"
+        f"| {row.engine} | {row.perplexity:.4f} ± {row.perplexity_error:.2f} | {row.kl_mean:.2e} ± {row.kl_error:.0e} |"
         f" {row.kl_largest:.2e} | {row.error_rms:.4f} | {row.error_largest:.3f} | {row.same_best:.2%} |"
         for row in rows
     ]

@@ -64,6 +64,7 @@ def test_divergence_and_errors_by_hand(quality: ModuleType) -> None:
     first = 0.5 * math.log(2) - 0.25 * math.log(2)
     assert found.kl_mean == pytest.approx(first / 2, rel=1e-6)
     assert found.kl_largest == pytest.approx(first, rel=1e-6)
+    assert found.kl_error == pytest.approx(first / 2, rel=1e-6)
     assert found.error_largest == pytest.approx(math.log(2), rel=1e-6)
     assert found.error_rms == pytest.approx(math.sqrt(2 * math.log(2) ** 2 / 6), rel=1e-6)
     assert found.same_best == 0.5

@@ -1,4 +1,4 @@
-"""Linear on quantised weights, whose activations may be rounded to 8 bits: how far off it may be, and that what is not
+"""Linear on quantised weights, whose activations are rounded to 8 bits: how far off it may be, and that what is not
 finite stays in its row.
 
 The bound: in each block of 32 columns a value is off by half a step at most, and a step is max|x| / 127, so an output
@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops_cases import floats, same_bits, tensor_of
 
+from headrace.config import EngineConfig
 from headrace.formats.codecs import CODECS, Codec
 from headrace.ops.cpu import CpuOps, instruction_sets
+from headrace.ops.select import select_ops
 from headrace.types import FloatArray
 
 BLOCK = 32
@@ -44,6 +46,19 @@ def bound(x: FloatArray, w: FloatArray) -> np.ndarray:
     return (largest / 254 * 1.0001 + TINY) @ sizes.T + rounding
 
 
+def rounded_product(x: FloatArray, w: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+    """x @ w.T after rounding x to 8 bits, in float64, and how far off it may be.
+
+    Values within a ten-thousandth of a tie may have gone either way, for the scale itself is rounded.
+    """
+    blocks, sizes = in_blocks(x), np.abs(w).astype(np.float64)
+    step = np.abs(blocks).max(axis=2, keepdims=True) / 127
+    scaled = blocks / np.where(step, step, 1)
+    rounded = (np.rint(scaled) * step).reshape(x.shape)
+    tie = np.where(np.abs(np.abs(scaled - np.floor(scaled)) - 0.5) < 1e-4, step, 0).reshape(x.shape)
+    return rounded @ w.astype(np.float64).T, (tie + 1e-5 * np.abs(x)) @ sizes.T
+
+
 def assert_within_bound(ops: CpuOps, codec: Codec, rows: int, x: FloatArray) -> None:
     tensor = tensor_of(codec, rows, x.shape[1])
     w = np.asarray(tensor.decode(), np.float32)
@@ -60,6 +75,37 @@ def test_one_value_far_from_its_neighbours(ops: CpuOps, codec: Codec, spike: flo
     for token, at in enumerate((0, 31, 32, 300, x.shape[1] - 1)):
         x[token, at] *= spike
     assert_within_bound(ops, codec, 37, x)
+
+
+def test_values_are_rounded_as_said(ops: CpuOps, codec: Codec) -> None:
+    x = floats(10, 40, columns_of(codec), spikes=True)
+    tensor = tensor_of(codec, 33, x.shape[1])
+    w = np.asarray(tensor.decode())
+    ours = ops.linear(x, ops.pack([tensor]))
+    expected, tolerance = rounded_product(x, w)
+    assert (np.abs(ours - expected) <= tolerance).all()
+    exact = x.astype(np.float64) @ w.astype(np.float64).T
+    assert (np.abs(ours - exact) > tolerance).mean() > 0.5
+
+
+def test_the_switch_to_exact_activations(ops: CpuOps, codec: Codec) -> None:
+    x = floats(11, 40, columns_of(codec), spikes=True)
+    tensor = tensor_of(codec, 33, x.shape[1])
+    w = np.asarray(tensor.decode()).astype(np.float64)
+    exact = CpuOps(2, ops.instruction_set, exact_activations=True)
+    ours = exact.linear(x, exact.pack([tensor]))
+    assert (np.abs(ours - x @ w.T) <= 1e-5 * (np.abs(x) @ np.abs(w).T)).all()
+
+
+def test_the_engine_has_the_switch() -> None:
+    tensor, x = tensor_of(CODECS["q8_0"], 16, 64), floats(12, 2, 64)
+    results = {}
+    for activations in ("int8", "f32"):
+        ops = select_ops(EngineConfig(activations=activations, threads=1))
+        results[activations] = np.asarray(ops.linear(x, ops.pack([tensor])))
+    expected, tolerance = rounded_product(x, np.asarray(tensor.decode()))
+    assert (np.abs(results["int8"] - expected) <= tolerance).all()
+    assert not np.allclose(results["f32"], results["int8"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e30, 1e-30, 1e-37, 1e-40, 1e-45, 0.0])
