@@ -15,12 +15,12 @@ constexpr size_t ELEMENT_WORK = 8;          // one element of an activation or n
 
 }  // namespace
 
-void Backend::embed(const Weight& table, const int32_t* ids, size_t num_ids, float scale, const float* add, float* out) {
-    const size_t n = table.columns();
-    pool_.run(num_ids, num_ids * n * ELEMENT_WORK > PARALLEL_WORK, [&](size_t i, size_t) {
-        float* row = out + i * n;
-        table.decode_row(kernels_, static_cast<size_t>(ids[i]), row);
-        kernels_.scale_add(row, scale, add ? add + i * n : nullptr, n, row);
+void Backend::embed(const EmbedJob& job) {
+    const size_t n = job.table->columns();
+    pool_.run(job.num_ids, job.num_ids * n * ELEMENT_WORK > PARALLEL_WORK, [&](size_t i, size_t) {
+        float* row = job.out + i * n;
+        job.table->decode_row(kernels_, static_cast<size_t>(job.ids[i]) + job.offset, row);
+        kernels_.scale_add(row, job.scale, job.add ? job.add + i * n : nullptr, n, row);
     });
 }
 

@@ -1,4 +1,4 @@
-// The operations of ops/base.py on plain pointers: cut into pieces, handed to threads. Arguments are checked in bind.cpp.
+// The operations of ops/base.py on plain pointers: cut into pieces, handed to threads. Arguments are checked in bind*.cpp.
 //
 // One object per engine; calls from several threads wait for each other.
 #pragma once
@@ -16,6 +16,15 @@ namespace headrace {
 // Work, in multiply-adds or their like, from which it pays to use all threads, and to let other Python threads run.
 constexpr size_t PARALLEL_WORK = 200'000;
 constexpr size_t RELEASE_WORK = 1'000'000;
+
+struct EmbedJob {
+    const Weight* table;
+    const int32_t* ids;
+    size_t offset, num_ids;  // row ids[i] + offset of the table
+    float scale;
+    const float* add;
+    float* out;  // [num_ids, columns]
+};
 
 struct LinearJob {
     const Weight* weight;
@@ -112,6 +121,7 @@ public:
 
     Pool& pool() { return pool_; }
     const Kernels& kernels() const { return kernels_; }
+    float* activations(size_t count) { return activations_.floats(count); }  // of a tape's run, until the next one
 
     // Appends a file's rows to the weight, in panels.
     void pack(Weight& weight, const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes);
@@ -120,7 +130,7 @@ public:
     // Quantises token t of num_tokens, in strips.
     void quantize_token(const float* x, size_t t, size_t num_tokens, size_t columns, QuantizedBlock* out) const;
 
-    void embed(const Weight& table, const int32_t* ids, size_t num_ids, float scale, const float* add, float* out);
+    void embed(const EmbedJob& job);
     void linear(const LinearJob& job) { linears({&job, 1}); }
     void linears(std::span<const LinearJob> jobs);
     void norm(const NormWeights& norm, const float* x, const float* add, size_t rows, size_t n, float* out);
@@ -159,6 +169,7 @@ private:
     std::vector<AttentionPiece> attention_pieces_, attention_merges_;
     Scratch attention_partials_;
     std::vector<SamplerMemory> samplers_;
+    Scratch activations_;
     Scratch quantized_, routed_, inner_, activated_, expert_out_, router_out_;
 };
 

@@ -1,65 +1,13 @@
-// The only file that knows Python: checks what comes from there, then calls the backend on plain pointers.
+// With bind_tape.cpp the only file that knows Python: checks what comes from there, then calls the backend on plain pointers.
 //
 // Arrays are C-contiguous and of the exact type (TypeError otherwise); shapes and indices that do not fit raise
 // ValueError. Outputs are allocated by the caller. The interpreter lock is released for calls that take long.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/string_view.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
+#include "bind.h"
 
-#include <mutex>
-#include <optional>
-#include <string>
-
-#include "backend.h"
-
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 
 namespace headrace {
 namespace {
-
-template <class T, int N>
-using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-template <class T, int N>
-using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::device::cpu>;  // rows may be apart
-
-void check(bool holds, const char* message) {
-    if (!holds) throw nb::value_error(message);
-}
-
-template <class Array>
-void check_shape(const Array& array, size_t rows, size_t columns, const char* message) {
-    check(array.shape(0) == rows && array.shape(1) == columns, message);
-}
-
-// An index array whose entries must be below `limit`.
-void check_indices(const int32_t* values, size_t count, size_t limit, const char* message) {
-    for (size_t i = 0; i < count; ++i) check(values[i] >= 0 && static_cast<size_t>(values[i]) < limit, message);
-}
-
-// Offsets that start at 0, never fall and end at `total`.
-void check_offsets(const int32_t* offsets, size_t count, size_t total, const char* message) {
-    check(count > 0 && offsets[0] == 0 && static_cast<size_t>(offsets[count - 1]) == total, message);
-    for (size_t i = 1; i < count; ++i) check(offsets[i - 1] <= offsets[i], message);
-}
-
-// Held while an operation runs: without the interpreter lock if it may take long, and one operation at a time.
-struct Session {
-    Session(Backend& backend, size_t work) {
-        if (work > RELEASE_WORK) released.emplace();
-        lock = std::unique_lock(backend.pool().lock());
-    }
-    std::optional<nb::gil_scoped_release> released;
-    std::unique_lock<std::mutex> lock;
-};
-
-struct BoundWeight : Weight {
-    using Weight::Weight;
-    std::vector<In<uint8_t, 2>> owners;  // keep the memory of rows used where they lie alive
-};
 
 const Codec& codec_of(std::string_view name) {
     const Codec* codec = find_codec(name);
@@ -70,19 +18,6 @@ const Codec& codec_of(std::string_view name) {
 void add_rows(BoundWeight& self, std::string_view codec, In<uint8_t, 2> data) {
     self.add_rows(codec_of(codec), data.data(), data.shape(0), data.shape(1));
     self.owners.push_back(std::move(data));
-}
-
-struct BoundBackend : Backend {
-    using Backend::Backend;
-    std::string_view instruction_set;
-};
-
-ActivationId activation_of(std::string_view name) {
-    if (name == "silu") return ActivationId::silu;
-    if (name == "gelu") return ActivationId::gelu;
-    if (name == "gelu_tanh") return ActivationId::gelu_tanh;
-    if (name == "relu") return ActivationId::relu;
-    throw nb::value_error(("unknown activation " + std::string(name)).c_str());
 }
 
 void make_backend(BoundBackend* self, size_t threads, std::string_view name, bool exact_activations) {
@@ -101,12 +36,14 @@ void pack(BoundBackend& self, BoundWeight& weight, std::string_view codec, In<ui
     self.pack(weight, codec_of(codec), data.data(), data.shape(0), data.shape(1));
 }
 
-void embed(BoundBackend& self, const BoundWeight& table, In<int32_t, 1> ids, float scale, In<float, 2> add, Out<float, 2> out) {
-    check_indices(ids.data(), ids.size(), table.rows(), "a token id is outside of the table");
+void embed(BoundBackend& self, const BoundWeight& table, In<int32_t, 1> ids, float scale, In<float, 2> add, size_t offset,
+           Out<float, 2> out) {
+    check(offset < table.rows(), "offset must be below the rows of the table");
+    check_indices(ids.data(), ids.size(), table.rows() - offset, "a token id is outside of the table");
     check_shape(out, ids.size(), table.columns(), "out must be [tokens, columns]");
     if (add.is_valid()) check_shape(add, ids.size(), table.columns(), "add must be [tokens, columns]");
     const Session session(self, out.size() * 8);
-    self.embed(table, ids.data(), ids.size(), scale, add.data(), out.data());
+    self.embed({&table, ids.data(), offset, ids.size(), scale, add.data(), out.data()});
 }
 
 void linear(BoundBackend& self, In<float, 2> x, const BoundWeight& weight, In<float, 1> bias, float scale, In<float, 2> add,
@@ -124,13 +61,11 @@ void linear(BoundBackend& self, In<float, 2> x, const BoundWeight& weight, In<fl
 void norm(BoundBackend& self, In<float, 2> x, In<float, 1> weight, In<float, 1> bias, std::string_view kind, float eps,
           In<float, 2> add, Out<float, 2> out) {
     const size_t rows = x.shape(0), n = x.shape(1);
-    check(kind == "rms" || kind == "layer", "norm must be rms or layer");
-    check(weight.size() == n && (!bias.is_valid() || bias.size() == n), "weight and bias must be [columns of x]");
+    const NormWeights weights = norm_of(kind, n, weight, bias, eps);
     check_shape(out, rows, n, "out must have the shape of x");
     if (add.is_valid()) check_shape(add, rows, n, "add must have the shape of x");
     const Session session(self, rows * n * 8);
-    self.norm({kind == "rms" ? NormId::rms : NormId::layer, weight.data(), bias.data(), eps}, x.data(), add.data(), rows, n,
-              out.data());
+    self.norm(weights, x.data(), add.data(), rows, n, out.data());
 }
 
 void activate(BoundBackend& self, In<float, 2> x, std::string_view kind, bool gated, Out<float, 2> out) {
@@ -160,36 +95,6 @@ void make_cache(KVCache* self, std::string_view dtype, size_t layers, size_t blo
     new (self) KVCache(dtype == "f16" ? KVType::f16 : KVType::f32, layers, blocks, block_size, kv_heads, head_dim);
 }
 
-// Checks a batch against the cache, so that no kernel can leave its memory.
-BatchView batch_of(const KVCache& cache, const In<int32_t, 1>& positions, const In<int32_t, 1>& query_start,
-                   const Table& tables, size_t tokens) {
-    check(positions.size() == tokens, "positions must be [tokens]");
-    check_offsets(query_start.data(), query_start.size(), tokens, "query_start must rise from 0 to the number of tokens");
-    const size_t sequences = query_start.size() - 1, width = tables.shape(1);
-    check(tables.shape(0) == sequences, "block_tables must be [sequences, widest]");
-    check(width < 2 || tables.stride(1) == 1, "rows of block_tables must be contiguous");
-    check(sequences < 2 || tables.stride(0) >= 0, "rows of block_tables must be in order");
-    const size_t stride = sequences < 2 ? width : static_cast<size_t>(tables.stride(0));
-    for (size_t s = 0; s < sequences; ++s) {
-        const size_t begin = static_cast<size_t>(query_start.data()[s]), end = static_cast<size_t>(query_start.data()[s + 1]);
-        if (begin == end) continue;
-        const int32_t* p = positions.data();
-        check(p[begin] >= 0, "positions must not be negative");
-        for (size_t t = begin + 1; t < end; ++t)
-            check(p[t - 1] < INT32_MAX && p[t] == p[t - 1] + 1, "positions must rise by one within a sequence");
-        const size_t blocks = static_cast<size_t>(p[end - 1]) / cache.block_size() + 1;
-        check(blocks <= width, "a position lies behind its sequence's block table");
-        check_indices(tables.data() + s * stride, blocks, cache.num_blocks(), "a block id is outside of the cache");
-    }
-    return {positions.data(), query_start.data(), tables.data(), tokens, sequences, stride};
-}
-
-QkNormId qk_norm_of(std::string_view kind) {
-    if (kind.empty()) return QkNormId::none;
-    check(kind == "head" || kind == "full", "qk_norm must be head, full or empty");
-    return kind == "head" ? QkNormId::head : QkNormId::full;
-}
-
 void rope_write(BoundBackend& self, Out<float, 2> qkv, Out<float, 2> q_out, KVCache& cache, size_t layer, size_t num_heads,
                 In<int32_t, 1> positions, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> rope_rows,
                 In<float, 2> cos, In<float, 2> sin, std::string_view qk_norm, In<float, 1> q_weight, In<float, 1> k_weight,
@@ -199,20 +104,14 @@ void rope_write(BoundBackend& self, Out<float, 2> qkv, Out<float, 2> q_out, KVCa
     check(qkv.shape(1) == (num_heads + 2 * kv_heads) * dim, "qkv must be [tokens, (heads + 2 kv heads) * head_dim]");
     check_shape(q_out, tokens, num_heads * dim, "q_out must be [tokens, heads * head_dim]");
     const BatchView batch = batch_of(cache, positions, query_start, tables, tokens);
-    size_t half = 0;
+    check_tables(cos, sin, dim);
+    const size_t half = cos.is_valid() ? cos.shape(1) : 0;
     if (cos.is_valid()) {
-        half = cos.shape(1);
-        check(sin.is_valid() && sin.shape(0) == cos.shape(0) && sin.shape(1) == half, "sin must have the shape of cos");
-        check(2 * half <= dim, "cos has more columns than half a head");
         check(rope_rows.size() == tokens, "rope_rows must be [tokens]");
         check_indices(rope_rows.data(), tokens, cos.shape(0), "a rope row is outside of the table");
     }
     const QkNormId norm = qk_norm_of(qk_norm);
-    if (norm != QkNormId::none) {
-        const bool full = norm == QkNormId::full;
-        check(q_weight.is_valid() && q_weight.size() == (full ? num_heads * dim : dim), "q norm weight has the wrong size");
-        check(k_weight.is_valid() && k_weight.size() == (full ? kv_heads * dim : dim), "k norm weight has the wrong size");
-    }
+    check_qk_norm(norm, q_weight, k_weight, num_heads, kv_heads, dim);
     const Session session(self, qkv.size() * 2);
     self.rope_write({qkv.data(), q_out.data(), num_heads, cos.data(), sin.data(), rope_rows.data(), half, norm,
                      q_weight.data(), k_weight.data(), eps},
@@ -234,25 +133,14 @@ void attention(BoundBackend& self, In<float, 2> q, const KVCache& cache, size_t 
     self.attention({q.data(), out.data(), num_heads, scale, window, softcap}, batch, cache.layer(layer));
 }
 
-void moe(BoundBackend& self, In<float, 2> x, const BoundWeight& router, std::vector<const BoundWeight*> gate_up,
-         std::vector<const BoundWeight*> down, size_t top_k, bool normalize, std::string_view activation, float scale,
-         In<float, 2> add, Out<float, 2> out) {
-    const size_t tokens = x.shape(0), hidden = x.shape(1), experts = gate_up.size();
-    check(experts >= 1 && down.size() == experts, "gate_up and down must have one weight for each expert");
-    check(top_k >= 1 && top_k <= experts, "top_k must be from 1 to the number of experts");
-    check(router.rows() == experts && router.columns() == hidden, "router must be [experts, columns of x]");
-    check(!router.is_table(), "the router is a table, which only embed reads");
-    const size_t inner = down[0] ? down[0]->columns() : 0;
-    for (size_t e = 0; e < experts; ++e) {
-        check(gate_up[e] && down[e], "an expert's weight is missing");
-        check(!gate_up[e]->is_table() && !down[e]->is_table(), "an expert's weight is a table, which only embed reads");
-        check(gate_up[e]->columns() == hidden && gate_up[e]->rows() == 2 * inner, "gate_up must be [2 * inner, columns of x]");
-        check(down[e]->columns() == inner && down[e]->rows() == hidden, "down must be [columns of x, inner]");
-    }
+void moe(BoundBackend& self, In<float, 2> x, const BoundWeight& router, Experts gate_up, Experts down, size_t top_k,
+         bool normalize, std::string_view activation, float scale, In<float, 2> add, Out<float, 2> out) {
+    const size_t tokens = x.shape(0), hidden = x.shape(1);
+    check_experts(router, gate_up, down, top_k, hidden);
     check_shape(out, tokens, hidden, "out must have the shape of x");
     if (add.is_valid()) check_shape(add, tokens, hidden, "add must have the shape of x");
     const std::vector<const Weight*> first(gate_up.begin(), gate_up.end()), second(down.begin(), down.end());
-    const Session session(self, tokens * top_k * 3 * inner * hidden);
+    const Session session(self, tokens * top_k * 3 * down[0]->columns() * hidden);
     self.moe({&router, first, second, x.data(), tokens, top_k, normalize, activation_of(activation), scale, add.data(),
               out.data()});
 }
@@ -323,8 +211,6 @@ std::vector<std::tuple<std::string_view, size_t, size_t>> codecs() {
 
 NB_MODULE(_core, m) {
     using namespace headrace;
-    const auto exact = [](const char* name) { return nb::arg(name).noconvert(); };
-    const auto maybe = [](const char* name) { return nb::arg(name).noconvert().none(); };
     m.doc() = "Native kernels of the CPU backend; headrace.ops.cpu is their face.";
     m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that this machine has, best first.");
     m.def("codecs", &codecs, "(name, values in a block, bytes in a block) of every codec that can be computed with.");
@@ -344,13 +230,13 @@ NB_MODULE(_core, m) {
         .def_prop_ro("block_size", &KVCache::block_size)
         .def_prop_ro("nbytes", &KVCache::nbytes);
 
-    nb::class_<BoundBackend>(m, "Backend", "The operations, with threads and scratch memory of their own.")
-        .def("__init__", &make_backend, "threads"_a, "instruction_set"_a, "exact_activations"_a)
+    nb::class_<BoundBackend> backend(m, "Backend", "The operations, with threads and scratch memory of their own.");
+    backend.def("__init__", &make_backend, "threads"_a, "instruction_set"_a, "exact_activations"_a)
         .def_prop_ro("threads", [](BoundBackend& b) { return b.pool().num_threads(); })
         .def_prop_ro("instruction_set", [](const BoundBackend& b) { return b.instruction_set; })
         .def("pack", &pack, "weight"_a, "codec"_a, exact("data"),
              "Append rows [rows, bytes of a row] uint8 to the weight, packed for multiplying.")
-        .def("embed", &embed, "table"_a, exact("ids"), "scale"_a, maybe("add"), exact("out"))
+        .def("embed", &embed, "table"_a, exact("ids"), "scale"_a, maybe("add"), "offset"_a, exact("out"))
         .def("linear", &linear, exact("x"), "weight"_a, maybe("bias"), "scale"_a, maybe("add"), exact("out"))
         .def("norm", &norm, exact("x"), exact("weight"), maybe("bias"), "kind"_a, "eps"_a, maybe("add"), exact("out"))
         .def("activate", &activate, exact("x"), "kind"_a, "gated"_a, exact("out"))
@@ -370,4 +256,5 @@ NB_MODULE(_core, m) {
              exact("top_ids"), exact("top_logprobs"))
         .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")
         .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.");
+    bind_tape(m, backend);
 }

@@ -46,6 +46,71 @@ class KVCache:
     @property
     def nbytes(self) -> int: ...
 
+class Tape:
+    """A recorded forward pass: operations of `headrace.ops.base.ForwardOps` that take and return numbers of slots.
+
+    Keeps the weights and vectors that it is given alive.
+    """
+
+    def __init__(self) -> None: ...
+    def embed(self, table: Weight, ids: str, scale: float, add: int | None, offset: int) -> int: ...
+    def norm(
+        self, x: int, weight: FloatArray, bias: FloatArray | None, kind: str, eps: float, add: int | None
+    ) -> int: ...
+    def linear(self, x: int, weight: Weight, bias: FloatArray | None, scale: float, add: int | None) -> int: ...
+    def rope_write(
+        self,
+        qkv: int,
+        layer: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        cos: FloatArray | None,
+        sin: FloatArray | None,
+        qk_norm: str,
+        q_weight: FloatArray | None,
+        k_weight: FloatArray | None,
+        eps: float,
+    ) -> int: ...
+    def attention(
+        self,
+        q: int,
+        layer: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        scale: float,
+        window: int,
+        softcap: float,
+    ) -> int: ...
+    def activate(self, x: int, kind: str, gated: bool) -> int: ...
+    def moe(
+        self,
+        x: int,
+        router: Weight,
+        gate_up: tuple[Weight, ...],
+        down: tuple[Weight, ...],
+        top_k: int,
+        normalize: bool,
+        activation: str,
+        scale: float,
+        add: int | None,
+    ) -> int: ...
+    def select(self, x: int) -> int:
+        """The rows that need logits."""
+
+    def softcap(self, x: int, cap: float) -> int: ...
+    def finish(self, result: int) -> None:
+        """End the recording; `result` is the last step's slot, with the rows that need logits."""
+
+    @property
+    def result_width(self) -> int: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def floats_per_row(self) -> int:
+        """Memory of a run, for each row: what its slots take where those that are not used at the same time share."""
+
 class Backend:
     """The operations of `headrace.ops.base.Ops`, with threads and scratch memory of their own."""
 
@@ -57,7 +122,9 @@ class Backend:
     def pack(self, weight: Weight, codec: str, data: NDArray[np.uint8]) -> None:
         """Append rows [rows, bytes of a row] to the weight, packed for multiplying."""
 
-    def embed(self, table: Weight, ids: IntArray, scale: float, add: FloatArray | None, out: FloatArray) -> None: ...
+    def embed(
+        self, table: Weight, ids: IntArray, scale: float, add: FloatArray | None, offset: int, out: FloatArray
+    ) -> None: ...
     def linear(
         self,
         x: FloatArray,
@@ -159,3 +226,15 @@ class Backend:
 
     def multiply_add_rate(self) -> float:
         """Float32 operations per second of all threads, of which a multiply-add is two."""
+    def run(
+        self,
+        tape: Tape,
+        cache: KVCache,
+        token_ids: IntArray,
+        positions: IntArray,
+        rope_rows: IntArray,
+        query_start: IntArray,
+        block_tables: IntArray,
+        logit_rows: IntArray,
+        out: FloatArray,
+    ) -> None: ...

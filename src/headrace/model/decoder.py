@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 
 from headrace.model.rope import RopeTables
-from headrace.model.spec import LayerSpec, ModelSpec, NormPlacement
+from headrace.model.spec import ModelSpec, NormPlacement
 from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeights, Norm
-from headrace.ops.base import Array, HeadLayout, KVCache, Ops
+from headrace.ops.base import Array, Forward, ForwardOps, HeadLayout, KVCache, Ops
 from headrace.ops.kinds import CacheType
 from headrace.types import Batch, IntArray
 
@@ -26,6 +26,7 @@ class Decoder:
         self.ops = ops
         self.layout = HeadLayout(spec.num_heads, spec.num_kv_heads, spec.head_dim)
         self._rope = RopeTables(spec, ops)
+        self._compiled: Forward | None = None
 
     @property
     def nbytes(self) -> int:
@@ -65,60 +66,63 @@ class Decoder:
 
         Tokens before the batch's must be in the cache already, except those that the batch holds itself.
         """
-        ops, spec = self.ops, self.spec
-        self._rope.grow(int(batch.rope_rows.max()) + 1 if len(batch.rope_rows) else 0)
-        x = ops.embed(self.weights.embed, batch.token_ids, spec.embedding_scale, self._positions(batch))
-        for index, (layer, weights) in enumerate(zip(spec.layers, self.weights.layers, strict=True)):
-            x = self._layer(x, index, layer, weights, batch, cache)
-        x = self._norm(ops.select(x, batch.logit_rows), self.weights.norm)
-        logits = ops.linear(x, self.weights.head, scale=spec.logit_scale)
+        grown = self._rope.grow(int(batch.rope_rows.max()) + 1 if len(batch.rope_rows) else 0)
+        if grown or self._compiled is None:
+            self._compiled = self.ops.compile(self._forward)
+        return self._compiled(batch, cache)
+
+    def _forward(self, ops: ForwardOps, batch: Batch, cache: KVCache) -> Array:
+        """`forward` on the given operations; see `RecordableForward`."""
+        spec, weights = self.spec, self.weights
+        positions = None
+        if spec.positions is not None and weights.positions is not None:
+            positions = ops.embed(weights.positions, batch.positions, offset=spec.positions.offset)
+        x = ops.embed(weights.embed, batch.token_ids, spec.embedding_scale, positions)
+        last = spec.num_layers - 1
+        for index, of_layer in enumerate(weights.layers):
+            attended = self._attention(ops, self._norm(ops, x, of_layer.attention_norm), index, of_layer, batch, cache)
+            if index == last:  # what is left to do only serves the logits
+                x, attended = ops.select(x, batch.logit_rows), ops.select(attended, batch.logit_rows)
+            x = self._after_attention(ops, x, attended, of_layer)
+        logits = ops.linear(self._norm(ops, x, weights.norm), weights.head, scale=spec.logit_scale)
         return logits if spec.logit_softcap is None else ops.softcap(logits, spec.logit_softcap)
 
-    def _positions(self, batch: Batch) -> Array | None:
-        if self.spec.positions is None or self.weights.positions is None:
-            return None
-        return self.ops.embed(self.weights.positions, batch.positions + self.spec.positions.offset)
-
-    def _layer(
-        self, x: Array, index: int, layer: LayerSpec, weights: LayerWeights, batch: Batch, cache: KVCache
-    ) -> Array:
-        """x [T, H] → [T, H], the residual stream after the layer."""
-        attended = self._attention(self._norm(x, weights.attention_norm), index, layer, weights, batch, cache)
-        after = self._add(x, attended, weights.output, weights.attention_post_norm)
-        source = x if self.spec.norm_placement is NormPlacement.PARALLEL else after
-        return self._mlp(self._norm(source, weights.mlp_norm), after, weights)
-
     def _attention(
-        self, x: Array, index: int, layer: LayerSpec, weights: LayerWeights, batch: Batch, cache: KVCache
+        self, ops: ForwardOps, x: Array, index: int, weights: LayerWeights, batch: Batch, cache: KVCache
     ) -> Array:
         """x [T, H] → what the heads read [T, heads * D], before the output projection."""
-        spec, layout = self.spec, self.layout
+        spec, layer, layout = self.spec, self.spec.layers[index], self.layout
         rope = None if layer.rope is None else self._rope.tables[layer.rope]
-        qkv = self.ops.linear(x, weights.qkv.weight, weights.qkv.bias)
-        q = self.ops.rope_write(qkv, cache, index, batch, layout, rope, weights.qk_norm)
-        return self.ops.attention(
-            q, cache, index, batch, layout, spec.attention_scale, layer.window, spec.attention_softcap
-        )
+        qkv = ops.linear(x, weights.qkv.weight, weights.qkv.bias)
+        q = ops.rope_write(qkv, cache, index, batch, layout, rope, weights.qk_norm)
+        scale, softcap = spec.attention_scale, spec.attention_softcap
+        return ops.attention(q, cache, index, batch, layout, scale, layer.window, softcap)
 
-    def _mlp(self, x: Array, residual: Array, weights: LayerWeights) -> Array:
+    def _after_attention(self, ops: ForwardOps, x: Array, attended: Array, weights: LayerWeights) -> Array:
+        """x [T, H] before the layer, attended [T, heads * D] → [T, H], the residual stream after the layer."""
+        after = self._add(ops, x, attended, weights.output, weights.attention_post_norm)
+        source = x if self.spec.norm_placement is NormPlacement.PARALLEL else after
+        return self._mlp(ops, self._norm(ops, source, weights.mlp_norm), after, weights)
+
+    def _mlp(self, ops: ForwardOps, x: Array, residual: Array, weights: LayerWeights) -> Array:
         """residual + MLP(x), both [T, H]."""
         mlp, post_norm, scale = weights.mlp, weights.mlp_post_norm, self.spec.residual_scale
         if isinstance(mlp, MlpWeights):
-            up = self.ops.linear(x, mlp.up.weight, mlp.up.bias)
-            inner = self.ops.activate(up, self.spec.activation, self.spec.gated)
-            return self._add(residual, inner, mlp.down, post_norm)
+            up = ops.linear(x, mlp.up.weight, mlp.up.bias)
+            inner = ops.activate(up, self.spec.activation, self.spec.gated)
+            return self._add(ops, residual, inner, mlp.down, post_norm)
         if post_norm is None:
-            return self.ops.moe(x, mlp, scale, residual)
-        return self._norm(self.ops.moe(x, mlp, scale), post_norm, residual)
+            return ops.moe(x, mlp, scale, residual)
+        return self._norm(ops, ops.moe(x, mlp, scale), post_norm, residual)
 
-    def _add(self, residual: Array, x: Array, linear: Linear, post_norm: Norm | None) -> Array:
+    def _add(self, ops: ForwardOps, residual: Array, x: Array, linear: Linear, post_norm: Norm | None) -> Array:
         """residual + the projection of x, through the norm that comes after it where there is one."""
         scale = self.spec.residual_scale
         if post_norm is None:
-            return self.ops.linear(x, linear.weight, linear.bias, scale, residual)
-        return self._norm(self.ops.linear(x, linear.weight, linear.bias, scale), post_norm, residual)
+            return ops.linear(x, linear.weight, linear.bias, scale, residual)
+        return self._norm(ops, ops.linear(x, linear.weight, linear.bias, scale), post_norm, residual)
 
-    def _norm(self, x: Array, norm: Norm | None, add: Array | None = None) -> Array:
+    def _norm(self, ops: ForwardOps, x: Array, norm: Norm | None, add: Array | None = None) -> Array:
         if norm is None:
             return x
-        return self.ops.norm(x, norm.weight, norm.bias, self.spec.norm, self.spec.norm_eps, add)
+        return ops.norm(x, norm.weight, norm.bias, self.spec.norm, self.spec.norm_eps, add)

@@ -100,10 +100,13 @@ class RopeTables:
         self.num_rows = 0
         self.tables: tuple[RopeTable, ...] = ()
 
-    def grow(self, num_rows: int) -> None:
-        """Make rows 0 … num_rows - 1 available (and as many again, so that growth is rare)."""
+    def grow(self, num_rows: int) -> bool:
+        """Make rows 0 … num_rows - 1 available (and as many again, so that growth is rare).
+
+        True if that replaced `tables`.
+        """
         if num_rows <= self.num_rows or not self._ropes:
-            return
+            return False
         rows_per_chunk = CHUNK * self._num_variants
         have = self.num_rows // rows_per_chunk
         need = max(-(-num_rows // rows_per_chunk), 2 * have)
@@ -112,6 +115,7 @@ class RopeTables:
             self._values[index] = np.concatenate([values, *chunks], axis=1)
         self.tables = tuple(RopeTable(self._ops.vector(cos), self._ops.vector(sin)) for cos, sin in self._values)
         self.num_rows = need * rows_per_chunk
+        return True
 
     def _chunk(self, index: int, number: int) -> NDArray[np.float32]:
         """cos and sin of one chunk of positions: [2, CHUNK * variants, rotated / 2]."""

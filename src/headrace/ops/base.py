@@ -10,7 +10,7 @@ their order, how a prompt was cut into steps, where blocks lie, or how many thre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -86,37 +86,13 @@ class MoeWeights:
     activation: Activation
 
 
-class Ops(Protocol):
-    """A backend. One object per engine: it owns its threads and scratch memory, and shares nothing with another."""
+class ForwardOps(Protocol):
+    """The operations of a forward pass."""
 
-    @property
-    def name(self) -> str:
-        """The backend's name, as in `headrace doctor`."""
-
-    # Loading
-
-    def pack(self, parts: Sequence[Tensor]) -> Weight:
-        """Pack 2-D tensors, stacked along their rows, into one matrix. May keep views of the tensors' memory.
-
-        Raises:
-            UnsupportedModel: a codec that the backend cannot compute with.
-        """
-
-    def pack_table(self, part: Tensor) -> Weight:
-        """A 2-D tensor of which `embed` reads rows and with which nothing is multiplied; otherwise as `pack`."""
-
-    def vector(self, values: FloatArray) -> Array:
-        """A small parameter (norm weight, bias, table) as the backend's float32 array."""
-
-    def new_kv_cache(
-        self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
-    ) -> KVCache:
-        """An empty cache of num_blocks blocks of block_size tokens in each layer."""
-
-    # Forward
-
-    def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: Array | None = None) -> Array:
-        """scale * table[ids] (+ add) → [T, H]."""
+    def embed(
+        self, table: Weight, ids: IntArray, scale: float = 1.0, add: Array | None = None, offset: int = 0
+    ) -> Array:
+        """scale * table[ids + offset] (+ add) → [T, H]."""
 
     def norm(
         self, x: Array, weight: Array, bias: Array | None, kind: NormKind, eps: float, add: Array | None = None
@@ -174,6 +150,48 @@ class Ops(Protocol):
 
     def softcap(self, x: Array, cap: float) -> Array:
         """cap * tanh(x / cap)."""
+
+
+Forward: TypeAlias = Callable[[Batch, KVCache], Array]
+"""Computes a batch's tokens, writes their keys and values into the cache: logits [R, V] float32."""
+
+RecordableForward: TypeAlias = Callable[[ForwardOps, Batch, KVCache], Array]
+"""A forward pass on the operations that it is given. All that it does with arrays, the batch's and the cache is to hand
+them to operations, and it does the same for every batch; so a backend can record it."""
+
+
+class Ops(ForwardOps, Protocol):
+    """A backend. One object per engine: it owns its threads and scratch memory, and shares nothing with another."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name, as in `headrace doctor`."""
+
+    # Loading
+
+    def pack(self, parts: Sequence[Tensor]) -> Weight:
+        """Pack 2-D tensors, stacked along their rows, into one matrix. May keep views of the tensors' memory.
+
+        Raises:
+            UnsupportedModel: a codec that the backend cannot compute with.
+        """
+
+    def pack_table(self, part: Tensor) -> Weight:
+        """A 2-D tensor of which `embed` reads rows and with which nothing is multiplied; otherwise as `pack`."""
+
+    def vector(self, values: FloatArray) -> Array:
+        """A small parameter (norm weight, bias, table) as the backend's float32 array."""
+
+    def new_kv_cache(
+        self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
+    ) -> KVCache:
+        """An empty cache of num_blocks blocks of block_size tokens in each layer."""
+
+    def compile(self, forward: RecordableForward) -> Forward:
+        """The same computation, bit for bit, as quick as the backend can repeat it.
+
+        Holds on to the weights and vectors that `forward` uses now; compile anew when they are replaced.
+        """
 
     # Sampling
 

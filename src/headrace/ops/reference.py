@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headrace.formats.tensor import Tensor
-from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable
+from headrace.ops.base import Forward, HeadLayout, MoeWeights, QkNormWeights, RecordableForward, RopeTable
 from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
@@ -88,8 +89,13 @@ class ReferenceOps:
         element = {CacheType.F16: np.float16, CacheType.F32: np.float32}[dtype]
         return ReferenceCache(np.zeros(shape, element), np.zeros(shape, element), block_size)
 
-    def embed(self, table: Any, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
-        rows: FloatArray = table.values[ids] * np.float32(scale)
+    def compile(self, forward: RecordableForward) -> Forward:
+        return partial(forward, self)
+
+    def embed(
+        self, table: Any, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None, offset: int = 0
+    ) -> FloatArray:
+        rows: FloatArray = table.values[ids + offset] * np.float32(scale)
         return rows if add is None else rows + add
 
     def norm(

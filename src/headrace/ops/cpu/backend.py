@@ -6,7 +6,6 @@ The kernels check types (TypeError), shapes and indices (ValueError) of everythi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -16,7 +15,17 @@ from headrace import _core
 from headrace.config import available_threads
 from headrace.errors import ConfigError, UnsupportedModel
 from headrace.formats.tensor import Tensor
-from headrace.ops.base import HeadLayout, MoeWeights, QkNormWeights, RopeTable, Weight
+from headrace.ops.base import (
+    Forward,
+    HeadLayout,
+    MoeWeights,
+    QkNormWeights,
+    RecordableForward,
+    RopeTable,
+    Weight,
+)
+from headrace.ops.cpu.tape import record
+from headrace.ops.cpu.weight import CpuWeight, native_weight
 from headrace.ops.kinds import Activation, CacheType, NormKind
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
@@ -34,16 +43,6 @@ def instruction_sets() -> list[str]:
 def codec_names() -> tuple[str, ...]:
     """Names of the codecs that the kernels compute with."""
     return tuple(_CODECS)
-
-
-@dataclass(frozen=True, slots=True)
-class CpuWeight:
-    """A matrix in panels of 16 rows, or a table as its file has it; a `headrace.ops.base.Weight`."""
-
-    native: _core.Weight
-    shape: tuple[int, int]
-    format: str
-    nbytes: int
 
 
 class CpuOps:
@@ -106,9 +105,14 @@ class CpuOps:
     ) -> _core.KVCache:
         return _core.KVCache(dtype, num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
 
-    def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None) -> FloatArray:
+    def compile(self, forward: RecordableForward) -> Forward:
+        return record(self._native, forward)
+
+    def embed(
+        self, table: Weight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None, offset: int = 0
+    ) -> FloatArray:
         out = np.empty((len(ids), table.shape[1]), np.float32)
-        self._native.embed(_native_weight(table), ids, scale, add, out)
+        self._native.embed(native_weight(table), ids, scale, add, offset, out)
         return out
 
     def norm(
@@ -133,7 +137,7 @@ class CpuOps:
         add: FloatArray | None = None,
     ) -> FloatArray:
         out = np.empty((len(x), weight.shape[0]), np.float32)
-        self._native.linear(x, _native_weight(weight), bias, scale, add, out)
+        self._native.linear(x, native_weight(weight), bias, scale, add, out)
         return out
 
     def rope_write(
@@ -203,9 +207,9 @@ class CpuOps:
         out = np.empty(x.shape, np.float32)
         self._native.moe(
             x,
-            _native_weight(weights.router),
-            [_native_weight(weight) for weight in weights.gate_up],
-            [_native_weight(weight) for weight in weights.down],
+            native_weight(weights.router),
+            [native_weight(weight) for weight in weights.gate_up],
+            [native_weight(weight) for weight in weights.down],
             weights.top_k,
             weights.normalize,
             weights.activation,
@@ -264,11 +268,6 @@ class CpuOps:
     def multiply_add_rate(self) -> float:
         """Float32 operations per second of all threads together, two for each multiply-add. Takes some milliseconds."""
         return self._native.multiply_add_rate()
-
-
-def _native_weight(weight: Weight) -> _core.Weight:
-    assert isinstance(weight, CpuWeight), "the weight was packed by another backend"
-    return weight.native
 
 
 def _check_part(part: Tensor, columns: int) -> None:

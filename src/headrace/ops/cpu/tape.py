@@ -1,0 +1,185 @@
+"""A forward pass as one native call: `record` runs it once on slots instead of arrays, the tape repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+
+from headrace import _core
+from headrace.ops.base import (
+    Forward,
+    HeadLayout,
+    KVCache,
+    MoeWeights,
+    QkNormWeights,
+    RecordableForward,
+    RopeTable,
+    Weight,
+)
+from headrace.ops.cpu.weight import native_weight
+from headrace.ops.kinds import Activation, NormKind
+from headrace.types import Batch, FloatArray, IntArray
+
+_CACHE: Final = object()
+"""Stands for every cache while a tape is recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Stands for an array while a tape is recorded; only the recorder's operations can do something with it."""
+
+    number: int
+
+
+def record(backend: _core.Backend, forward: RecordableForward) -> Forward:
+    """`forward`, recorded: the same results, bit for bit.
+
+    `forward` may only hand its arrays, the batch's arrays and the cache to operations. The tape keeps the weights and
+    vectors that it uses alive.
+
+    Raises:
+        ValueError: an operation was given something of the wrong shape; the message says what.
+        TypeError: `forward` computes with something itself.
+    """
+    recorder = Recorder()
+    logits = forward(recorder, recorder.batch, _CACHE)
+    recorder.tape.finish(logits.number)
+    return Replay(backend, recorder.tape)
+
+
+class Replay:
+    """A tape and the backend that it runs on: a `headrace.ops.base.Forward`."""
+
+    def __init__(self, backend: _core.Backend, tape: _core.Tape) -> None:
+        self._backend = backend
+        self._tape = tape
+        self._width = tape.result_width
+
+    def __call__(self, batch: Batch, cache: _core.KVCache) -> FloatArray:
+        logits = np.empty((len(batch.logit_rows), self._width), np.float32)
+        self._backend.run(
+            self._tape,
+            cache,
+            batch.token_ids,
+            batch.positions,
+            batch.rope_rows,
+            batch.query_start,
+            batch.block_tables,
+            batch.logit_rows,
+            logits,
+        )
+        return logits
+
+
+class Recorder:
+    """`headrace.ops.base.ForwardOps` on slots: every operation becomes a step of the tape."""
+
+    def __init__(self) -> None:
+        self.tape = _core.Tape()
+        self.batch = Batch(*(np.empty(0, np.int32) for _ in fields(Batch)))
+        """Stands for every batch: its arrays are known by their identity."""
+
+    def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: Slot | None = None, offset: int = 0) -> Slot:
+        name = {id(self.batch.token_ids): "token_ids", id(self.batch.positions): "positions"}.get(id(ids))
+        if name is None:
+            raise TypeError("embed can be recorded with the batch's token_ids or positions only, as they are")
+        return Slot(self.tape.embed(native_weight(table), name, scale, _number(add), offset))
+
+    def norm(
+        self,
+        x: Slot,
+        weight: FloatArray,
+        bias: FloatArray | None,
+        kind: NormKind,
+        eps: float,
+        add: Slot | None = None,
+    ) -> Slot:
+        return Slot(self.tape.norm(x.number, weight, bias, kind, eps, _number(add)))
+
+    def linear(
+        self, x: Slot, weight: Weight, bias: FloatArray | None = None, scale: float = 1.0, add: Slot | None = None
+    ) -> Slot:
+        return Slot(self.tape.linear(x.number, native_weight(weight), bias, scale, _number(add)))
+
+    def rope_write(
+        self,
+        qkv: Slot,
+        cache: KVCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        rope: RopeTable | None,
+        qk_norm: QkNormWeights | None,
+    ) -> Slot:
+        self._check(batch, cache)
+        return Slot(
+            self.tape.rope_write(
+                qkv.number,
+                layer,
+                layout.num_heads,
+                layout.num_kv_heads,
+                layout.head_dim,
+                None if rope is None else rope.cos,
+                None if rope is None else rope.sin,
+                "" if qk_norm is None else qk_norm.kind,
+                None if qk_norm is None else qk_norm.q,
+                None if qk_norm is None else qk_norm.k,
+                0.0 if qk_norm is None else qk_norm.eps,
+            )
+        )
+
+    def attention(
+        self,
+        q: Slot,
+        cache: KVCache,
+        layer: int,
+        batch: Batch,
+        layout: HeadLayout,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Slot:
+        self._check(batch, cache)
+        heads = (layout.num_heads, layout.num_kv_heads, layout.head_dim)
+        return Slot(self.tape.attention(q.number, layer, *heads, scale, window or 0, softcap or 0.0))
+
+    def activate(self, x: Slot, kind: Activation, gated: bool) -> Slot:
+        return Slot(self.tape.activate(x.number, kind, gated))
+
+    def moe(self, x: Slot, weights: MoeWeights, scale: float = 1.0, add: Slot | None = None) -> Slot:
+        return Slot(
+            self.tape.moe(
+                x.number,
+                native_weight(weights.router),
+                _native_weights(weights.gate_up),
+                _native_weights(weights.down),
+                weights.top_k,
+                weights.normalize,
+                weights.activation,
+                scale,
+                _number(add),
+            )
+        )
+
+    def select(self, x: Slot, rows: IntArray) -> Slot:
+        if rows is not self.batch.logit_rows:
+            raise TypeError("select can be recorded with the batch's logit_rows only, as they are")
+        return Slot(self.tape.select(x.number))
+
+    def softcap(self, x: Slot, cap: float) -> Slot:
+        return Slot(self.tape.softcap(x.number, cap))
+
+    def _check(self, batch: Batch, cache: KVCache) -> None:
+        if batch is not self.batch or cache is not _CACHE:
+            raise TypeError("keys and values can be recorded with the batch and the cache only, as they are")
+
+
+def _number(slot: Slot | None) -> int | None:
+    return None if slot is None else slot.number
+
+
+def _native_weights(weights: Sequence[Weight]) -> tuple[_core.Weight, ...]:
+    return tuple(native_weight(weight) for weight in weights)
