@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import NoneType
 from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard
@@ -71,16 +72,18 @@ class LoadedModel:
         self.name = files.name
         """What the user called the model"""
         self.spec = read_spec(files)
-        self.tokenizer = Tokenizer.from_files(files)
-        """None for a folder without a tokenizer, which runs on token ids"""
         self.chat_template = load_chat_template(files, None if chat_template is None else Path(chat_template))
         """None for a model without one"""
-        self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
         self.default_params = default_params(files.read_json("generation_config.json") or {}, files.name)
         """The sampling that the model's generation_config recommends, for 16 tokens"""
         ops = select_ops(self.config)
         free_before = free_memory()
-        decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
+        with ThreadPoolExecutor(1, "headrace-tokenizer") as beside:  # half a second for 10^5 tokens, as for the weights
+            building = beside.submit(Tokenizer.from_files, files)
+            decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
+            self.tokenizer = building.result()
+            """None for a folder without a tokenizer, which runs on token ids"""
+        self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
         plan = plan_kv_cache(
             self.config,

@@ -362,3 +362,28 @@ def test_gemma4_writes_spaces_and_byte_tokens() -> None:
     ids = tokenizer.encode("ab ab\n\né")
     assert [tokens[token_id] for token_id in ids] == ["<bos>", "ab", "▁ab", "\n\n", "<0xC3>", "<0xA9>"]
     assert tokenizer.decode(ids) == "ab ab\n\né"
+
+
+def test_merges_of_tokens_with_spaces_and_of_none() -> None:
+    """A token may begin with a space; a merge of tokens that are not there gives none, and keeps the others."""
+    tokens = ["a", "b", " ", " a", "ab", "<eos>"]
+    metadata = {
+        "model": "gpt2",
+        "pre": "default",
+        "tokens": tokens,
+        "token_type": [NORMAL] * 5 + [CONTROL],
+        "merges": ["  a", "x y", "a b", "a x"],
+        "eos_token_id": 5,
+    }
+    assert gguf_vocab.GGUFVocabulary.from_metadata(
+        {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}, "test"
+    ).merges == [(" ", "a"), ("x", "y"), ("a", "b"), ("a", "x")]
+    tokenizer = load(metadata)
+    assert tokenizer.encode("ab") == [4]
+    assert tokenizer.decode([4, 0, 99, -1, 2**40]) == "aba"
+
+
+@pytest.mark.parametrize(("token", "shown"), [("", "[EMPTY_1]"), ("\udcff\udcfex", "\ufffd\ufffdx"), ("é", "é")])
+def test_tokens_that_are_no_text(token: str, shown: str) -> None:
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", token]}
+    assert gguf_vocab.GGUFVocabulary.from_metadata(metadata, "test").tokens == ["a", shown]

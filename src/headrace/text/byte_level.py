@@ -42,16 +42,14 @@ def splitter(patterns: Sequence[str], add_prefix_space: bool = False) -> pre_tok
 
 
 def build(
-    vocabulary: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
+    vocabulary: dict[str, int],
+    merges: list[tuple[str, str]],
     pre_tokenizer: pre_tokenizers.PreTokenizer,
     ignore_merges: bool = False,
     unknown: str | None = None,
 ) -> tokenizers.Tokenizer:
     """A byte-level BPE tokenizer; `ignore_merges` takes a whole piece that is a token without merging it."""
-    model = models.BPE(
-        vocab=dict(vocabulary), merges=list(merges), ignore_merges=ignore_merges, unk_token=unknown, fuse_unk=False
-    )
+    model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=ignore_merges, unk_token=unknown, fuse_unk=False)
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizer
     backend.decoder = decoders.ByteLevel()

@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, TypeAlias, TypeVar
 
 import tokenizers
 
@@ -19,6 +20,9 @@ from headrace.text import byte_level
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 _Piece: TypeAlias = Callable[[str], str]
+_Value = TypeVar("_Value")
+
+_LARGEST_ID = 2**32 - 1  # what the library's type of ids holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,41 +46,55 @@ class Joining:
 class ByteTable:
     """Token id to text, for the decoders that allow a table.
 
-    `joining` is None when the decoder is of another kind; the pieces are then the tokens as they stand.
+    `joining` is None when the decoder is of another kind; the pieces are then the tokens as they stand. A vocabulary
+    has 10^5 tokens and a text uses few: a token's piece is made when it is first asked for.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
         self._piece, self.joining = _read_decoder(_decoder_state(backend))
-        names = {token_id: token for token, token_id in backend.get_vocab(with_added_tokens=True).items()}
         added = backend.get_added_tokens_decoder()
-        names.update((token_id, token.content) for token_id, token in added.items())
         self.special = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._names = names
-        self.byte_values: dict[int, int] = {}
-        """The byte of each <0xNN> token, where the decoder knows them"""
-        if self.joining is not None and self.joining.has_byte_tokens:
-            matches = ((token_id, _BYTE_TOKEN.fullmatch(name)) for token_id, name in names.items() if len(name) == 6)
-            self.byte_values = {token_id: int(match[1], 16) for token_id, match in matches if match}
-        self.pieces: dict[int, bytes] = {}
-        """UTF-8 of each token's piece, when the pieces are bytes"""
-        self.texts: dict[int, str] = {}
-        """Each token's piece, when the pieces are characters"""
-        if self.joining is not None and self.joining.is_utf8:
-            self.pieces = _byte_level_pieces(names)
-        else:
-            self.texts = {token_id: self._piece(name) for token_id, name in names.items()}
+        self._has_byte_tokens = self.joining is not None and self.joining.has_byte_tokens
+        self.bytes: Mapping[int, bytes] = _Lazy(self._make_bytes, b"")
+        """UTF-8 of each token's piece; empty for an id outside the vocabulary"""
+        self.pieces: Mapping[int, str | int | None] = _Lazy(self._make_piece, None)
+        """Where pieces are characters: each token's, or the byte of a <0xNN> token; None outside the vocabulary"""
 
     def name(self, token_id: int) -> str | None:
         """The token as the vocabulary writes it, or None for an id outside it."""
-        return self._names.get(token_id)
+        return self._backend.id_to_token(token_id) if 0 <= token_id <= _LARGEST_ID else None
 
-    def bytes_of(self, token_id: int) -> bytes:
-        """The bytes that a token adds to a text; empty for an id outside the vocabulary."""
-        if token_id in self.byte_values:
-            return bytes([self.byte_values[token_id]])
-        if self.pieces:
-            return self.pieces.get(token_id, b"")
-        return self.texts.get(token_id, "").encode("utf-8")
+    def _make_piece(self, token_id: int) -> str | int | None:
+        name = self.name(token_id)
+        if name is None:
+            return None
+        if self._has_byte_tokens and len(name) == len("<0xNN>") and (match := _BYTE_TOKEN.fullmatch(name)) is not None:
+            return int(match[1], 16)
+        return self._piece(name)
+
+    def _make_bytes(self, token_id: int) -> bytes | None:
+        if self.joining is not None and self.joining.is_utf8:
+            name = self.name(token_id)
+            return None if name is None else _byte_level_piece(name)
+        piece = self.pieces[token_id]
+        return bytes([piece]) if isinstance(piece, int) else None if piece is None else piece.encode("utf-8")
+
+
+class _Lazy(dict[int, _Value]):
+    """Makes a value when its key is first looked up with []; what is None is not kept and reads as `missing`."""
+
+    def __init__(self, make: Callable[[int], _Value | None], missing: _Value) -> None:
+        super().__init__()
+        self._make = make
+        self._missing = missing
+
+    def __missing__(self, key: int) -> _Value:
+        value = self._make(key)
+        if value is None:
+            return self._missing
+        self[key] = value
+        return value
 
 
 def _decoder_state(backend: tokenizers.Tokenizer) -> list[Mapping[str, Any]] | None:
@@ -180,15 +198,17 @@ def _clean_up(token: str) -> str:
     return token
 
 
-def _byte_level_pieces(names: Mapping[int, str]) -> dict[int, bytes]:
-    """What byte-level tokens stand for; one with any other character (an added token) stands for its own UTF-8."""
+@cache
+def _byte_level_translation() -> Mapping[int, int]:
+    """Characters to the bytes that they stand for, and above 0xFF where they stand for none."""
     stands_for = {ord(character): byte for character, byte in byte_level.character_to_byte().items()}
     # Latin-1 characters that stand for no byte must not pass for themselves.
-    translation = {code: stands_for.get(code, 0x100) for code in (*range(256), *stands_for)}
-    pieces: dict[int, bytes] = {}
-    for token_id, name in names.items():
-        try:
-            pieces[token_id] = name.translate(translation).encode("latin-1")
-        except UnicodeEncodeError:
-            pieces[token_id] = name.encode("utf-8")
-    return pieces
+    return {code: stands_for.get(code, 0x100) for code in (*range(256), *stands_for)}
+
+
+def _byte_level_piece(name: str) -> bytes:
+    """What a byte-level token stands for; one with any other character (an added token) stands for its own UTF-8."""
+    try:
+        return name.translate(_byte_level_translation()).encode("latin-1")
+    except UnicodeEncodeError:
+        return name.encode("utf-8")

@@ -61,14 +61,14 @@ class ByteJoiner:
     def __init__(self, table: ByteTable, joining: Joining, skipped: frozenset[int], at_start: bool) -> None:
         assert joining.is_utf8
         del at_start  # byte-level pieces are the same everywhere
-        self._pieces = table.pieces
+        self._bytes = table.bytes
         self._skipped = skipped
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_ids: Sequence[int]) -> str:
         """See Detokenizer."""
-        pieces, skipped = self._pieces, self._skipped
-        data = b"".join([pieces.get(token_id, b"") for token_id in token_ids if token_id not in skipped])
+        bytes_of, skipped = self._bytes, self._skipped
+        data = b"".join([bytes_of[token_id] for token_id in token_ids if token_id not in skipped])
         return self._decoder.decode(data)
 
     def flush(self) -> str:
@@ -86,30 +86,29 @@ class TextJoiner:
         self._at_start = at_start
         self._num_strip = joining.num_strip if at_start else 0
         self._run = ByteRun()
-        self._held: int | None = None
-        """The last token id, while its piece depends on whether another one follows"""
+        self._held: tuple[int, str] | None = None
+        """The last token and its piece, while that depends on whether another one follows"""
 
     def push(self, token_ids: Sequence[int]) -> str:
         """See Detokenizer."""
-        texts, byte_values = self._table.texts, self._table.byte_values
+        pieces = self._table.pieces
         parts: list[str] = []
         for token_id in token_ids:
-            text = texts.get(token_id)
-            if text is None or token_id in self._skipped:
+            piece = pieces[token_id]
+            if piece is None or token_id in self._skipped:
                 continue
-            byte = byte_values.get(token_id)
-            if byte is not None:
-                parts.append(self._run.push(byte))
+            if isinstance(piece, int):
+                parts.append(self._run.push(piece))
                 continue
             parts.append(self._run.close())
-            parts.append(self._place(token_id, text))
+            parts.append(self._place(token_id, piece))
         return self._strip("".join(parts))
 
     def flush(self) -> str:
         """See Detokenizer."""
         rest = self._run.close()
         if self._held is not None and self._joining.last is not None:
-            rest = self._joining.last(self._table.name(self._held) or "")
+            rest = self._joining.last(self._table.name(self._held[0]) or "")
             self._held = None
         return self._strip(rest)
 
@@ -118,8 +117,8 @@ class TextJoiner:
         if is_first and self._joining.first is not None:
             text = self._joining.first(self._table.name(token_id) or "")
         if self._joining.last is not None:
-            before, self._held = self._held, token_id
-            return "" if before is None else self._table.texts[before]
+            before, self._held = self._held, (token_id, text)
+            return "" if before is None else before[1]
         return text
 
     def _strip(self, text: str) -> str:

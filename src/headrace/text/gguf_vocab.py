@@ -79,7 +79,7 @@ class GGUFVocabulary:
             tokens=tokens,
             types=columns["token_type"][: len(tokens)],
             scores=columns["scores"][: len(tokens)],
-            merges=[_split_merge(str(merge), source) for merge in metadata.get("tokenizer.ggml.merges", ())],
+            merges=_split_merges(metadata.get("tokenizer.ggml.merges", ()), source),
             ids=_role_ids(metadata, _DEFAULT_IDS.get(model, {}), len(tokens), source),
             metadata=metadata,
         )
@@ -182,12 +182,13 @@ def _build_bpe(vocabulary: GGUFVocabulary, source: object) -> tuple[tokenizers.T
         raise UnsupportedModel(f"{source} has tokenizer.ggml.pre {name!r}, a pre-tokenizer that is not implemented")
     if not vocabulary.merges:
         raise UnsupportedModel(f"{source} has no tokenizer.ggml.merges; convert it again with a recent converter")
-    index = {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
-    merges = _usable_merges(vocabulary, index)
-    if kind.normalize_spaces:
-        backend = _space_bpe(vocabulary, kind, index, merges)
-    else:
-        backend = byte_level.build(index, merges, byte_level.splitter(kind.patterns), kind.ignore_merges)
+    index = dict(zip(vocabulary.tokens, range(len(vocabulary.tokens)), strict=True))
+    try:
+        backend = _bpe(vocabulary, kind, index, vocabulary.merges)
+    except Exception as error:
+        if "out of vocabulary" not in str(error):  # the library raises no other kind
+            raise
+        backend = _bpe(vocabulary, kind, index, _usable_merges(vocabulary, index))
     add_bos = kind.add_bos and "bos" in vocabulary.ids
     if name == "gemma4":  # its files say false and mean true
         return backend, _surround(vocabulary, source, True, False, force_bos=True)
@@ -199,9 +200,12 @@ def _usable_merges(vocabulary: GGUFVocabulary, index: Mapping[str, int]) -> list
     return [pair for pair in vocabulary.merges if pair[0] in index and pair[1] in index and "".join(pair) in index]
 
 
-def _space_bpe(
+def _bpe(
     vocabulary: GGUFVocabulary, kind: PreTokenizer, index: dict[str, int], merges: list[tuple[str, str]]
 ) -> tokenizers.Tokenizer:
+    """Raises the library's Exception ("… out of vocabulary") when a merge is not between tokens of the vocabulary."""
+    if not kind.normalize_spaces:
+        return byte_level.build(index, merges, byte_level.splitter(kind.patterns), kind.ignore_merges)
     byte_fallback = "<0x00>" in index
     backend = tokenizers.Tokenizer(sentencepiece.bpe(index, merges, vocabulary.text("unk"), byte_fallback))
     sentencepiece.set_space_handling(backend, b"", False, prefix=False)
@@ -302,6 +306,9 @@ _MASK_STRIPS_LEFT = frozenset({"jina-v2-de", "jina-v2-es", "jina-v2-code", "mode
 
 def _read_tokens(texts: Sequence[str], source: object) -> list[str]:
     """The tokens; one that is no UTF-8 (no text encodes to it) gets U+FFFD for its stray bytes, and its id."""
+    different = set(texts)
+    if len(different) == len(texts) and "" not in different and _are_unicode(texts):
+        return list(texts)
     tokens: list[str] = []
     index: dict[str, int] = {}
     for token_id, text in enumerate(texts):
@@ -313,6 +320,23 @@ def _read_tokens(texts: Sequence[str], source: object) -> list[str]:
             raise DamagedFile(f"{source} has the token {token!r} twice, ids {index[token]} and {token_id}")
         tokens.append(token)
     return tokens
+
+
+def _are_unicode(texts: Sequence[str]) -> bool:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:  # a surrogate, which stands for a stray byte
+        return False
+    return True
+
+
+def _split_merges(merges: Sequence[str], source: object) -> list[tuple[str, str]]:
+    """Each merge as its two tokens. Hardly any token has a space in it; where one does, the second space splits."""
+    pairs: list[Any] = [tuple(str(merge).split(" ")) for merge in merges]
+    for at, pair in enumerate(pairs):
+        if len(pair) != 2 or not pair[0] or not pair[1]:
+            pairs[at] = _split_merge(str(merges[at]), source)
+    return pairs
 
 
 def _split_merge(merge: str, source: object) -> tuple[str, str]:

@@ -75,7 +75,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for inside a text; empty for an id outside the vocabulary."""
-        return self.byte_table.bytes_of(token_id)
+        return self.byte_table.bytes[token_id]
 
     def token_text(self, token_id: int) -> str:
         """A token alone, for display: bytes that are no whole character become U+FFFD."""
