@@ -201,10 +201,11 @@ class AsyncStream:
         if chunk is None or self._has_ended:
             return
         self._chunks.append(chunk)
-        if chunk.finish_reason is not None and output.finish_reason is None:
-            self._thread.cancel(self.request_id, output.index)
-        if self.opened.is_finished:
-            self.end(None)
+        if chunk.finish_reason is not None:
+            if output.finish_reason is None:
+                self._thread.cancel(self.request_id, output.index)
+            if self.opened.is_finished:
+                self.end(None)
         self._ready.set()
 
     def end(self, error: HeadraceError | None) -> None:

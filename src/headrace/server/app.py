@@ -1,11 +1,11 @@
-"""The server as a Starlette application: routes from the dialects' tables, errors in the dialects' shapes."""
+"""The server as an ASGI application: routes from the dialects' tables, errors in the dialects' shapes."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import __version__
 from headrace.errors import Overloaded, UnknownModel
@@ -43,7 +43,7 @@ _JSON = "application/json"
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # proxies pass tokens on at once
 
 
-def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
+def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
     """The application that serves `llm` under `served_name`. It closes the engine when it is shut down.
 
     Args:
@@ -54,11 +54,9 @@ def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BOD
     metrics = Metrics(served_name, llm.max_context, llm.stats)
     server = _Server(llm, _served(llm, served_name), metrics, max_body_bytes)
     routes = [Route("/health", _health(server)), Route("/metrics", _metrics(server)), Route("/version", _version)]
+    generating: dict[str, ASGIApp] = {}
     for dialect in DIALECTS:
-        routes += [
-            Route(endpoint.path, _Generate(server, dialect, endpoint), methods=["POST"])
-            for endpoint in dialect.endpoints
-        ]
+        generating |= {endpoint.path: _Generate(server, dialect, endpoint) for endpoint in dialect.endpoints}
         routes += [Route(listing.path, _list(server, dialect, listing)) for listing in dialect.listings]
 
     @asynccontextmanager
@@ -68,11 +66,29 @@ def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BOD
         finally:
             await llm.close()
 
-    return Starlette(
+    routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in generating.items()]
+    rest = Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
     )
+    return App(generating, rest)
+
+
+class App:
+    """The ASGI application: Starlette, but requests that generate go past it.
+
+    They handle their errors themselves, and each write of a stream would pass through two wrappers of `send`.
+    """
+
+    def __init__(self, generating: Mapping[str, ASGIApp], rest: Starlette) -> None:
+        self._generating = generating
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        generates = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._generating
+        await (self._generating[scope["path"]] if generates else self._rest)(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +113,10 @@ class _Generate:
         opened: list[OpenPrompt] = []
         has_begun = False
 
-        async def send_noting(message: Message) -> None:
+        def send_noting(message: Message) -> Awaitable[None]:
             nonlocal has_begun
             has_begun = True
-            await send(message)
+            return send(message)
 
         try:
             await self._answer(scope, receive, send_noting, opened)

@@ -54,8 +54,9 @@ class OpenPrompt:
             EngineError: the engine died, or dropped the request.
         """
         chunks = await self.stream.next_chunks()
-        if any(chunk.finish_reason is FinishReason.ABORT for chunk in chunks):
-            raise EngineError("the server dropped this request before it was finished; send it again")
+        for chunk in chunks:
+            if chunk.finish_reason is FinishReason.ABORT:
+                raise EngineError("the server dropped this request before it was finished; send it again")
         self.stopwatch.take(chunks)
         return chunks
 

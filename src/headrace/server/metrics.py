@@ -7,7 +7,9 @@ arrival to the chunks of each of its sequences.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -44,6 +46,10 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits),
     ("num_preemptions", "Sequences that were put back to make room.", lambda s: s.num_preemptions),
 )
+_TOKEN_LATENCIES = (
+    ("inter_token_latency_seconds", "Between one token of a sequence and the next."),
+    ("time_per_output_token_seconds", "The older name of inter_token_latency_seconds."),
+)
 
 
 class Metrics:
@@ -61,9 +67,7 @@ class Metrics:
         self.first_token = histogram(
             "time_to_first_token_seconds", "From a request's arrival to a sequence's first token.", _FIRST_TOKEN_BUCKETS
         )
-        self.inter_token = histogram(
-            "inter_token_latency_seconds", "Between one token of a sequence and the next.", _TOKEN_BUCKETS
-        )
+        self.inter_token = TokenLatencies()
         self.per_output_token = histogram(
             "request_time_per_output_token_seconds", "A sequence's mean time per token after its first.", _TOKEN_BUCKETS
         )
@@ -125,8 +129,7 @@ class Stopwatch:
             self._running[chunk.index] = _Times(now, num_tokens)
             self._metrics.first_token.observe(now - self._arrival)
             return
-        for _ in chunk.token_ids:
-            self._metrics.inter_token.observe((now - times.last) / num_tokens)
+        self._metrics.inter_token.observe((now - times.last) / num_tokens, num_tokens)
         times.last = now
         times.num_tokens += num_tokens
 
@@ -140,6 +143,27 @@ class Stopwatch:
             self._metrics.per_output_token.observe((times.last - times.first) / (times.num_tokens - 1))
 
 
+class TokenLatencies:
+    """A histogram that is cheap enough for every token of every stream; one thread writes it."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_TOKEN_BUCKETS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float, num_tokens: int) -> None:
+        """So many tokens took so many seconds each."""
+        self._counts[bisect_left(_TOKEN_BUCKETS, seconds)] += num_tokens
+        self._sum += seconds * num_tokens
+
+    def family(self, name: str, documentation: str, labels: Mapping[str, str]) -> Metric:
+        """The histogram as it stands."""
+        bounds = [*(str(bound) for bound in _TOKEN_BUCKETS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        family = HistogramMetricFamily(f"vllm:{name}", documentation, labels=list(labels))
+        family.add_metric(list(labels.values()), buckets, self._sum)
+        return family
+
+
 class _Times:
     """When a sequence's first and last tokens came."""
 
@@ -151,10 +175,10 @@ class _Times:
 
 
 class _EngineCollector(Collector):
-    """Reads the engine when scraped, and repeats the inter-token latency under the name that vLLM used before."""
+    """Reads the engine when scraped, and gives the inter-token latency, under the name that vLLM used before too."""
 
-    def __init__(self, labels: dict[str, str], stats: Callable[[], EngineStats], inter_token: Histogram) -> None:
-        self._names, self._values = list(labels), list(labels.values())
+    def __init__(self, labels: dict[str, str], stats: Callable[[], EngineStats], inter_token: TokenLatencies) -> None:
+        self._labels = labels
         self._stats = stats
         self._inter_token = inter_token
 
@@ -165,25 +189,17 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One snapshot of the engine."""
         stats = self._stats()
+        names, values = list(self._labels), list(self._labels.values())
         for name, documentation, read in _GAUGES:
-            gauge = GaugeMetricFamily(f"vllm:{name}", documentation, labels=self._names)
-            gauge.add_metric(self._values, read(stats))
+            gauge = GaugeMetricFamily(f"vllm:{name}", documentation, labels=names)
+            gauge.add_metric(values, read(stats))
             yield gauge
         for name, documentation, read in _COUNTERS:
-            counter = CounterMetricFamily(f"vllm:{name}", documentation, labels=self._names)
-            counter.add_metric(self._values, read(stats))
+            counter = CounterMetricFamily(f"vllm:{name}", documentation, labels=names)
+            counter.add_metric(values, read(stats))
             yield counter
-        yield self._older_name()
-
-    def _older_name(self) -> Metric:
-        samples = list(next(iter(self._inter_token.collect())).samples)
-        buckets = [(sample.labels["le"], sample.value) for sample in samples if sample.name.endswith("_bucket")]
-        total = next(sample.value for sample in samples if sample.name.endswith("_sum"))
-        family = HistogramMetricFamily(
-            "vllm:time_per_output_token_seconds", "The older name of inter_token_latency_seconds.", labels=self._names
-        )
-        family.add_metric(self._values, buckets, total)
-        return family
+        for name, documentation in _TOKEN_LATENCIES:
+            yield self._inter_token.family(name, documentation, self._labels)
 
 
 def one_two_five(limit: int) -> list[float]:
