@@ -1,6 +1,6 @@
-// Paged attention with an online softmax over tiles of KEY_TILE keys, begun anew at every KEY_SPAN keys, both aligned at
-// absolute positions; the spans' sums are merged in order of position. A row (one query head of one token) goes through
-// its own keys in this order, whatever other rows share the loads and whoever computes the spans.
+// Paged attention with an online softmax over tiles of KEY_TILE keys, begun anew at every KEY_SPAN keys, both aligned
+// at absolute positions; the spans' sums are merged in order of position. A row (one query head of one token) goes
+// through its own keys in this order, whatever other rows share the loads and whoever computes the spans.
 //
 // Scores are in units of log 2: the queries are multiplied once by scale * log2(e), and exponentials are powers of two.
 #pragma once
@@ -74,8 +74,8 @@ void score_tile(const Piece& p, const TileOf<KV>& tile, Range all) {
     const size_t dim = p.b.cache.head_dim, end = (all.last + KEY_GROUP - 1) / KEY_GROUP;
     if (p.rows <= MAX_ROWS) {
         return each_row_tile(p.rows, [&](size_t row, auto count) {
-            score_groups<KV, count, score_groups_of(count)>(p.q + row * dim, dim, tile.keys, all.first / KEY_GROUP, end,
-                                                            p.scores + row * KEY_TILE);
+            score_groups<KV, count, score_groups_of(count)>(p.q + row * dim, dim, tile.keys, tile.values,
+                                                            all.first / KEY_GROUP, end, p.scores + row * KEY_TILE);
         });
     }
     for (size_t g = all.first / KEY_GROUP; g < end; g += SLICE) {
@@ -85,7 +85,8 @@ void score_tile(const Piece& p, const TileOf<KV>& tile, Range all) {
         each_row_tile(p.rows, [&](size_t row, auto count) {
             const Range seen = seen_by_any(p, row, count, tile.start);
             if (seen.first >= slice_end * KEY_GROUP || seen.last <= g * KEY_GROUP) return;
-            score_groups<CacheF32, count, SLICE>(p.q + row * dim, dim, keys, g, slice_end, p.scores + row * KEY_TILE);
+            score_groups<Widened, count, SLICE>(p.q + row * dim, dim, keys, keys, g, slice_end,
+                                                p.scores + row * KEY_TILE);
         });
     }
 }
@@ -152,7 +153,8 @@ void add_tile(const Piece& p, const TileOf<KV>& tile, Range all, float* states) 
     const size_t dim = p.b.cache.padded_dim;
     if (p.rows <= MAX_ROWS) {
         return each_row_tile(p.rows, [&](size_t row, auto count) {
-            add_seen<KV, count, value_vectors_of(count)>(p, row, tile.start, {tile.values, dim, 0, dim}, states);
+            add_seen<KV, count, value_vectors_of(count)>(p, row, tile.start, {tile.values, tile.next, dim, 0, dim},
+                                                         states);
         });
     }
     for (size_t d = 0; d < dim; d += SLICE * LANES) {
@@ -160,7 +162,7 @@ void add_tile(const Piece& p, const TileOf<KV>& tile, Range all, float* states) 
         const float* values[KEY_TILE / KEY_GROUP];
         widen_values<KV>(tile, all, d, end, dim, p.wide, values);
         each_row_tile(p.rows, [&](size_t row, auto count) {
-            add_seen<CacheF32, count, SLICE>(p, row, tile.start, {values, SLICE * LANES, d, end}, states);
+            add_seen<Widened, count, SLICE>(p, row, tile.start, {values, values, SLICE * LANES, d, end}, states);
         });
     }
 }
@@ -192,7 +194,9 @@ void attend_span(const Piece& p, size_t span, float* states) {
 HEADRACE_INLINE size_t first_span_of(const Piece& p, size_t row) {
     return first_key(static_cast<size_t>(p.positions[row]), p.b.window) / KEY_SPAN;
 }
-HEADRACE_INLINE size_t last_span_of(const Piece& p, size_t row) { return static_cast<size_t>(p.positions[row]) / KEY_SPAN; }
+HEADRACE_INLINE size_t last_span_of(const Piece& p, size_t row) {
+    return static_cast<size_t>(p.positions[row]) / KEY_SPAN;
+}
 
 // Take a span into the rows that see it: the first that a row sees is taken as it is.
 void merge_span(const Piece& p, size_t span, const float* partials, float* totals) {
@@ -207,7 +211,8 @@ void merge_span(const Piece& p, size_t span, const float* partials, float* total
         }
         const float before = total[highest], other = partial[highest], now = before > other ? before : other;
         const f32x16 keep = exp2(set1(before - now)), take = exp2(set1(other - now));
-        for (size_t i = 0; i < highest; i += LANES) store(total + i, fma(load(partial + i), take, load(total + i) * keep));
+        for (size_t i = 0; i < highest; i += LANES)
+            store(total + i, fma(load(partial + i), take, load(total + i) * keep));
         total[highest] = now;
     }
 }
@@ -243,8 +248,8 @@ Piece piece_of(const AttentionBlock& b) {
     const size_t rows = b.num_tokens * b.group;
     float* scores = b.scratch + wide_floats(b.cache.head_dim);
     float* q = scores + rows * (KEY_TILE + 2 * attention_row_floats(b.cache.padded_dim));
-    float* positions = q + rows * b.cache.head_dim;
-    return {b, rows, attention_row_floats(b.cache.padded_dim), b.scratch, scores, q, reinterpret_cast<int32_t*>(positions)};
+    int32_t* positions = reinterpret_cast<int32_t*>(q + rows * b.cache.head_dim);
+    return {b, rows, attention_row_floats(b.cache.padded_dim), b.scratch, scores, q, positions};
 }
 
 void attention(const AttentionBlock& b) {

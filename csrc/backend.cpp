@@ -149,7 +149,8 @@ size_t Backend::cut_attention(const AttentionJob& job, const BatchView& batch, c
     pieces.clear();
     size_t work = 0;
     for (size_t s = 0; s < batch.num_sequences; ++s) {
-        const size_t begin = static_cast<size_t>(batch.query_start[s]), end = static_cast<size_t>(batch.query_start[s + 1]);
+        const size_t begin = static_cast<size_t>(batch.query_start[s]);
+        const size_t end = static_cast<size_t>(batch.query_start[s + 1]);
         for (size_t head = 0; head < cache.num_kv_heads; ++head)
             for (size_t t = begin; t < end; t += chunk) {
                 const size_t count = std::min(chunk, end - t);
@@ -162,17 +163,18 @@ size_t Backend::cut_attention(const AttentionJob& job, const BatchView& batch, c
     return work * cache.head_dim * 2;
 }
 
-// Replaces pieces that would keep one thread busy for long by pieces of their spans. Which are split depends on the number
-// of threads; what is computed does not: spans are summed apart and merged in order either way.
+// Replaces pieces that would keep one thread busy for long by pieces of their spans. Which are split depends on the
+// number of threads; what is computed does not: spans are summed apart and merged in order either way.
 void Backend::split_attention(size_t row_floats, size_t group) {
-    const auto keys = [](const AttentionPiece& piece) { return piece.num_tokens * (piece.end_span - piece.first_span); };
+    const auto keys = [](const AttentionPiece& p) { return p.num_tokens * (p.end_span - p.first_span); };
     size_t total = 0, partials = 0;
     for (const AttentionPiece& piece : attention_pieces_) total += keys(piece);
     const size_t share = std::max<size_t>(1, total / (PIECES_OF_THREAD * pool_.num_threads()));
     const size_t whole = attention_pieces_.size();
     for (size_t i = 0; i < whole; ++i) {
         const AttentionPiece piece = attention_pieces_[i];
-        const size_t spans = piece.end_span - piece.first_span, parts = std::min(spans, (keys(piece) + share - 1) / share);
+        const size_t spans = piece.end_span - piece.first_span;
+        const size_t parts = std::min(spans, (keys(piece) + share - 1) / share);
         if (parts < 2) continue;
         const size_t floats = piece.num_tokens * group * row_floats;
         attention_merges_.push_back(piece);

@@ -22,7 +22,7 @@ constexpr size_t LANES_OF_RESULT = 16;  // floats that a measurement's loop leav
 
 constexpr size_t KEY_GROUP = 16;  // tokens whose keys lie interleaved
 constexpr size_t KEY_TILE = 128;  // tokens between two rescalings of the online softmax, aligned at position 0
-constexpr size_t KEY_SPAN = 512;  // tokens whose softmax is summed apart, aligned likewise, so that threads can share a context
+constexpr size_t KEY_SPAN = 512;  // tokens whose softmax is summed apart, aligned likewise: what threads can share
 
 // y[t, r] = (x[t] · w[r] + bias[r]) * scale (+ add[t, r]) for up to BLOCK_ROWS rows and BLOCK_TOKENS tokens.
 struct LinearBlock {
@@ -43,15 +43,14 @@ struct LinearBlock {
 enum class KVType : int { f16, f32 };
 constexpr size_t bytes_of(KVType type) { return type == KVType::f16 ? 2 : 4; }
 
-// One layer of the cache: [blocks][kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] }.
+// One layer of the cache: [kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] } in each block.
 // Strides count elements; keys and value are typed by the caller, as `type` says.
 struct CacheView {
     void* data;
     KVType type;
-    size_t block_size, num_kv_heads, head_dim, padded_dim;
+    size_t block_size, num_kv_heads, head_dim, padded_dim, block_stride;
 
     size_t head_stride() const { return block_size * (head_dim + padded_dim); }
-    size_t block_stride() const { return num_kv_heads * head_stride(); }
     // Keys of the 16 tokens from `position` on (a multiple of 16), and value of the token at `position`.
     template <class Element>
     Element* keys(const int32_t* table, size_t position, size_t kv_head) const {
@@ -65,7 +64,7 @@ struct CacheView {
 private:
     template <class Element>
     Element* block(const int32_t* table, size_t position, size_t kv_head) const {
-        const size_t at = static_cast<size_t>(table[position / block_size]) * block_stride() + kv_head * head_stride();
+        const size_t at = static_cast<size_t>(table[position / block_size]) * block_stride + kv_head * head_stride();
         return static_cast<Element*>(data) + at;
     }
 };
@@ -83,7 +82,7 @@ struct AttentionBlock {
     size_t window;   // 0: none
     float softcap;   // 0: none
     size_t first_span, end_span;  // spans of keys to visit
-    float* partials;  // nullptr: merge the spans and write `out`; else their sums go here, [spans][rows][attention_row_floats]
+    float* partials;  // nullptr: merge the spans, write `out`; else [spans][rows][attention_row_floats], where sums go
     float* scratch;   // attention_scratch(...) floats
 };
 // The earliest key that a token at `position` sees.

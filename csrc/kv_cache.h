@@ -1,13 +1,14 @@
 // The paged key-value cache, in the layout of CacheView.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 
 #include "kernels.h"
 
 namespace headrace {
 
+// [blocks][layers]: a block's layers lie side by side, so that the memory in use is in one place as long as the engine
+// takes low block ids first, and huge pages cost at most one of them in all, not one for each layer.
 class KVCache {
 public:
     // Zeroed lazily: memory that no token has been written to costs nothing. Throws std::bad_alloc.
@@ -18,7 +19,7 @@ public:
     size_t block_size() const { return view_.block_size; }
     size_t num_kv_heads() const { return view_.num_kv_heads; }
     size_t head_dim() const { return view_.head_dim; }
-    size_t nbytes() const { return num_layers_ * layer_bytes(); }
+    size_t nbytes() const { return num_blocks_ * view_.block_stride * bytes_of(view_.type); }
 
     CacheView layer(size_t index) const {
         CacheView view = view_;
@@ -27,14 +28,16 @@ public:
     }
 
 private:
-    struct Free {
-        void operator()(unsigned char* p) const { std::free(p); }
+    struct Unmap {
+        void* mapping;
+        size_t size;
+        void operator()(unsigned char*) const;
     };
-    size_t layer_bytes() const { return num_blocks_ * view_.block_stride() * bytes_of(view_.type); }
+    size_t layer_bytes() const { return view_.num_kv_heads * view_.head_stride() * bytes_of(view_.type); }
 
     size_t num_layers_, num_blocks_;
     CacheView view_;
-    std::unique_ptr<unsigned char[], Free> memory_;
+    std::unique_ptr<unsigned char[], Unmap> memory_;
 };
 
 }  // namespace headrace

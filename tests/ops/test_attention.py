@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +179,20 @@ def test_later_tokens_that_are_not_finite_leave_earlier_ones_alone(ops: CpuOps) 
             if window is not None:
                 later = _attend(ops, layout, [(batch, poisoned)], window=window)[at + window :]
                 assert same_bits(later, clean[at + window :])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_a_cache_costs_what_is_written(ops: CpuOps) -> None:
+    """A cache of 1 GiB with 64 tokens in each of its layers: 4 blocks of 1 MiB, rounded up to huge pages."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    layout = HeadLayout(1, 1, 64)
+    batch, qkv = batch_on([(0, 64)], np.arange(4, dtype=np.int32)[None]), floats(1, 64, qkv_width(layout))
+    before = resident()
+    cache = ops.new_kv_cache(256, 1024, 16, layout)
+    for layer in range(256):
+        ops.rope_write(qkv.copy(), cache, layer, batch, layout, None, None)
+    assert 1024 << 20 <= cache.nbytes < 1050 << 20
+    assert resident() - before < 16 << 20
