@@ -1,0 +1,1 @@
+"""headrace beside the engines that it is measured against: see docs/benchmarks.md."""
