@@ -143,11 +143,13 @@ public:
     void logprobs(const LogprobsJob& job);
 
     // One measurement of what all threads together can do at most: bytes per second of a pass over `count` floats, and
-    // float32 operations per second.
+    // operations per second in float32 and on bytes.
     double read_rate(const float* data, size_t count);
-    double multiply_add_rate();
+    double multiply_add_rate() { return compute_rate(kernels_.multiply_adds); }
+    double dot_rate() { return compute_rate(kernels_.dots); }
 
 private:
+    double compute_rate(size_t (*loop)(size_t rounds, float* out));
     struct LinearPiece {
         size_t job, first_token, num_tokens, first_block, num_blocks;
     };

@@ -200,6 +200,11 @@ double multiply_add_rate(BoundBackend& self) {
     return self.multiply_add_rate();
 }
 
+double dot_rate(BoundBackend& self) {
+    const Session session(self, RELEASE_WORK + 1);
+    return self.dot_rate();
+}
+
 std::vector<std::tuple<std::string_view, size_t, size_t>> codecs() {
     std::vector<std::tuple<std::string_view, size_t, size_t>> rows;
     for (const Codec& codec : CODECS) rows.emplace_back(codec.name, codec.block_size, codec.block_bytes);
@@ -255,6 +260,7 @@ NB_MODULE(_core, m) {
         .def("logprobs", &logprobs, exact("logits"), exact("token_ids"), exact("logprob"), exact("rank"),
              exact("top_ids"), exact("top_logprobs"))
         .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")
-        .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.");
+        .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.")
+        .def("dot_rate", &dot_rate, "Operations per second of all threads on bytes, a multiply-add is two.");
     bind_tape(m, backend);
 }

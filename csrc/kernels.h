@@ -143,6 +143,7 @@ struct Kernels {
     // What the limits are measured with: see limits.h.
     float (*read_streams)(const float* data, size_t count);
     size_t (*multiply_adds)(size_t rounds, float* out);
+    size_t (*dots)(size_t rounds, float* out);
 };
 
 // Names of the sets that this machine has, best first.

@@ -24,6 +24,7 @@ const Kernels HEADRACE_SET = {
     .exp_below = exp_below,
     .read_streams = read_streams,
     .multiply_adds = multiply_adds,
+    .dots = dots,
 };
 
 }  // namespace headrace

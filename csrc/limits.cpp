@@ -1,5 +1,5 @@
 // The machine's limits, measured with the pool and the instruction set that the operations use.
-#include <algorithm>
+#include <atomic>
 #include <chrono>
 
 #include "backend.h"
@@ -32,13 +32,13 @@ double Backend::read_rate(const float* data, size_t count) {
     return static_cast<double>(pieces * READ_PIECE * sizeof(float)) / clock.seconds();
 }
 
-double Backend::multiply_add_rate() {
+double Backend::compute_rate(size_t (*loop)(size_t rounds, float* out)) {
     for (size_t thread = 0; thread < pool_.num_threads(); ++thread) pool_.scratch(thread).floats(LANES_OF_RESULT);
     const size_t pieces = COMPUTE_PIECES * pool_.num_threads();
     std::atomic<size_t> operations{0};
     const Clock clock;
     pool_.run(pieces, true, [&](size_t, size_t thread) {
-        operations += kernels_.multiply_adds(COMPUTE_ROUNDS, pool_.scratch(thread).floats(LANES_OF_RESULT));
+        operations += loop(COMPUTE_ROUNDS, pool_.scratch(thread).floats(LANES_OF_RESULT));
     });
     return static_cast<double>(operations.load()) / clock.seconds();
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels.h"
-#include "simd.h"
+#include "simd_integer.h"
 
 namespace headrace {
 namespace {
@@ -30,9 +30,9 @@ float read_streams(const float* data, size_t count) {
 
 // Independent sums that hide the latency of a multiply-add: as many as the registers hold.
 #if defined(__AVX512F__)
-constexpr size_t CHAINS = 16;
+constexpr size_t CHAINS = 16, DOT_CHAINS = 12;
 #else
-constexpr size_t CHAINS = 6;
+constexpr size_t CHAINS = 6, DOT_CHAINS = 4;
 #endif
 
 // `rounds` multiply-adds of 16 lanes on each of CHAINS sums; returns the number of operations, two for each.
@@ -46,6 +46,28 @@ size_t multiply_adds(size_t rounds, float* out) {
     for (size_t chain = 1; chain < CHAINS; ++chain) sums[0] = sums[0] + sums[chain];
     store(out, sums[0]);
     return 2 * LANES * CHAINS * rounds;
+}
+
+// The same of the kernels' products of bytes: one load of weights for DOT_CHAINS groups of activations.
+size_t dots(size_t rounds, float* out) {
+    alignas(64) uint8_t weights[64];
+    alignas(64) int8_t activations[4 * DOT_CHAINS];
+    for (size_t i = 0; i < sizeof(weights); ++i) weights[i] = static_cast<uint8_t>(i % 16);
+    for (size_t i = 0; i < sizeof(activations); ++i) activations[i] = static_cast<int8_t>(i % 3) - 1;
+    i32x16 sums[DOT_CHAINS];
+    for (i32x16& sum : sums) sum = set1_i32(0);
+    for (size_t round = 0; round < rounds; ++round) {
+        const uint8_t* from = weights;
+        const int8_t* x = activations;
+        asm volatile("" : "+r"(from), "+r"(x));  // so that they are read again: nothing is known from the round before
+        const u8x64 loaded = load_64(from);
+#pragma GCC unroll 16
+        for (size_t chain = 0; chain < DOT_CHAINS; ++chain) Dot<0>::add(sums[chain], loaded, x + 4 * chain);
+    }
+    f32x16 all = set1(0.0f);
+    for (const i32x16& sum : sums) all = all + to_float(sum);
+    store(out, all);
+    return 2 * 4 * LANES * DOT_CHAINS * rounds;
 }
 
 }  // namespace

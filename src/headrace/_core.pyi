@@ -226,6 +226,9 @@ class Backend:
 
     def multiply_add_rate(self) -> float:
         """Float32 operations per second of all threads, of which a multiply-add is two."""
+    def dot_rate(self) -> float:
+        """The same of products of bytes, added up in 32 bits as in the kernels of quantised weights."""
+
     def run(
         self,
         tape: Tape,

@@ -87,11 +87,13 @@ def test_cost_of_a_mixture_with_windows() -> None:
 
 
 def test_the_roofline_is_the_slower_of_both() -> None:
-    limits = Limits(read_bandwidth=10.0, peak_flops=100.0)
+    limits = Limits(read_bandwidth=10.0, peak_flops=100.0, peak_int8=400.0)
     assert Work(20.0, 100.0).least_seconds(limits) == 2.0
     assert Work(20.0, 100.0).bound(limits) == "bandwidth"
     assert Work(20.0, 300.0).least_seconds(limits) == 3.0
     assert Work(20.0, 300.0).bound(limits) == "arithmetic"
+    assert Work(20.0, 100.0, 800.0).least_seconds(limits) == 3.0
+    assert Work(20.0, 100.0, 800.0).operations == 900.0
 
 
 def test_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +101,8 @@ def test_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = measure_limits(cpu_ops(2))
     assert limits.read_bandwidth > 1e7
     assert limits.peak_flops > 1e6
-    samples = [Limits(1.0, 9.0), Limits(3.0, 5.0), Limits(2.0, 7.0)]
-    assert median_limits(samples) == Limits(2.0, 7.0)
+    samples = [Limits(1.0, 9.0, 4.0), Limits(3.0, 5.0, 5.0), Limits(2.0, 7.0, 6.0)]
+    assert median_limits(samples) == Limits(2.0, 7.0, 5.0)
 
 
 def test_machine_respects_the_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +145,7 @@ def test_the_benchmark_fits_into_80_columns() -> None:
     result = {
         "model": "stories",
         "machine": {"processor": "some processor", "cores": 2},
-        "limits": {"read_bandwidth": 1e10, "peak_flops": 1e11},
+        "limits": {"read_bandwidth": 1e10, "peak_flops": 1e11, "peak_int8": 4e11},
         "results": [{"name": name, **row} for name in names],
     }
     console = Console(file=io.StringIO(), width=80)

@@ -48,9 +48,9 @@ def bench(
 ) -> None:
     """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once. `bench kernels` measures the parts.
 
-    Each figure is given in percent of what this machine's memory bandwidth and float32 arithmetic, measured in the
-    same minutes, allow: the weights and the KV cache that a step reads, and 2 operations per weight and token beside
-    attention's. Quantised arithmetic, and a model that fits into the processor's caches, can pass 100 %.
+    Each figure is given in percent of what this machine's memory bandwidth and arithmetic (of bytes for quantised
+    weights, else float32), measured in the same minutes, allow: the weights and the KV cache that a step reads, and 2
+    operations per weight and token beside attention's. A model that fits into the processor's caches can pass 100 %.
 
     The table goes to stderr; stdout gets one JSON object with everything, as the last line.
     """

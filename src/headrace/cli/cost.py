@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from headrace.cli.machine import Limits
@@ -19,25 +19,32 @@ class Work:
 
     nbytes: float
     flops: float
+    """Operations in float32"""
+    int8_operations: float = 0
+    """Operations on bytes: quantised weights times activations of 8 bits"""
 
     @staticmethod
     def of_matrix(weight: Weight, tokens: int) -> Work:
         """A matrix that is read once, for some tokens."""
-        return Work(weight.nbytes, 2 * tokens * weight.shape[0] * weight.shape[1])
+        operations = 2 * tokens * weight.shape[0] * weight.shape[1]
+        return Work(weight.nbytes, 0, operations) if is_integer(weight) else Work(weight.nbytes, operations)
 
     @property
     def operations(self) -> float:
         """Multiplications and additions of all kinds."""
-        return self.flops
+        return self.flops + self.int8_operations
 
     def least_seconds(self, limits: Limits) -> float:
         """The time of a machine that only its limits hold back."""
-        return max(self.nbytes / limits.read_bandwidth, self.flops / limits.peak_flops)
+        return max(self.nbytes / limits.read_bandwidth, self._arithmetic_seconds(limits))
 
     def bound(self, limits: Limits) -> str:
         """The limit that holds it back: `bandwidth` or `arithmetic`."""
-        is_read = self.nbytes / limits.read_bandwidth >= self.flops / limits.peak_flops
+        is_read = self.nbytes / limits.read_bandwidth >= self._arithmetic_seconds(limits)
         return "bandwidth" if is_read else "arithmetic"
+
+    def _arithmetic_seconds(self, limits: Limits) -> float:
+        return self.flops / limits.peak_flops + self.int8_operations / limits.peak_int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ class Matrices:
 
     nbytes: int
     parameters: int
+    integers: int = 0
+    """Those of the parameters that are multiplied as bytes"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,9 @@ class Cost:
         positions = batch * self._positions(context)
         nbytes = self.layers.nbytes + self.head.nbytes + touched * self.experts.nbytes + positions * self.kv_bytes
         used = self.layers.parameters + self.head.parameters + self.expert_share * self.experts.parameters
-        return Work(nbytes, 2 * batch * used + positions * self.attention_flops)
+        integers = self.layers.integers + self.head.integers + self.expert_share * self.experts.integers
+        flops = 2 * batch * (used - integers) + positions * self.attention_flops
+        return Work(nbytes, flops, 2 * batch * integers)
 
     def prefill(self, tokens: int) -> Work:
         """A step that computes a prompt, with logits for its last token."""
@@ -84,21 +95,29 @@ class Cost:
         nbytes = self.layers.nbytes + self.head.nbytes + touched * self.experts.nbytes
         used = self.layers.parameters + self.expert_share * self.experts.parameters
         positions = sum(self._positions(length) for length in range(1, tokens + 1))
-        return Work(nbytes, 2 * (tokens * used + self.head.parameters) + positions * self.attention_flops)
+        integers = self.layers.integers + self.expert_share * self.experts.integers
+        int8_operations = 2 * (tokens * integers + self.head.integers)
+        flops = 2 * (tokens * used + self.head.parameters) - int8_operations + positions * self.attention_flops
+        return Work(nbytes, flops, int8_operations)
 
     def _positions(self, context: float) -> float:
         """Positions that a token attends to, summed over the layers."""
         return sum(context if window is None else min(context, window) for window in self.windows)
 
 
-def cost_of(decoder: Decoder, kv_bytes: int) -> Cost:
-    """The cost of a loaded model whose cache takes kv_bytes for a token in one layer."""
+def cost_of(decoder: Decoder, kv_bytes: int, *, integers: bool = True) -> Cost:
+    """The cost of a loaded model whose cache takes kv_bytes for a token in one layer.
+
+    `integers` says that quantised weights are multiplied as bytes.
+    """
     spec = decoder.spec
     mixtures = [layer.mlp for layer in decoder.weights.layers if isinstance(layer.mlp, MoeWeights)]
     return Cost(
-        layers=_together(_dense_matrices(decoder)),
-        head=_together([decoder.weights.head]),
-        experts=_together(matrix for mixture in mixtures for matrix in (*mixture.gate_up, *mixture.down)),
+        layers=_together(_dense_matrices(decoder), integers=integers),
+        head=_together([decoder.weights.head], integers=integers),
+        experts=_together(
+            (matrix for mixture in mixtures for matrix in (*mixture.gate_up, *mixture.down)), integers=integers
+        ),
         expert_share=0.0 if spec.moe is None else spec.moe.top_k / spec.moe.num_experts,
         windows=tuple(layer.window for layer in spec.layers),
         kv_bytes=kv_bytes,
@@ -120,8 +139,19 @@ def _dense_matrices(decoder: Decoder) -> Iterator[Weight]:
             yield layer.mlp.router
 
 
-def _together(matrices: Iterator[Weight] | list[Weight]) -> Matrices:
+def is_integer(weight: Weight) -> bool:
+    """Whether the kernels multiply it as integers; by default, not with exact activations."""
+    return any(name not in ("f32", "f16", "bf16") for name in weight.format.split("+"))
+
+
+def _together(matrices: Iterable[Weight], *, integers: bool) -> Matrices:
     listed = list(matrices)
+
+    def count(some: list[Weight]) -> int:
+        return sum(matrix.shape[0] * matrix.shape[1] for matrix in some)
+
     return Matrices(
-        sum(matrix.nbytes for matrix in listed), sum(matrix.shape[0] * matrix.shape[1] for matrix in listed)
+        sum(matrix.nbytes for matrix in listed),
+        count(listed),
+        count([matrix for matrix in listed if is_integer(matrix)]) if integers else 0,
     )

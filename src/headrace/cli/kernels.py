@@ -122,7 +122,7 @@ def _mixture(ops: CpuOps, sizes: Sizes) -> Iterator[Case]:
         x = _values(tokens, hidden)
         touched = experts * (1 - (1 - top_k / experts) ** tokens)
         one = up[0].nbytes + down[0].nbytes
-        work = Work(touched * one, 2 * tokens * top_k * 3 * hidden * inner)
+        work = Work(touched * one, 0, 2 * tokens * top_k * 3 * hidden * inner)
         yield Case("mixture q4_0", tokens, _in_turn(layers, partial(ops.moe, x)), work)
 
 

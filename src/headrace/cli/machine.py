@@ -44,6 +44,8 @@ class Limits:
     """Bytes per second, one pass over memory that no cache holds"""
     peak_flops: float
     """Float32 operations per second, two for each multiply-add"""
+    peak_int8: float
+    """The same of bytes, as activations of 8 bits are multiplied with quantised weights"""
 
 
 def describe_machine() -> Machine:
@@ -65,7 +67,8 @@ def measure_limits(ops: CpuOps) -> Limits:
 
     nbytes = max(_LEAST_BUFFER_BYTES, min(_BUFFER_BYTES, free_memory() // 4))
     buffer = np.ones(nbytes // 4, np.float32)
-    return Limits(_median_rate(lambda: ops.read_rate(buffer)), _median_rate(ops.multiply_add_rate))
+    rates = (lambda: ops.read_rate(buffer), ops.multiply_add_rate, ops.dot_rate)
+    return Limits(*map(_median_rate, rates))
 
 
 def cpu_ops(threads: int | None = None) -> CpuOps:

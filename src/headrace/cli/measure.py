@@ -76,7 +76,9 @@ def measure(model: str, config: EngineConfig, plan: Plan, say: Callable[[str], N
             say(line)
         _check_room(llm, plan, config)
         bench = _Bench(
-            llm, cost_of(llm.decoder, llm.kv_plan.token_bytes // llm.spec.num_layers), np.random.default_rng(0)
+            llm,
+            cost_of(llm.decoder, llm.kv_plan.token_bytes // llm.spec.num_layers, integers=config.activations != "f32"),
+            np.random.default_rng(0),
         )
         native = llm.decoder.ops if isinstance(llm.decoder.ops, CpuOps) else cpu_ops(config.threads)
         rounds: list[dict[str, Figures]] = []

@@ -89,8 +89,11 @@ def kernels_table(result: dict[str, Any]) -> Table:
 
 
 def limits_line(limits: dict[str, float]) -> str:
-    """`33.1 GB/s read, 234 GFLOP/s float32`."""
-    return f"{limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32"
+    """`33.1 GB/s read, 234 GFLOP/s float32, 940 GOP/s int8`."""
+    return (
+        f"{limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['peak_flops'] / 1e9:.0f} GFLOP/s float32,"
+        f" {limits['peak_int8'] / 1e9:.0f} GOP/s int8"
+    )
 
 
 def number(value: float) -> str:

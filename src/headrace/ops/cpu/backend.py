@@ -269,6 +269,10 @@ class CpuOps:
         """Float32 operations per second of all threads together, two for each multiply-add. Takes some milliseconds."""
         return self._native.multiply_add_rate()
 
+    def dot_rate(self) -> float:
+        """The same for products of bytes, added up in 32 bits as in the kernels of quantised weights."""
+        return self._native.dot_rate()
+
 
 def _check_part(part: Tensor, columns: int) -> None:
     codec = part.codec
