@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -75,11 +76,13 @@ def _make(peers: Peers, model: str, form: str, path: Path) -> None:
 
 
 def _convert(peers: Peers, folder: Path, form: str, path: Path) -> None:
-    """OpenVINO's own form; int4 in groups of 64, every layer of it."""
+    """OpenVINO's own form; int4 for every layer, in groups of 64 (32 where the columns need it)."""
     unfinished = path.with_name(f".{path.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     command = [peers.python("convert").with_name("optimum-cli"), "export", "openvino", "--model", folder]
-    int4 = ["--group-size", "64", "--ratio", "1.0"] if form == "int4" else []
+    columns = json.loads((folder / "config.json").read_text())["hidden_size"]
+    group = "32" if columns % 64 else "64"
+    int4 = ["--group-size", group, "--ratio", "1.0"] if form == "int4" else []
     task = ["--task", "text-generation-with-past", "--weight-format", form]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     subprocess.run(

@@ -81,12 +81,15 @@ def batches(pipeline: Any, job: dict[str, Any]) -> dict[str, float]:
     for warm in (True, False):
         count = 2 if warm else tokens + 1
         ids = prompts(batch, job["context"])
-        for number in range(batch):
+        handles = [  # a request whose handle is let go is dropped
             pipeline.add_request(2 * number + warm, ov.Tensor(ids[number : number + 1]), config(count))
+            for number in range(batch)
+        ]
         times = []
         while pipeline.has_non_finished_requests():
             pipeline.step()
             times.append(time.perf_counter())
+        assert all(len(handle.read_all()[0].generated_ids) == count for handle in handles)
     return {"value": batch * tokens / (times[-1] - times[-1 - tokens])}
 
 
