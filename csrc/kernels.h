@@ -15,7 +15,10 @@ namespace headrace {
 constexpr size_t BLOCK_ROWS = 4 * PANEL_ROWS;       // weight rows of one piece of a linear
 constexpr size_t BLOCK_TOKENS = 8 * STRIP_TOKENS;   // tokens of one piece of a linear, at most
 constexpr size_t BLOCK_COLUMNS = 256;               // weights of a row that are decoded at a time
-constexpr size_t LINEAR_SCRATCH = (BLOCK_COLUMNS + BLOCK_TOKENS) * PANEL_ROWS;  // floats
+// Scratch of a float piece, in floats: decoded columns of two panels, the tokens' columns, the sums.
+constexpr size_t FLOAT_SLAB = 2 * BLOCK_COLUMNS * PANEL_ROWS;
+constexpr size_t FLOAT_X_STRIDE = BLOCK_COLUMNS + 16;  // no power of two: rows must not share a set of the cache
+constexpr size_t LINEAR_SCRATCH = FLOAT_SLAB + BLOCK_TOKENS * (FLOAT_X_STRIDE + BLOCK_ROWS);
 
 constexpr size_t READ_STREAMS = 4;      // that a thread reads at a time when the memory's speed is measured
 constexpr size_t LANES_OF_RESULT = 16;  // floats that a measurement's loop leaves

@@ -1,6 +1,8 @@
-// Matrix times rows in float32: every weight decoded exactly, lane = row of the panel. An output is one chain of fused
-// multiply-adds over each 256 columns, and the sum of those in order.
+// Matrix times rows in float32: every weight decoded exactly, lane = row of a panel. An output is one chain of fused
+// multiply-adds over each 256 columns, and the sum of those in order; tiles only say which outputs are computed side by side.
 #pragma once
+
+#include <algorithm>
 
 #include "linear_output.h"
 #include "panel_readers.h"
@@ -27,46 +29,111 @@ void decode_columns_of_panel(const uint8_t* panel, size_t k, size_t count, float
     }
 }
 
+// A tile's sums stay in registers: panels times tokens, besides a column of each panel. Few tokens read more panels at a
+// time, since their chains are short of work.
 #if defined(__AVX512F__)
-constexpr int FLOAT_TOKENS = 12;
+constexpr int FLOAT_PANELS = 2, FLOAT_TOKENS = 12, FEW_PANELS = 4, FEW_TOKENS = 4;
+#elif defined(__AVX2__) || defined(__aarch64__)
+constexpr int FLOAT_PANELS = 1, FLOAT_TOKENS = 6, FEW_PANELS = 4, FEW_TOKENS = 1;
 #else
-constexpr int FLOAT_TOKENS = 4;
+constexpr int FLOAT_PANELS = 1, FLOAT_TOKENS = 2, FEW_PANELS = 2, FEW_TOKENS = 1;
 #endif
 
-// Adds the products of `count` columns to the totals [TOKENS][16].
-template <int TOKENS>
-void float_tile(const float* w, const float* x, size_t x_stride, size_t count, float* totals) {
-    f32x16 lanes[TOKENS];
-    for (int t = 0; t < TOKENS; ++t) lanes[t] = zero();
-    for (size_t k = 0; k < count; ++k) {
-        const f32x16 column = load(w + k * LANES);
-        for (int t = 0; t < TOKENS; ++t) lanes[t] = fma(column, set1(x[t * x_stride + k]), lanes[t]);
+// Adds the products of `count` columns from `k` on to the totals [TOKENS][BLOCK_ROWS] of PANELS panels side by side.
+// x: [TOKENS][FLOAT_X_STRIDE] from column k on.
+template <CodecId ID, int PANELS, int TOKENS>
+void float_tile(const uint8_t* const* panels, size_t k, size_t count, const float* x, float* totals) {
+    constexpr size_t column_bytes = LANES * (ID == CodecId::F32 ? 4 : 2);
+    const uint8_t* at[PANELS];
+    f32x16 sums[PANELS][TOKENS];
+    for (int p = 0; p < PANELS; ++p) {
+        at[p] = panels[p] + k * column_bytes;
+        for (int t = 0; t < TOKENS; ++t) sums[p][t] = zero();
     }
-    for (int t = 0; t < TOKENS; ++t) store(totals + t * LANES, load(totals + t * LANES) + lanes[t]);
+#pragma GCC unroll 2
+    for (size_t i = 0; i < count; ++i) {
+        f32x16 column[PANELS];
+        for (int p = 0; p < PANELS; ++p) {
+            column[p] = column_of<ID>(at[p], i);
+            __builtin_prefetch(at[p] + (i + BLOCK_COLUMNS) * column_bytes, 0, 2);  // the next chunk, after other panels
+        }
+#pragma GCC unroll 12
+        for (int t = 0; t < TOKENS; ++t) {
+            const f32x16 value = set1(x[static_cast<size_t>(t) * FLOAT_X_STRIDE + i]);
+#pragma GCC unroll 4
+            for (int p = 0; p < PANELS; ++p) sums[p][t] = fma(column[p], value, sums[p][t]);
+        }
+    }
+    for (int t = 0; t < TOKENS; ++t)
+        for (int p = 0; p < PANELS; ++p) {
+            float* total = totals + static_cast<size_t>(t) * BLOCK_ROWS + p * LANES;
+            store(total, load(total) + sums[p][t]);
+        }
 }
 
-template <CodecId ID>
-void float_panel(const LinearBlock& b, size_t row) {
-    const uint8_t* panel = b.panels + row / PANEL_ROWS * b.panel_bytes;
-    float* decoded = b.scratch;
-    float* totals = b.scratch + BLOCK_COLUMNS * PANEL_ROWS;
-    std::memset(totals, 0, b.num_tokens * LANES * sizeof(float));
-    for (size_t k = 0; k < b.columns; k += BLOCK_COLUMNS) {
-        const size_t count = b.columns - k < BLOCK_COLUMNS ? b.columns - k : BLOCK_COLUMNS;
-        const float* w = decoded;
-        if constexpr (ID == CodecId::F32) w = reinterpret_cast<const float*>(panel) + k * LANES;
-        else decode_columns_of_panel<ID>(panel, k, count, decoded);
-        size_t t = 0;
-        for (; t + FLOAT_TOKENS <= b.num_tokens; t += FLOAT_TOKENS)
-            float_tile<FLOAT_TOKENS>(w, b.x + t * b.columns + k, b.columns, count, totals + t * LANES);
-        for (; t < b.num_tokens; ++t) float_tile<1>(w, b.x + t * b.columns + k, b.columns, count, totals + t * LANES);
+// The tile of that many tokens.
+template <CodecId ID, int PANELS, int TOKENS>
+HEADRACE_INLINE void float_tile_of(size_t tokens, const uint8_t* const* panels, size_t k, size_t count, const float* x,
+                                   float* totals) {
+    if (tokens == TOKENS) return float_tile<ID, PANELS, TOKENS>(panels, k, count, x, totals);
+    if constexpr (TOKENS > 1) float_tile_of<ID, PANELS, TOKENS - 1>(tokens, panels, k, count, x, totals);
+}
+
+// All tokens times `count` columns from `k` on of PANELS panels, cut into tiles of about the same size.
+template <CodecId ID, int PANELS, int TOKENS>
+void float_tiles(const LinearBlock& b, const uint8_t* const* panels, size_t k, size_t count, const float* x, float* totals) {
+    const size_t tiles = (b.num_tokens + TOKENS - 1) / TOKENS;
+    for (size_t tile = 0; tile < tiles; ++tile) {
+        const size_t t = b.num_tokens * tile / tiles, end = b.num_tokens * (tile + 1) / tiles;
+        float_tile_of<ID, PANELS, TOKENS>(end - t, panels, k, count, x + t * FLOAT_X_STRIDE, totals + t * BLOCK_ROWS);
     }
-    for (size_t t = 0; t < b.num_tokens; ++t) write_output(b, row, t, load(totals + t * LANES));
+}
+
+// One chunk of columns of the block; codecs of blocks are decoded once for all tokens. A panel that is missing repeats the
+// last, and its sums are never written out.
+template <CodecId ID, int PANELS, int TOKENS>
+void float_chunk(const LinearBlock& b, size_t k, size_t count, const float* x, float* totals) {
+    const size_t num_panels = (b.num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (size_t first = 0; first < num_panels; first += PANELS) {
+        float* sums = totals + first * PANEL_ROWS;
+        const uint8_t* panels[PANELS];
+        for (size_t p = 0; p < PANELS; ++p)
+            panels[p] = b.panels + std::min(first + p, num_panels - 1) * b.panel_bytes;
+        if constexpr (is_float(ID)) {
+            float_tiles<ID, PANELS, TOKENS>(b, panels, k, count, x, sums);
+        } else {
+            static_assert(PANELS * BLOCK_COLUMNS * PANEL_ROWS <= FLOAT_SLAB);
+            for (size_t p = 0; p < PANELS; ++p) {
+                float* decoded = b.scratch + p * BLOCK_COLUMNS * PANEL_ROWS;
+                decode_columns_of_panel<ID>(panels[p], k, count, decoded);
+                panels[p] = reinterpret_cast<const uint8_t*>(decoded);
+            }
+            float_tiles<CodecId::F32, PANELS, TOKENS>(b, panels, 0, count, x, sums);
+        }
+    }
 }
 
 template <CodecId ID>
 void float_panels(const LinearBlock& b) {
-    for (size_t row = 0; row < b.num_rows; row += PANEL_ROWS) float_panel<ID>(b, row);
+    float* rows = b.scratch + FLOAT_SLAB;
+    float* totals = rows + BLOCK_TOKENS * FLOAT_X_STRIDE;
+    std::memset(totals, 0, b.num_tokens * BLOCK_ROWS * sizeof(float));
+    for (size_t k = 0; k < b.columns; k += BLOCK_COLUMNS) {
+        const size_t count = b.columns - k < BLOCK_COLUMNS ? b.columns - k : BLOCK_COLUMNS;
+        // Side by side, since rows that are a multiple of 4 KiB apart would drive each other out of the cache.
+        for (size_t t = 0; t < b.num_tokens; ++t)
+            std::memcpy(rows + t * FLOAT_X_STRIDE, b.x + t * b.columns + k, count * sizeof(float));
+        if constexpr (is_float(ID)) {
+            if (b.num_tokens <= FEW_TOKENS) {
+                float_chunk<ID, FEW_PANELS, FEW_TOKENS>(b, k, count, rows, totals);
+                continue;
+            }
+        }
+        float_chunk<ID, FLOAT_PANELS, FLOAT_TOKENS>(b, k, count, rows, totals);
+    }
+    for (size_t t = 0; t < b.num_tokens; ++t)
+        for (size_t row = 0; row < b.num_rows; row += PANEL_ROWS)
+            write_output(b, row, t, load(totals + t * BLOCK_ROWS + row));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ from headrace.formats.tensor import Tensor
 from headrace.ops.cpu import CpuOps
 from headrace.types import FloatArray
 
+FUSED = [name for name in INSTRUCTION_SETS if name != "baseline"]
 QUANTISED = [name for name, values, _ in _core.codecs() if values > 1]
 
 
@@ -41,8 +42,7 @@ def test_linear_of_rounded_activations(ops: CpuOps, name: str, tokens: int) -> N
 def test_instruction_sets_give_the_same_bits(name: str) -> None:
     tensor = tensor_of(CODECS[name], 50, 512, seed=5)
     x, bias, add = floats(1, 29, 512, spikes=True), floats(2, 50), floats(3, 29, 50)
-    fused = [each for each in INSTRUCTION_SETS if each != "baseline"]
-    results = [ops.linear(x, ops.pack([tensor]), bias, 0.7, add) for ops in (CpuOps(1, each) for each in fused)]
+    results = [ops.linear(x, ops.pack([tensor]), bias, 0.7, add) for ops in (CpuOps(1, each) for each in FUSED)]
     assert all(same_bits(result, results[0]) for result in results)
 
 
@@ -86,3 +86,45 @@ def test_exact_activations_are_exact(exact_ops: CpuOps) -> None:
     expected = x.astype(np.float64) @ tensor.decode().astype(np.float64).T
     size = np.abs(x).astype(np.float64) @ np.abs(tensor.decode()).T
     assert np.max(np.abs(exact_ops.linear(x, exact_ops.pack([tensor])) - expected) / size) < 1e-6
+
+
+def in_chains(x: FloatArray, weights: FloatArray) -> FloatArray:
+    """The float32 sequence that docs/determinism.md promises: a chain of 256 columns at a time, and their sum in order.
+
+    float64 holds a product exactly; rounding its sum to float32 is what a fused multiply-add gives, but for ties that
+    random values do not meet.
+    """
+    total = np.zeros((len(x), len(weights)), np.float32)
+    for start in range(0, x.shape[1], 256):
+        chain = np.zeros_like(total, np.float64)
+        for k in range(start, min(start + 256, x.shape[1])):
+            chain = (chain + np.outer(x[:, k].astype(np.float64), weights[:, k])).astype(np.float32).astype(np.float64)
+        total += chain.astype(np.float32)
+    return total
+
+
+@pytest.mark.skipif(not FUSED, reason="no instruction set with a fused multiply-add")
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (17, 255), (33, 257), (49, 300), (70, 600), (130, 33)])
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
+def test_float_weights_are_chains_of_256_columns(name: str, rows: int, columns: int) -> None:
+    tensor = tensor_of(CODECS[name], rows, columns, seed=rows)
+    x = floats(columns, 97, columns, spikes=True)
+    expected = in_chains(x, tensor.decode())
+    for each in FUSED:
+        ops = CpuOps(1, each)
+        weight = ops.pack([tensor])
+        for tokens in (1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 97):
+            assert same_bits(ops.linear(x[:tokens], weight), expected[:tokens]), (each, tokens)
+
+
+@pytest.mark.skipif(not FUSED, reason="no instruction set with a fused multiply-add")
+@pytest.mark.parametrize("name", QUANTISED)
+def test_exact_activations_are_chains_of_256_columns(name: str) -> None:
+    tensor = tensor_of(CODECS[name], 50, 768, seed=5)
+    x = floats(1, 14, 768, spikes=True)
+    expected = in_chains(x, tensor.decode())
+    for each in FUSED:
+        ops = CpuOps(1, each, exact_activations=True)
+        weight = ops.pack([tensor])
+        for tokens in (1, 2, 12, 14):
+            assert same_bits(ops.linear(x[:tokens], weight), expected[:tokens]), (each, tokens)
