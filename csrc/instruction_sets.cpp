@@ -1,6 +1,12 @@
 // Which compiled sets this machine can run.
 #include "kernels.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace headrace {
 
 extern const Kernels kernels_baseline;
@@ -8,6 +14,9 @@ extern const Kernels kernels_baseline;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512vnni;
+#elif defined(__aarch64__)
+extern const Kernels kernels_neon_dotprod;
+extern const Kernels kernels_neon_i8mm;
 #endif
 
 namespace {
@@ -17,6 +26,30 @@ struct InstructionSet {
     bool supported;
     const Kernels* kernels;
 };
+
+#if defined(__aarch64__)
+struct ArmFeatures {
+    bool dotprod = false, i8mm = false;
+};
+
+#if defined(__linux__)
+// HWCAP_ASIMDDP and HWCAP2_I8MM of Linux's <asm/hwcap.h>; older headers do not name them.
+ArmFeatures arm_features() {
+    return {(getauxval(AT_HWCAP) >> 20 & 1) != 0, (getauxval(AT_HWCAP2) >> 13 & 1) != 0};
+}
+#elif defined(__APPLE__)
+bool has_feature(const char* name) {
+    int value = 0;
+    size_t size = sizeof(value);
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+ArmFeatures arm_features() {
+    return {has_feature("hw.optional.arm.FEAT_DotProd"), has_feature("hw.optional.arm.FEAT_I8MM")};
+}
+#else
+ArmFeatures arm_features() { return {}; }
+#endif
+#endif
 
 // Best first. The compilers' CPUID builtins also ask whether the operating system saves the wide registers.
 std::vector<InstructionSet> all_sets() {
@@ -30,6 +63,10 @@ std::vector<InstructionSet> all_sets() {
     sets.push_back({"avx512vnni", vnni, &kernels_avx512vnni});
     sets.push_back({"avx512", avx512, &kernels_avx512});
     sets.push_back({"avx2", avx2, &kernels_avx2});
+#elif defined(__aarch64__)
+    const ArmFeatures arm = arm_features();
+    sets.push_back({"neon_i8mm", arm.dotprod && arm.i8mm, &kernels_neon_i8mm});
+    sets.push_back({"neon_dotprod", arm.dotprod, &kernels_neon_dotprod});
 #endif
     sets.push_back({"baseline", true, &kernels_baseline});
     return sets;

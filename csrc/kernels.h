@@ -143,7 +143,7 @@ struct Kernels {
     float (*largest)(const float* x, size_t n);  // NaN counts as -infinity
     // out = exp(x - largest); 1 where x equals it, 0 where x is NaN.
     void (*exp_below)(const float* x, float largest, size_t n, float* out);
-    // What the limits are measured with: see limits.h.
+    // What the limits are measured with: see machine_limits.h.
     float (*read_streams)(const float* data, size_t count);
     size_t (*multiply_adds)(size_t rounds, float* out);
     size_t (*dots)(size_t rounds, float* out);

@@ -1,7 +1,7 @@
 // The body of every kernels_*.cpp, which defines HEADRACE_SET as the name of its instruction set.
 #include "attention.h"
 #include "kernels.h"
-#include "limits.h"
+#include "machine_limits.h"
 #include "linear.h"
 #include "rowwise.h"
 

@@ -14,6 +14,8 @@ HEADRACE_INLINE float read_f16(const uint8_t* from) {
     std::memcpy(&bits, from, 2);
 #if defined(__F16C__)
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+#elif defined(__aarch64__)
+    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits))), 0);
 #else
     const uint16_t four[4] = {bits};
     return float_of_half(four)[0];

@@ -1,7 +1,7 @@
 // A vector of 16 floats, the same to its user on every instruction set.
 //
 // The number of lanes and the order of every reduction are fixed, so a kernel written with it gives the same bits with
-// AVX2 and AVX-512 (and with NEON). Without a fused multiply-add (the x86-64 baseline) `fma` rounds twice.
+// AVX2, AVX-512 and NEON. Without a fused multiply-add (the x86-64 baseline) `fma` rounds twice.
 //
 // Included only by kernels_*.cpp: all of it has internal linkage, since each of those is compiled for another machine.
 #pragma once
@@ -148,6 +148,8 @@ HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes)))};
 }
 
+#elif defined(__aarch64__)
+#include "simd_neon.h"
 #else
 #include "simd_generic.h"
 #endif
@@ -176,6 +178,10 @@ HEADRACE_INLINE float sum(f32x16 a) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#elif defined(__aarch64__)
+    const float32x4_t four = sum_of_four(a);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 #else
     float v[16];
     store(v, a);
@@ -196,6 +202,8 @@ HEADRACE_INLINE float largest(f32x16 a) {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#elif defined(__aarch64__)
+    return vmaxvq_f32(greatest_of_four(a));
 #else
     float v[16];
     store(v, a);

@@ -1,4 +1,5 @@
-// The f32x16 of simd.h for machines without AVX2: four vectors of four floats in the compilers' own vector types.
+// The f32x16 of simd.h for x86-64 without AVX2 and any other processor: four vectors of four floats in the compilers' own
+// vector types.
 // Included by simd.h only, inside its namespaces.
 
 typedef float f32x4 __attribute__((vector_size(16)));
@@ -33,13 +34,7 @@ HEADRACE_INLINE f32x16 operator-(f32x16 a, f32x16 b) { HEADRACE_EACH(a.part[i] -
 HEADRACE_INLINE f32x16 operator*(f32x16 a, f32x16 b) { HEADRACE_EACH(a.part[i] * b.part[i]); }
 HEADRACE_INLINE f32x16 operator/(f32x16 a, f32x16 b) { HEADRACE_EACH(a.part[i] / b.part[i]); }
 HEADRACE_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
-#if defined(__aarch64__)
-    HEADRACE_EACH(reinterpret_cast<f32x4>(vfmaq_f32(reinterpret_cast<float32x4_t>(c.part[i]),
-                                                    reinterpret_cast<float32x4_t>(a.part[i]),
-                                                    reinterpret_cast<float32x4_t>(b.part[i]))));
-#else
     HEADRACE_EACH(a.part[i] * b.part[i] + c.part[i]);
-#endif
 }
 
 HEADRACE_INLINE f32x4 blend(i32x4 mask, f32x4 a, f32x4 b) {
@@ -71,9 +66,6 @@ HEADRACE_INLINE i32x4 widened(const uint16_t* p) {
     return __builtin_convertvector(four, i32x4);
 }
 HEADRACE_INLINE f32x4 float_of_half(const uint16_t* p) {
-#if defined(__aarch64__)
-    return reinterpret_cast<f32x4>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))));
-#else
     // Exponent and mantissa in float32's places, times 2^112: right for subnormals too, and wrong only for infinity and
     // NaN, whose exponent must be all ones.
     const i32x4 bits = widened(p), magnitude = (bits & 0x7FFF) << 13;
@@ -81,7 +73,6 @@ HEADRACE_INLINE f32x4 float_of_half(const uint16_t* p) {
     const i32x4 special = (bits & 0x7C00) == 0x7C00;
     const f32x4 value = blend(special, reinterpret_cast<f32x4>(magnitude | 0x7F800000), scaled);
     return reinterpret_cast<f32x4>(reinterpret_cast<i32x4>(value) | (bits & 0x8000) << 16);
-#endif
 }
 HEADRACE_INLINE f32x16 from_f16(const uint16_t* p) { HEADRACE_EACH(float_of_half(p + 4 * i)); }
 HEADRACE_INLINE uint16_t half_of(float x) {

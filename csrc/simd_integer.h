@@ -83,15 +83,15 @@ HEADRACE_INLINE f32x16 byte_to_float(u8x64 a) {
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(a.hi, 8 * BYTE), mask))};
 }
 
+#elif defined(__aarch64__)
+#include "simd_integer_neon.h"
 #else
-
-typedef int32_t i32x4_t __attribute__((vector_size(16)));
 
 struct u8x64 {
     u8x16 part[4];
 };
 struct i32x16 {
-    i32x4_t part[4];
+    i32x4 part[4];
 };
 HEADRACE_INLINE u8x64 load_64(const uint8_t* p) {
     return {{load_bytes(p), load_bytes(p + 16), load_bytes(p + 32), load_bytes(p + 48)}};
@@ -115,7 +115,7 @@ HEADRACE_INLINE u8x64 lookup_64(u8x16 table, u8x64 index) {
     return index;
 }
 HEADRACE_INLINE i32x16 set1_i32(int32_t x) {
-    const i32x4_t four = {x, x, x, x};
+    const i32x4 four = {x, x, x, x};
     return {{four, four, four, four}};
 }
 template <int SHIFT>
@@ -137,31 +137,37 @@ HEADRACE_INLINE f32x16 byte_to_float(u8x64 a) {
 
 #endif
 
+// Whether one instruction multiplies unsigned weights by signed activations without a limit on the products.
+#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr bool MIXED_SIGNS = true;
+#else
+constexpr bool MIXED_SIGNS = false;
+#endif
+
 // How a group's sums start and grow: lane r gets Σ (weight - OFFSET) * activation over four weights of row r at a time.
 //
 // `weights` are unsigned bytes, `minus_sum` is -Σ activations of the whole group, activations are from -127 to 127.
 // OFFSET is a power of two (or 0); with an OFFSET below 128, weights are below 128 too.
 template <int OFFSET>
 struct Dot {
+    // Weights become signed bytes: two products of up to 128 * 127 fit 16 bits.
+    static constexpr bool SIGNED = OFFSET == 128 && !MIXED_SIGNS;
+
     static constexpr int shift() {
         int bits = 0;
         while ((1 << bits) < OFFSET) ++bits;
         return bits;
     }
+    HEADRACE_INLINE i32x16 start(int32_t minus_sum) {
+        return OFFSET && !SIGNED ? shifted_left<shift()>(set1_i32(minus_sum)) : set1_i32(0);
+    }
 #if defined(__AVX512VNNI__)
-    HEADRACE_INLINE i32x16 start(int32_t minus_sum) { return OFFSET ? shifted_left<shift()>(set1_i32(minus_sum)) : set1_i32(0); }
     HEADRACE_INLINE void add(i32x16& sums, u8x64 weights, const int8_t* four) {
         int32_t bits;
         std::memcpy(&bits, four, 4);
         sums.v = _mm512_dpbusd_epi32(sums.v, weights.v, _mm512_set1_epi32(bits));
     }
-#else
-    // Two products of up to 127 * 127 fit 16 bits; with OFFSET 128 the weights' sign moves to the activations instead.
-    static constexpr bool SIGNED = OFFSET == 128;
-    HEADRACE_INLINE i32x16 start(int32_t minus_sum) {
-        return OFFSET && !SIGNED ? shifted_left<shift()>(set1_i32(minus_sum)) : set1_i32(0);
-    }
-#if defined(__AVX512F__)
+#elif defined(__AVX512F__)
     HEADRACE_INLINE void add(i32x16& sums, u8x64 weights, const int8_t* four) {
         int32_t bits;
         std::memcpy(&bits, four, 4);
@@ -190,6 +196,14 @@ struct Dot {
         sums.lo = _mm256_add_epi32(sums.lo, products(weights.lo, x));
         sums.hi = _mm256_add_epi32(sums.hi, products(weights.hi, x));
     }
+#elif defined(__aarch64__)
+    HEADRACE_INLINE void add(i32x16& sums, u8x64 weights, const int8_t* four) {
+        const int8x16_t x = four_in_every_word(four);
+        for (int i = 0; i < 4; ++i) {
+            const uint8x16_t w = SIGNED ? veorq_u8(weights.part[i], vdupq_n_u8(128)) : weights.part[i];
+            sums.part[i] = dot(sums.part[i], w, x);
+        }
+    }
 #else
     HEADRACE_INLINE void add(i32x16& sums, u8x64 weights, const int8_t* four) {
         for (int row = 0; row < 16; ++row)
@@ -198,7 +212,6 @@ struct Dot {
                 sums.part[row / 4][row % 4] += weight * four[i];
             }
     }
-#endif
 #endif
 };
 

@@ -50,8 +50,8 @@ class CpuOps:
 
     `threads` is None for one thread on each core that this process may use; `instruction_set` is None for the best
     one. `linear` rounds activations to 8 bits for each 32 columns where a weight is quantised, unless
-    `exact_activations` is set. Results do not depend on `threads`; `avx2`, `avx512` and `avx512vnni` give the same
-    bits, `baseline` (no fused multiply-add on x86-64) may differ in the last ones. Calls from several Python threads
+    `exact_activations` is set. Results do not depend on `threads`; every instruction set gives the same bits but
+    `baseline` on x86-64 (no fused multiply-add), which may differ in the last ones. Calls from several Python threads
     wait for each other. In a forked child the operations run on the calling thread alone.
 
     Raises:

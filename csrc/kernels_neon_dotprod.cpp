@@ -1,0 +1,2 @@
+#define HEADRACE_SET kernels_neon_dotprod
+#include "kernels_body.h"

@@ -1,0 +1,2 @@
+#define HEADRACE_SET kernels_neon_i8mm
+#include "kernels_body.h"
