@@ -70,21 +70,26 @@ Words quants(const uint8_t* block, size_t i) {
                          bits(block + 128 + i / 4 * 32, i % 4 * 2, 3), 4);
 }
 
+// Writes row `row` of the plane that holds WIDTH bits of each quant from bit LOWEST up.
+template <int WIDTH, int LOWEST>
+void put_plane(const Words& q, size_t row, uint8_t* to) {
+#pragma GCC unroll 8
+    for (int v = 0; v < WIDTH; ++v) {
+        uint32_t word = 0;
+#pragma GCC unroll 8
+        for (int f = 0; f < 8 / WIDTH; ++f)
+            word |= (q.of[v + WIDTH * f] >> LOWEST & each((1u << WIDTH) - 1)) << (WIDTH * f);
+        std::memcpy(to + v * 64 + 4 * row, &word, 4);
+    }
+}
+
 // Writes row `row` of a block of quants: planes of 4, 2 and 1 bits as BITS has them, or one of 8.
 template <int BITS>
 void put_quants(const Words& q, size_t row, uint8_t* to) {
-    int lowest = 0;
-    for (int width : {8, 4, 2, 1}) {
-        if (!(BITS & width)) continue;
-        for (int v = 0; v < width; ++v) {
-            uint32_t word = 0;
-            for (int f = 0; f < 8 / width; ++f)
-                word |= (q.of[v + width * f] >> lowest & each((1u << width) - 1)) << (width * f);
-            std::memcpy(to + v * 64 + 4 * row, &word, 4);
-        }
-        to += width * 64;
-        lowest += width;
-    }
+    if constexpr (BITS & 8) return put_plane<8, 0>(q, row, to);
+    if constexpr (BITS & 4) put_plane<4, 0>(q, row, to);
+    if constexpr (BITS & 2) put_plane<2, BITS & 4>(q, row, to + (BITS & 4) * 64);
+    if constexpr (BITS & 1) put_plane<1, BITS & 6>(q, row, to + (BITS & 6) * 64);
 }
 
 struct GroupScale {
@@ -147,7 +152,7 @@ template <CodecId ID>
 void pack_blocks(const uint8_t* rows, size_t row_bytes, size_t num_rows, size_t columns, uint8_t* panel) {
     constexpr QuantForm form = quant_form<ID>();
     const Codec& codec = CODECS[static_cast<size_t>(ID)];
-    const size_t blocks = codec.block_size / QUANT_BLOCK;
+    constexpr size_t blocks = form.is_super() ? SUPER_BLOCK / QUANT_BLOCK : 1;
     const size_t step = form.super_bytes() + blocks * form.block_bytes();
     for (size_t b = 0; b < columns / codec.block_size; ++b)
         for (size_t row = 0; row < num_rows; ++row) {
@@ -157,6 +162,7 @@ void pack_blocks(const uint8_t* rows, size_t row_bytes, size_t num_rows, size_t 
                 std::memcpy(to + 2 * row, block + super_scale_at<ID>(), 2);
                 if constexpr (form.has_min()) std::memcpy(to + 32 + 2 * row, block + super_scale_at<ID>() + 2, 2);
             }
+#pragma GCC unroll 8
             for (size_t i = 0; i < blocks; ++i)
                 put_block<ID>(block, i, row, to + form.super_bytes() + i * form.block_bytes());
         }

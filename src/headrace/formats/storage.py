@@ -43,6 +43,25 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(mapping, np.uint8)
 
 
+def release(data: NDArray[np.uint8]) -> None:
+    """Give back the memory of the pages of a mapped file that lie within `data`; they are read anew if touched.
+
+    Nothing happens to an array that is no view of `map_file`'s, nor where the system has no such advice.
+    """
+    root = data
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    owner = root.base.obj if isinstance(root.base, memoryview) else root.base
+    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    low, high = np.lib.array_utils.byte_bounds(data)
+    start = low - root.ctypes.data
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = start + high - low - first
+    if length > 0:
+        owner.madvise(mmap.MADV_DONTNEED, first, length)
+
+
 def describe_start(data: NDArray[np.uint8]) -> str:
     """What a file is that does not begin as it should, with what to do, for an error message."""
     start = data[:64].tobytes()

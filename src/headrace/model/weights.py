@@ -9,6 +9,7 @@ import numpy as np
 
 from headrace.errors import WeightsMismatch
 from headrace.formats.codecs import CODECS, Codec
+from headrace.formats.storage import release
 from headrace.formats.tensor import Tensor
 from headrace.model.recipes import NameTable
 from headrace.model.spec import LayerSpec, ModelSpec
@@ -144,7 +145,10 @@ class _Packer:
         tensors = [self.parts.pop(name) for name in names]
         if self.quantize is not None and codec is not None:
             tensors = [self._quantized(name, each, CODECS[codec]) for name, each in zip(names, tensors, strict=True)]
-        return self.ops.pack(tensors)
+        packed = self.ops.pack(tensors)
+        for tensor in tensors:
+            release(tensor.data)
+        return packed
 
     def table(self, name: str, codec: str | None = None) -> Weight:
         """The named matrix, of which only single rows are read."""
