@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 MODEL ?= stories
 
-.PHONY: run test check check-arm64 format bench wheel clean
+.PHONY: run test check check-native check-arm64 format bench wheel clean
 
 run: $(VENV)/.installed  ## stream a story from the bundled model; chat on a terminal
 	@$(BIN)/headrace run $(MODEL)
@@ -19,6 +19,9 @@ check: $(VENV)/.check  ## formatter, linter, types, layers, stub of the compiled
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/stubtest headrace._core --ignore-disjoint-bases --allowlist csrc/stubtest.txt
+
+check-native: $(VENV)/.test  ## tests of operations under the address and undefined-behaviour sanitizers; 5 minutes
+	tests/native/sanitized.sh $(BIN)/python
 
 check-arm64:  ## the arm64 kernels under emulation, bit for bit beside AVX2's
 	tests/native/arm64.sh
