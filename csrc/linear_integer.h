@@ -1,8 +1,9 @@
 // Matrix times rows in integers: weights of a codec of blocks, activations of 8 bits for each 32 columns of a token.
 //
-// An output is a fixed sequence: for each block of 32 columns in ascending order, an exact sum of products of bytes, times
-// the weights' scale, times the activations' scale, added with one rounding. Tiles and strips only say which outputs are
-// computed side by side. arXiv:2004.09602 describes the arithmetic, not this layout.
+// An output is a fixed sequence: for each block of 32 columns in ascending order, an exact sum of products of bytes is
+// multiplied by the product of the weights' and the activations' scale and added, fused; where weights have a scale for
+// 16 columns, the two sums are multiplied by theirs and added first, then by the activations'. Minima come last, times the
+// activations' sum. Tiles and strips only say which outputs are computed side by side. arXiv:2004.09602 describes the arithmetic, not this layout.
 #pragma once
 
 #include "linear_output.h"
