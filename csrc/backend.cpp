@@ -25,7 +25,7 @@ void Backend::embed(const EmbedJob& job) {
 }
 
 void Backend::pack(Weight& weight, const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes) {
-    const Weight::Panels panels = weight.add_panels(codec, rows, row_bytes);
+    const Weight::Panels panels = weight.add_panels(codec, rows, row_bytes, panel_memory_);
     pool_.run(panels.count, rows * row_bytes > PARALLEL_WORK, [&](size_t panel, size_t) {
         const size_t row = panel * PANEL_ROWS;
         pack_panel(codec.id, data + row * row_bytes, row_bytes, std::min(PANEL_ROWS, rows - row), weight.columns(),
@@ -122,7 +122,7 @@ void Backend::softcap(const float* x, float cap, size_t rows, size_t n, float* o
 
 void Backend::rope_write(const RopeJob& job, const BatchView& batch, const CacheView& cache) {
     const size_t q_size = job.num_heads * cache.head_dim, row_size = q_size + 2 * cache.num_kv_heads * cache.head_dim;
-    pool_.run(batch.num_tokens, batch.num_tokens * row_size * 2 > PARALLEL_WORK, [&](size_t t, size_t) {
+    const auto write = [&](size_t t) {
         const int32_t* end = batch.query_start + batch.num_sequences + 1;
         const int32_t* after = std::upper_bound(batch.query_start, end, static_cast<int32_t>(t));
         const size_t s = static_cast<size_t>(after - batch.query_start - 1);
@@ -131,7 +131,14 @@ void Backend::rope_write(const RopeJob& job, const BatchView& batch, const Cache
                              static_cast<size_t>(batch.positions[t]), batch.block_tables + s * batch.table_stride, cache,
                              job.cos ? job.cos + angles : nullptr, job.cos ? job.sin + angles : nullptr, job.half,
                              job.norm, job.q_weight, job.k_weight, job.eps});
-    });
+    };
+    // Neighbours on one thread: the keys of KEY_GROUP tokens share their cache lines.
+    const size_t tokens = std::clamp(batch.num_tokens / (PIECES_OF_THREAD * pool_.num_threads()), size_t{1}, KEY_GROUP);
+    pool_.run((batch.num_tokens + tokens - 1) / tokens, batch.num_tokens * row_size * 2 > PARALLEL_WORK,
+              [&](size_t piece, size_t) {
+                  const size_t end = std::min(batch.num_tokens, (piece + 1) * tokens);
+                  for (size_t t = piece * tokens; t < end; ++t) write(t);
+              });
 }
 
 // The rows of a piece: fewer than ROWS_OF_PIECE where that leaves too few pieces for the threads.

@@ -166,6 +166,7 @@ private:
     const Kernels& kernels_;
     const bool exact_;
     Pool pool_;
+    SlabMemory panel_memory_;
     std::vector<LinearPiece> linear_pieces_;
     std::vector<const QuantizedBlock*> quantized_inputs_;  // of each job of a linear, or nullptr
     std::vector<AttentionPiece> attention_pieces_, attention_merges_;

@@ -1,8 +1,7 @@
 // The paged key-value cache, in the layout of CacheView.
 #pragma once
 
-#include <memory>
-
+#include "huge_memory.h"
 #include "kernels.h"
 
 namespace headrace {
@@ -23,21 +22,16 @@ public:
 
     CacheView layer(size_t index) const {
         CacheView view = view_;
-        view.data = memory_.get() + index * layer_bytes();
+        view.data = memory_.data() + index * layer_bytes();
         return view;
     }
 
 private:
-    struct Unmap {
-        void* mapping;
-        size_t size;
-        void operator()(unsigned char*) const;
-    };
     size_t layer_bytes() const { return view_.num_kv_heads * view_.head_stride() * bytes_of(view_.type); }
 
     size_t num_layers_, num_blocks_;
     CacheView view_;
-    std::unique_ptr<unsigned char[], Unmap> memory_;
+    HugeMemory memory_;
 };
 
 }  // namespace headrace

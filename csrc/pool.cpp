@@ -2,9 +2,6 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
-#include <new>
-
 namespace headrace {
 
 namespace {
@@ -21,17 +18,14 @@ void pause() {
 
 }  // namespace
 
-void Scratch::Free::operator()(float* p) const { std::free(p); }
-
 float* Scratch::floats(size_t count) {
     if (count > capacity_) {
-        const size_t bytes = (count * sizeof(float) + 63) / 64 * 64;
-        void* memory = std::aligned_alloc(64, bytes);
-        if (!memory) throw std::bad_alloc();
-        memory_.reset(static_cast<float*>(memory));
-        capacity_ = bytes / sizeof(float);
+        capacity_ = 0;
+        memory_ = {};  // first, so that both do not count at once
+        memory_ = HugeMemory(count * sizeof(float));
+        capacity_ = count;
     }
-    return memory_.get();
+    return reinterpret_cast<float*>(memory_.data());
 }
 
 Pool::Pool(size_t num_threads) : scratch_(num_threads), process_(static_cast<int>(getpid())) {

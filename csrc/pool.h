@@ -4,10 +4,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "huge_memory.h"
 
 namespace headrace {
 
@@ -17,10 +18,7 @@ public:
     float* floats(size_t count);
 
 private:
-    struct Free {
-        void operator()(float* p) const;
-    };
-    std::unique_ptr<float[], Free> memory_;
+    HugeMemory memory_;
     size_t capacity_ = 0;
 };
 

@@ -1,33 +1,11 @@
 #include "weight.h"
 
 #include <algorithm>
-#include <new>
 #include <stdexcept>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "panels.h"
 
 namespace headrace {
-
-namespace {
-
-constexpr size_t HUGE_PAGE = size_t{2} << 20;
-
-// Memory for panels: in huge pages where the system gives them, since a matrix is read from end to end.
-uint8_t* allocate(size_t bytes) {
-    const size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
-    void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    if (!memory) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (alignment == HUGE_PAGE) madvise(memory, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
-#endif
-    return static_cast<uint8_t*>(memory);
-}
-
-}  // namespace
 
 void Weight::add(const Codec& codec, const uint8_t* data, bool in_panels, size_t rows, size_t row_bytes) {
     if (columns_ % codec.block_size) throw std::invalid_argument("columns are not a multiple of the codec's block size");
@@ -43,10 +21,10 @@ void Weight::add_rows(const Codec& codec, const uint8_t* data, size_t rows, size
     add(codec, data, false, rows, row_bytes);
 }
 
-Weight::Panels Weight::add_panels(const Codec& codec, size_t rows, size_t row_bytes) {
+Weight::Panels Weight::add_panels(const Codec& codec, size_t rows, size_t row_bytes, SlabMemory& memory) {
     add(codec, nullptr, true, rows, row_bytes);
     const Panels panels = {nullptr, (rows + PANEL_ROWS - 1) / PANEL_ROWS, panel_bytes(codec.id, columns_)};
-    memory_.emplace_back(allocate(std::max<size_t>(1, panels.count * panels.bytes)));
+    memory_.push_back(memory.take(panels.count * panels.bytes));
     parts_.back().data = memory_.back().get();
     return {memory_.back().get(), panels.count, panels.bytes};
 }

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "huge_memory.h"
 #include "kernels.h"
 
 namespace headrace {
@@ -32,7 +32,7 @@ public:
         uint8_t* data;
         size_t count, bytes;  // bytes of one
     };
-    Panels add_panels(const Codec& codec, size_t rows, size_t row_bytes);
+    Panels add_panels(const Codec& codec, size_t rows, size_t row_bytes, SlabMemory& memory);
 
     size_t rows() const { return rows_; }
     size_t columns() const { return columns_; }
@@ -53,16 +53,13 @@ private:
     struct Block {
         size_t part, first_row, num_rows;  // rows within the part
     };
-    struct Free {
-        void operator()(uint8_t* p) const { std::free(p); }
-    };
     void add(const Codec& codec, const uint8_t* data, bool in_panels, size_t rows, size_t row_bytes);
 
     size_t columns_, rows_ = 0;
     bool has_integers_ = false;
     std::vector<Part> parts_;
     std::vector<Block> blocks_;
-    std::vector<std::unique_ptr<uint8_t[], Free>> memory_;
+    std::vector<std::shared_ptr<uint8_t[]>> memory_;
 };
 
 }  // namespace headrace
