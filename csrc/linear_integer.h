@@ -1,9 +1,9 @@
 // Matrix times rows in integers: weights of a codec of blocks, activations of 8 bits for each 32 columns of a token.
 //
-// An output is a fixed sequence: for each block of 32 columns in ascending order, an exact sum of products of bytes is
-// multiplied by the product of the weights' and the activations' scale and added, fused; where weights have a scale for
-// 16 columns, the two sums are multiplied by theirs and added first, then by the activations'. Minima come last, times the
-// activations' sum. Tiles and strips only say which outputs are computed side by side. arXiv:2004.09602 describes the arithmetic, not this layout.
+// An output is a fixed sequence: for each group of 32 columns (16, where weights have a scale for so many) in ascending
+// order, an exact sum of products of bytes is multiplied by the product of the weights' and the activations' scale and
+// added, fused. A block's minima come after its sums, times the activations' sum. Tiles and strips only say which outputs
+// are computed side by side. arXiv:2004.09602 describes the arithmetic, not this layout.
 #pragma once
 
 #include "linear_output.h"
@@ -14,27 +14,24 @@ namespace {
 
 // Quantises 32 floats. NaN and infinity make the scale NaN.
 HEADRACE_INLINE void quantize_block(const float* x, QuantizedBlock& out) {
-    const f32x16 low = load(x), high = load(x + LANES);
-    const f32x16 top = max(abs(low), abs(high));
-    const float most = largest(top);
-    float check = sum(low * zero() + high * zero());  // NaN if any is NaN or infinite
-    const float inverse = most < 1e-36f ? 0.0f : 127.0f / most;
-    out.scale = check == 0.0f ? most * (1.0f / 127.0f) : check;
-    out.minus_sum = 0;
-    const f32x16 halves[2] = {round(low * set1(inverse)), round(high * set1(inverse))};
-    for (int half = 0; half < 2; ++half) {
-        float values[LANES];
-        store(values, halves[half]);
-        int32_t total = 0;
-        for (int i = 0; i < LANES; ++i) {
-            const int8_t q = check == 0.0f ? static_cast<int8_t>(values[i]) : int8_t{0};
-            out.values[half * LANES + i] = q;
-            total += q;
-        }
-        out.minus_sum -= total;
-        (half ? out.minus_high_sum : out.minus_low_sum) = -total;
+    f32x16 low = load(x), high = load(x + LANES);
+    const float most = largest(max(abs(low), abs(high)));
+    const f32x16 inverse = set1(most < 1e-36f ? 0.0f : 127.0f / most);
+    low = round(low * inverse);
+    high = round(high * inverse);
+    float low_sum = sum(low), high_sum = sum(high);  // whole and small, so exact; NaN if x has a NaN or an infinity
+    out.scale = most * (1.0f / 127.0f);
+    if (!(low_sum + high_sum == low_sum + high_sum)) {
+        out.scale = low_sum + high_sum;
+        low = high = zero();
+        low_sum = high_sum = 0.0f;
     }
-    out.scaled_sum = out.scale * static_cast<float>(-out.minus_sum);
+    to_i8(out.values, low);
+    to_i8(out.values + LANES, high);
+    out.minus_low_sum = -static_cast<int32_t>(low_sum);
+    out.minus_high_sum = -static_cast<int32_t>(high_sum);
+    out.minus_sum = out.minus_low_sum + out.minus_high_sum;
+    out.scaled_sum = out.scale * (low_sum + high_sum);
 }
 
 void quantize_row(const float* x, size_t columns, QuantizedBlock* out, size_t stride) {
@@ -62,17 +59,16 @@ HEADRACE_INLINE void add_block(const uint8_t* block, size_t b, const QuantizedBl
         const f32x16 d = Reader::scale(block, b, 0);
         for (int t = 0; t < TOKENS; ++t) out[t] = fma(d * set1(x[t].scale), to_float(sums[t]), out[t]);
     } else {
-        f32x16 halves[TOKENS];
         for (int t = 0; t < TOKENS; ++t) sums[t] = D::start(x[t].minus_low_sum);
         add_group<ID, TOKENS, 0, 4>(block, x, sums);
-        const f32x16 low = Reader::scale(block, b, 0), high = Reader::scale(block, b, 1);
+        const f32x16 low = Reader::scale(block, b, 0);
         for (int t = 0; t < TOKENS; ++t) {
-            halves[t] = low * to_float(sums[t]);
+            out[t] = fma(low * set1(x[t].scale), to_float(sums[t]), out[t]);
             sums[t] = D::start(x[t].minus_high_sum);
         }
         add_group<ID, TOKENS, 4, 8>(block, x, sums);
-        for (int t = 0; t < TOKENS; ++t)
-            out[t] = fma(fma(high, to_float(sums[t]), halves[t]), set1(x[t].scale), out[t]);
+        const f32x16 high = Reader::scale(block, b, 1);
+        for (int t = 0; t < TOKENS; ++t) out[t] = fma(high * set1(x[t].scale), to_float(sums[t]), out[t]);
     }
     if constexpr (form.has_min() && form.group == QUANT_BLOCK) {
         const f32x16 m = Reader::min(block, b, 0);
@@ -87,22 +83,23 @@ HEADRACE_INLINE void add_block(const uint8_t* block, size_t b, const QuantizedBl
     }
 }
 
-constexpr size_t PREFETCH_BYTES = 2048;  // ahead of what one token reads from memory
+constexpr size_t PREFETCH_BYTES = 2048;  // ahead of what is read from memory
 
 // One panel times TOKENS tokens from `token` on, which lie side by side at `x` in a strip of `strip` tokens.
 template <CodecId ID, int TOKENS>
 void integer_tile(const LinearBlock& b, size_t row, size_t token, const QuantizedBlock* x, size_t strip) {
     constexpr QuantForm form = PanelReader<ID>::FORM;
     f32x16 out[TOKENS];
+#pragma GCC unroll 16
     for (int t = 0; t < TOKENS; ++t) out[t] = zero();
     const uint8_t* block = b.panels + row / PANEL_ROWS * b.panel_bytes;
     for (size_t k = 0; k < b.columns / QUANT_BLOCK; ++k) {
         if (form.is_super() && k % (SUPER_BLOCK / QUANT_BLOCK) == 0) block += form.super_bytes();
-        if constexpr (TOKENS <= 4)
-            for (size_t line = 0; line < form.block_bytes(); line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
+        for (size_t line = 0; line < form.block_bytes(); line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
         add_block<ID, TOKENS>(block, k, x + k * strip, out);
         block += form.block_bytes();
     }
+#pragma GCC unroll 16
     for (int t = 0; t < TOKENS; ++t) write_output(b, row, token + static_cast<size_t>(t), out[t]);
 }
 

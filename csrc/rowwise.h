@@ -118,11 +118,12 @@ void exp_below(const float* x, float highest, size_t n, float* out) {
 
 // Rotate dimension i with i + half, as the reference does: two products and one sum, each rounded.
 HEADRACE_INLINE void rotate(float* head, const RopeToken& token) {
-    for (size_t i = 0; i < token.half; ++i) {
-        const float first = head[i], second = head[i + token.half];
-        head[i] = first * token.cos[i] - second * token.sin[i];
-        head[i + token.half] = second * token.cos[i] + first * token.sin[i];
-    }
+    each16(token.half, [&](size_t i, int lanes) {
+        const f32x16 first = load16(head + i, lanes), second = load16(head + i + token.half, lanes);
+        const f32x16 cos = load16(token.cos + i, lanes), sin = load16(token.sin + i, lanes);
+        store16(head + i, first * cos - second * sin, lanes);
+        store16(head + i + token.half, second * cos + first * sin, lanes);
+    });
 }
 
 HEADRACE_INLINE void norm_heads(float* x, size_t heads, size_t dim, const float* weight, const RopeToken& token) {
@@ -131,7 +132,20 @@ HEADRACE_INLINE void norm_heads(float* x, size_t heads, size_t dim, const float*
     const size_t rows = full ? 1 : heads, n = full ? heads * dim : dim;
     for (size_t row = 0; row < rows; ++row) {
         const float inverse = inverse_rms(x + row * n, n, token.eps);
-        for (size_t i = 0; i < n; ++i) x[row * n + i] = x[row * n + i] * inverse * weight[i];
+        float* of_row = x + row * n;
+        each16(n, [&](size_t i, int lanes) {
+            store16(of_row + i, load16(of_row + i, lanes) * set1(inverse) * load16(weight + i, lanes), lanes);
+        });
+    }
+}
+
+// Asks for the lines that `write_key` will touch: each holds one number of it only.
+template <class KV>
+void prefetch_keys(const RopeToken& token) {
+    using Element = typename KV::Element;
+    for (size_t head = 0; head < token.cache.num_kv_heads; ++head) {
+        const Element* keys = token.cache.keys<Element>(token.table, token.position / KEY_GROUP * KEY_GROUP, head);
+        for (size_t i = 0; i < token.cache.head_dim * KEY_GROUP; i += 64 / sizeof(Element)) __builtin_prefetch(keys + i, 1);
     }
 }
 
@@ -168,6 +182,7 @@ void rope_write(const RopeToken& token) {
     float* q = token.qkv;
     float* k = q + token.num_heads * dim;
     const float* v = k + kv_heads * dim;
+    token.cache.type == KVType::f16 ? prefetch_keys<CacheF16>(token) : prefetch_keys<CacheF32>(token);
     norm_heads(q, token.num_heads, dim, token.q_weight, token);
     norm_heads(k, kv_heads, dim, token.k_weight, token);
     if (token.cos)

@@ -79,6 +79,10 @@ HEADRACE_INLINE f32x16 from_bf16(const uint16_t* p) {
 HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(v)))};
 }
+// Whole numbers from -128 to 127.
+HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
@@ -146,6 +150,13 @@ HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
     const __m128i bytes = reinterpret_cast<__m128i>(v);
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes)))};
+}
+HEADRACE_INLINE __m128i to_i16_half(__m256 a) {
+    const __m256i words = _mm256_cvtps_epi32(a);
+    return _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(to_i16_half(a.lo), to_i16_half(a.hi)));
 }
 
 #elif defined(__aarch64__)

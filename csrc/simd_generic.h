@@ -104,4 +104,7 @@ HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
     for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(v[i]);
     return load(values);
 }
+HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.part[i / 4][i % 4]);
+}
 #undef HEADRACE_EACH

@@ -60,6 +60,12 @@ HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
     const int16x8_t halves[2] = {vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes)};
     HEADRACE_EACH(vcvtq_f32_s32(vmovl_s16(i % 2 ? vget_high_s16(halves[i / 2]) : vget_low_s16(halves[i / 2]))));
 }
+HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
+    for (int half = 0; half < 2; ++half) {
+        const int16x4_t low = vmovn_s32(vcvtq_s32_f32(a.part[2 * half])), high = vmovn_s32(vcvtq_s32_f32(a.part[2 * half + 1]));
+        vst1_s8(p + 8 * half, vmovn_s16(vcombine_s16(low, high)));
+    }
+}
 // The first 8 lanes with the last 8, then 4 with 4.
 HEADRACE_INLINE float32x4_t sum_of_four(f32x16 a) {
     return vaddq_f32(vaddq_f32(a.part[0], a.part[2]), vaddq_f32(a.part[1], a.part[3]));
