@@ -9,7 +9,8 @@ namespace {
 constexpr size_t PIECE_WORK = 32'768;       // multiply-adds of a piece of a linear, at least, where there are enough
 constexpr size_t ROWS_OF_PIECE = 96;         // (query, head) rows that share the loads of keys and values
 constexpr size_t FEWEST_ROWS_OF_PIECE = 24;  // below it the loads cost more than an idle thread
-constexpr size_t PIECES_OF_THREAD = 4;       // of attention, so that threads end together
+constexpr size_t PIECES_OF_THREAD = 4;       // so that threads end together
+constexpr size_t SPANS_OF_THREAD = 16;       // likewise, where long contexts are split
 constexpr size_t WHOLE = SIZE_MAX;           // partials of a piece that is not split
 constexpr size_t ELEMENT_WORK = 8;          // one element of an activation or norm, in multiply-adds
 
@@ -176,7 +177,7 @@ void Backend::split_attention(size_t row_floats, size_t group) {
     const auto keys = [](const AttentionPiece& p) { return p.num_tokens * (p.end_span - p.first_span); };
     size_t total = 0, partials = 0;
     for (const AttentionPiece& piece : attention_pieces_) total += keys(piece);
-    const size_t share = std::max<size_t>(1, total / (PIECES_OF_THREAD * pool_.num_threads()));
+    const size_t share = std::max<size_t>(1, total / (SPANS_OF_THREAD * pool_.num_threads()));
     const size_t whole = attention_pieces_.size();
     for (size_t i = 0; i < whole; ++i) {
         const AttentionPiece piece = attention_pieces_[i];
