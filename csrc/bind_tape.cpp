@@ -91,12 +91,14 @@ TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>&
 }
 
 void run(BoundBackend& self, const Tape& tape, KVCache& cache, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
-         In<int32_t, 1> rope_rows, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> logit_rows, Out<float, 2> out) {
+         In<int32_t, 1> rope_rows, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> logit_rows, Out<float, 2> out,
+         Out<double, 1> seconds) {
     check(tape.is_finished(), "the tape is not finished");
     check_shape(out, logit_rows.size(), tape.result_width(), "out must be [rows of logits, width of the result]");
+    if (seconds.is_valid()) check(seconds.size() == tape.num_steps(), "seconds must be [steps of the tape]");
     const TapeInput input = input_of(tape, cache, token_ids, positions, rope_rows, query_start, tables, logit_rows);
     const Session session(self, tape.work(token_ids.size(), logit_rows.size()));
-    tape.run(self, input, out.data());
+    tape.run(self, input, out.data(), seconds.data());
 }
 
 }  // namespace
@@ -127,7 +129,7 @@ void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend) {
         .def_prop_ro("num_steps", &Tape::num_steps)
         .def_prop_ro("floats_per_row", &Tape::floats_per_row);
     backend.def("run", &run, "tape"_a, "cache"_a, exact("token_ids"), exact("positions"), exact("rope_rows"),
-                exact("query_start"), exact("block_tables"), exact("logit_rows"), exact("out"));
+                exact("query_start"), exact("block_tables"), exact("logit_rows"), exact("out"), maybe("seconds"));
 }
 
 }  // namespace headrace

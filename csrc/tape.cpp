@@ -1,6 +1,7 @@
 #include "tape.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
@@ -198,9 +199,14 @@ private:
     float* memory_;
 };
 
-void Tape::run(Backend& backend, const TapeInput& input, float* out) const {
+void Tape::run(Backend& backend, const TapeInput& input, float* out, double* seconds) const {
+    using Clock = std::chrono::steady_clock;
     Run run(*this, backend, input, out);
-    for (const Step& step : steps_) run.step(step);
+    for (size_t i = 0; i < steps_.size(); ++i) {
+        const Clock::time_point started = seconds ? Clock::now() : Clock::time_point{};
+        run.step(steps_[i]);
+        if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - started).count();
+    }
 }
 
 }  // namespace headrace

@@ -104,8 +104,9 @@ public:
     // Multiply-adds of a run, about.
     size_t work(size_t num_tokens, size_t num_logits) const { return num_tokens * token_work_ + num_logits * logit_work_; }
 
-    // Computes the batch: out [num_logits, width of the result]. Throws std::bad_alloc before anything is written.
-    void run(Backend& backend, const TapeInput& input, float* out) const;
+    // Computes the batch: out [num_logits, width of the result]; adds to `seconds` [num_steps], if given, what each step
+    // took. Throws std::bad_alloc before anything is written.
+    void run(Backend& backend, const TapeInput& input, float* out, double* seconds = nullptr) const;
 
 private:
     struct Place {

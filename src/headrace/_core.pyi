@@ -240,4 +240,6 @@ class Backend:
         block_tables: IntArray,
         logit_rows: IntArray,
         out: FloatArray,
-    ) -> None: ...
+        seconds: NDArray[np.float64] | None,
+    ) -> None:
+        """Compute a batch; adds to `seconds` [num_steps] what each step took."""

@@ -243,12 +243,16 @@ def test_bench_ends_in_one_json_object(headrace: Headrace, stories260k: str) -> 
         parts = one["forward_milliseconds"] + one["sampling_milliseconds"] + one["overhead_milliseconds"]
         assert parts == pytest.approx(one["milliseconds_per_step"], rel=1e-4)
         assert one["limit"] in {"bandwidth", "arithmetic"}
+        kinds = one["operations_milliseconds"]
+        assert {"embed", "attention", "rope and cache write", "linear q8_0 128x64"} <= set(kinds)
+        assert 0 < sum(kinds.values()) <= one["forward_milliseconds"]
     decoded = result["results"][2]
     assert decoded["tokens_per_second"] * decoded["milliseconds_per_step"] / 1000 == pytest.approx(3, rel=1e-4)
     assert result["parameters"] == 260032
     assert result["settings"]["quantize"] == "q8"
     assert result["limits"]["read_bandwidth"] > 1e8
     assert "decode x 3" in done.err
+    assert "rope and cache write" not in done.err
     assert str(os.environ.get("HF_TOKEN")) not in done.out
 
 
@@ -259,6 +263,15 @@ def test_bench_takes_medians_and_keeps_every_run(headrace: Headrace, stories260k
     assert prefill["name"] == "prefill 511"  # what the context holds
     for one in (prefill, decode):
         assert sorted(one["all_tokens_per_second"])[1] == one["tokens_per_second"]
+
+
+@pytest.mark.usefixtures("quick_limits")
+def test_bench_shows_operations(headrace: Headrace, stories260k: str) -> None:
+    settings = ["--seconds", "0.01", "--repeats", "1", "--prompt-tokens", "40", "--batch", "1", "--operations"]
+    lines = headrace("bench", stories260k, *settings).err.splitlines()
+    for kind in ("attention", "rope and cache write", "linear f32 128x64", "sampling", "overhead"):
+        (row,) = (line for line in lines if line.startswith(kind))
+        assert row.count("%") == 2, row
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -97,6 +98,21 @@ def test_rope_tables_that_grow(name: str, tiny: Tiny, monkeypatch: pytest.Monkey
     whole = run(load(tiny(name), cpu.CpuOps(1)))
     monkeypatch.setattr(rope, "CHUNK", 8)
     assert run(load(tiny(name), cpu.CpuOps(1))) == whole
+
+
+def test_a_clock_measures_every_step_while_it_runs(tiny: Tiny) -> None:
+    ops = cpu.CpuOps(1)
+    decoder = load(tiny("qwen3-moe"), ops)
+    plain = run(decoder)
+    assert not ops.clock.seconds
+    ops.clock.is_running = True
+    started = time.perf_counter()
+    assert run(decoder) == plain
+    wall = time.perf_counter() - started
+    kinds = {"embed", "norm", "rope and cache write", "attention", "mixture", "select"}
+    assert {kind for kind in ops.clock.seconds if not kind.startswith("linear f32 ")} == kinds
+    assert all(seconds > 0 for seconds in ops.clock.seconds.values())
+    assert sum(ops.clock.seconds.values()) < wall
 
 
 def test_a_compiled_forward_is_kept(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,4 +286,4 @@ def test_an_unfinished_tape_does_not_run() -> None:
     backend = _core.Backend(1, "baseline", False)
     cache = _core.KVCache("f16", 1, 1, 16, 1, 16)
     with pytest.raises(ValueError, match="not finished"):
-        backend.run(_core.Tape(), cache, none, none, none, start, tables, none, np.empty((0, 1), np.float32))
+        backend.run(_core.Tape(), cache, none, none, none, start, tables, none, np.empty((0, 1), np.float32), None)

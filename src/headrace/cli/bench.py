@@ -41,10 +41,18 @@ from headrace.config import MOST_THREADS, EngineConfig
     metavar="S",
     help="About how long each decode run takes.",
 )
+@click.option("--operations", is_flag=True, help="Also show what each kind of operation takes.")
 @engine_options
 @debug_option
 def bench(
-    model: str, *, prompt_tokens: int, batches: tuple[int, ...], repeats: int, seconds: float, config: EngineConfig
+    model: str,
+    *,
+    prompt_tokens: int,
+    batches: tuple[int, ...],
+    repeats: int,
+    seconds: float,
+    operations: bool,
+    config: EngineConfig,
 ) -> None:
     """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once. `bench kernels` measures the parts.
 
@@ -55,11 +63,13 @@ def bench(
     The table goes to stderr; stdout gets one JSON object with everything, as the last line.
     """
     from headrace.cli.measure import Plan, measure
-    from headrace.cli.report import benchmark_table, rounded, show
+    from headrace.cli.report import benchmark_table, operations_table, rounded, show
 
     plan = Plan(prompt_tokens=prompt_tokens, batches=batches, repeats=repeats, seconds=seconds)
     result = measure(model, config, plan, say=lambda line: click.secho(line, dim=True, err=True))
     show(benchmark_table(result), err=True)
+    if operations:
+        show(operations_table(result), err=True)
     click.echo(json.dumps(rounded(result)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -19,7 +20,7 @@ from headrace.engine.stats import EngineStats
 from headrace.errors import ConfigError
 from headrace.llm import LLM
 from headrace.ops.base import Ops
-from headrace.ops.cpu import CpuOps
+from headrace.ops.cpu import Clock, CpuOps
 from headrace.types import Chunk, SamplingParams
 
 _DECODE_PROMPT = 16
@@ -43,22 +44,24 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Spell:
-    """A stretch of steps: wall time, and the engine's own counters over it."""
+    """A stretch of steps: wall time, the engine's own counters over it, and what each kind of operation took."""
 
     wall: float
     steps: int
     tokens: int
     forward: float
     sampling: float
+    operations: Counter[str]
 
     @staticmethod
-    def between(before: EngineStats, after: EngineStats, wall: float) -> _Spell:
+    def between(before: EngineStats, after: EngineStats, wall: float, operations: Counter[str]) -> _Spell:
         return _Spell(
             wall,
             after.num_steps - before.num_steps,
             after.generation_tokens - before.generation_tokens,
             after.seconds_in_forward - before.seconds_in_forward,
             after.seconds_in_sampling - before.seconds_in_sampling,
+            operations,
         )
 
 
@@ -128,6 +131,9 @@ class _Bench:
         self._llm = llm
         self._cost = cost
         self._random = random
+        ops = llm.decoder.ops
+        self._clock = ops.clock if isinstance(ops, CpuOps) else Clock()
+        self._clock.is_running = True
 
     def round(self, plan: Plan, limits: Limits) -> dict[str, Figures]:
         """Every measurement once, by name."""
@@ -169,10 +175,11 @@ class _Bench:
         return {"batch": batch, **_figures(spell, spell.tokens, work, limits, steps=spell.steps)}
 
     def _time(self, work: Callable[[], object]) -> _Spell:
+        self._clock.seconds.clear()
         before, started = self._llm.stats(), time.perf_counter()
         work()
         wall = time.perf_counter() - started
-        return _Spell.between(before, self._llm.stats(), wall)
+        return _Spell.between(before, self._llm.stats(), wall, Counter(self._clock.seconds))
 
 
 def _advance(streams: list[Generator[Chunk]], tokens: int) -> None:
@@ -197,14 +204,21 @@ def _figures(spell: _Spell, tokens: int, work: Work, limits: Limits, *, steps: i
         "sampling_milliseconds": sampling,
         "overhead_milliseconds": 1000 * spell.wall / spell.steps - forward - sampling,
         "steps": spell.steps,
+        "operations_milliseconds": {
+            kind: 1000 * seconds / spell.steps for kind, seconds in spell.operations.most_common()
+        },
     }
 
 
 def _median(samples: list[Figures]) -> Figures:
     """The median of each number; `all_tokens_per_second` keeps every run's."""
-    first = samples[0]
-    median = {
-        name: statistics.median(sample[name] for sample in samples) if isinstance(value, float) else value
-        for name, value in first.items()
+    return {
+        **{name: _median_value([sample[name] for sample in samples]) for name in samples[0]},
+        "all_tokens_per_second": [sample["tokens_per_second"] for sample in samples],
     }
-    return {**median, "all_tokens_per_second": [sample["tokens_per_second"] for sample in samples]}
+
+
+def _median_value(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {name: _median_value([value[name] for value in values]) for name in values[0]}
+    return statistics.median(values) if isinstance(values[0], float) else values[0]

@@ -67,6 +67,23 @@ def benchmark_table(result: dict[str, Any]) -> Table:
     return table(title, columns, rows, numbers=(1, 2, 3, 4, 5, 6))
 
 
+def operations_table(result: dict[str, Any]) -> Table:
+    """Where the steps of each measurement spend their time, the longest first."""
+    results = result["results"]
+    kinds = dict.fromkeys(kind for one in results for kind in one["operations_milliseconds"])
+
+    def cell(one: dict[str, Any], milliseconds: float | None) -> str:
+        if milliseconds is None:
+            return ""
+        return f"{number(milliseconds)} {100 * milliseconds / one['milliseconds_per_step']:2.0f} %"
+
+    rows = [[kind, *(cell(one, one["operations_milliseconds"].get(kind)) for one in results)] for kind in kinds]
+    for name in ("sampling", "overhead"):
+        rows.append([name, *(cell(one, one[f"{name}_milliseconds"]) for one in results)])
+    columns = ("", *(one["name"] for one in results))
+    return table("milliseconds of a step, by operation", columns, rows, numbers=range(1, len(columns)))
+
+
 def kernels_table(result: dict[str, Any]) -> Table:
     """What `measure_kernels` found, a row for each measurement."""
     backend = result["backend"]

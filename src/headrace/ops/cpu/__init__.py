@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headrace.ops.cpu.backend import CpuOps, codec_names, instruction_sets
 from headrace.ops.cpu.self_test import self_test
+from headrace.ops.cpu.tape import Clock
 from headrace.ops.cpu.weight import CpuWeight
 
-__all__ = ["CpuOps", "CpuWeight", "codec_names", "instruction_sets", "self_test"]
+__all__ = ["Clock", "CpuOps", "CpuWeight", "codec_names", "instruction_sets", "self_test"]

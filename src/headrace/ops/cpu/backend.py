@@ -24,7 +24,7 @@ from headrace.ops.base import (
     RopeTable,
     Weight,
 )
-from headrace.ops.cpu.tape import record
+from headrace.ops.cpu.tape import Clock, record
 from headrace.ops.cpu.weight import CpuWeight, native_weight
 from headrace.ops.kinds import Activation, CacheType, NormKind
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
@@ -68,6 +68,8 @@ class CpuOps:
             names = ", ".join(known)
             raise ConfigError(f"instruction set is {instruction_set!r}, expected one that this machine has: {names}")
         self._native = _core.Backend(threads or available_threads(), instruction_set or known[0], exact_activations)
+        self.clock = Clock()
+        """For those who want to know what a compiled forward pass spends its time on"""
 
     @property
     def threads(self) -> int:
@@ -106,7 +108,7 @@ class CpuOps:
         return _core.KVCache(dtype, num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
 
     def compile(self, forward: RecordableForward) -> Forward:
-        return record(self._native, forward)
+        return record(self._native, forward, self.clock)
 
     def embed(
         self, table: Weight, ids: IntArray, scale: float = 1.0, add: FloatArray | None = None, offset: int = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 import numpy as np
@@ -34,8 +35,17 @@ class Slot:
     number: int
 
 
-def record(backend: _core.Backend, forward: RecordableForward) -> Forward:
-    """`forward`, recorded: the same results, bit for bit.
+@dataclass(slots=True)
+class Clock:
+    """Measures what the operations of recorded passes take, while it is running."""
+
+    is_running: bool = False
+    seconds: Counter[str] = field(default_factory=Counter)
+    """By kind of operation; a linear's kind has its format and shape"""
+
+
+def record(backend: _core.Backend, forward: RecordableForward, clock: Clock) -> Forward:
+    """`forward`, recorded: the same results, bit for bit; `clock` is looked at whenever it runs.
 
     `forward` may only hand its arrays, the batch's arrays and the cache to operations. The tape keeps the weights and
     vectors that it uses alive.
@@ -47,19 +57,22 @@ def record(backend: _core.Backend, forward: RecordableForward) -> Forward:
     recorder = Recorder()
     logits = forward(recorder, recorder.batch, _CACHE)
     recorder.tape.finish(logits.number)
-    return Replay(backend, recorder.tape)
+    return Replay(backend, recorder.tape, recorder.kinds, clock)
 
 
 class Replay:
     """A tape and the backend that it runs on: a `headrace.ops.base.Forward`."""
 
-    def __init__(self, backend: _core.Backend, tape: _core.Tape) -> None:
+    def __init__(self, backend: _core.Backend, tape: _core.Tape, kinds: list[str], clock: Clock) -> None:
         self._backend = backend
         self._tape = tape
+        self._kinds = kinds
+        self._clock = clock
         self._width = tape.result_width
 
     def __call__(self, batch: Batch, cache: _core.KVCache) -> FloatArray:
         logits = np.empty((len(batch.logit_rows), self._width), np.float32)
+        seconds = np.zeros(len(self._kinds)) if self._clock.is_running else None
         self._backend.run(
             self._tape,
             cache,
@@ -70,7 +83,11 @@ class Replay:
             batch.block_tables,
             batch.logit_rows,
             logits,
+            seconds,
         )
+        if seconds is not None:
+            for kind, took in zip(self._kinds, seconds.tolist(), strict=True):
+                self._clock.seconds[kind] += took
         return logits
 
 
@@ -81,12 +98,14 @@ class Recorder:
         self.tape = _core.Tape()
         self.batch = Batch(*(np.empty(0, np.int32) for _ in fields(Batch)))
         """Stands for every batch: its arrays are known by their identity."""
+        self.kinds: list[str] = []
+        """Of each step"""
 
     def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: Slot | None = None, offset: int = 0) -> Slot:
         name = {id(self.batch.token_ids): "token_ids", id(self.batch.positions): "positions"}.get(id(ids))
         if name is None:
             raise TypeError("embed can be recorded with the batch's token_ids or positions only, as they are")
-        return Slot(self.tape.embed(native_weight(table), name, scale, _number(add), offset))
+        return self._step("embed", self.tape.embed(native_weight(table), name, scale, _number(add), offset))
 
     def norm(
         self,
@@ -97,12 +116,14 @@ class Recorder:
         eps: float,
         add: Slot | None = None,
     ) -> Slot:
-        return Slot(self.tape.norm(x.number, weight, bias, kind, eps, _number(add)))
+        return self._step("norm", self.tape.norm(x.number, weight, bias, kind, eps, _number(add)))
 
     def linear(
         self, x: Slot, weight: Weight, bias: FloatArray | None = None, scale: float = 1.0, add: Slot | None = None
     ) -> Slot:
-        return Slot(self.tape.linear(x.number, native_weight(weight), bias, scale, _number(add)))
+        rows, columns = weight.shape
+        number = self.tape.linear(x.number, native_weight(weight), bias, scale, _number(add))
+        return self._step(f"linear {weight.format} {rows}x{columns}", number)
 
     def rope_write(
         self,
@@ -115,7 +136,8 @@ class Recorder:
         qk_norm: QkNormWeights | None,
     ) -> Slot:
         self._check(batch, cache)
-        return Slot(
+        return self._step(
+            "rope and cache write",
             self.tape.rope_write(
                 qkv.number,
                 layer,
@@ -128,7 +150,7 @@ class Recorder:
                 None if qk_norm is None else qk_norm.q,
                 None if qk_norm is None else qk_norm.k,
                 0.0 if qk_norm is None else qk_norm.eps,
-            )
+            ),
         )
 
     def attention(
@@ -144,13 +166,15 @@ class Recorder:
     ) -> Slot:
         self._check(batch, cache)
         heads = (layout.num_heads, layout.num_kv_heads, layout.head_dim)
-        return Slot(self.tape.attention(q.number, layer, *heads, scale, window or 0, softcap or 0.0))
+        number = self.tape.attention(q.number, layer, *heads, scale, window or 0, softcap or 0.0)
+        return self._step("attention", number)
 
     def activate(self, x: Slot, kind: Activation, gated: bool) -> Slot:
-        return Slot(self.tape.activate(x.number, kind, gated))
+        return self._step("activate", self.tape.activate(x.number, kind, gated))
 
     def moe(self, x: Slot, weights: MoeWeights, scale: float = 1.0, add: Slot | None = None) -> Slot:
-        return Slot(
+        return self._step(
+            "mixture",
             self.tape.moe(
                 x.number,
                 native_weight(weights.router),
@@ -161,16 +185,20 @@ class Recorder:
                 weights.activation,
                 scale,
                 _number(add),
-            )
+            ),
         )
 
     def select(self, x: Slot, rows: IntArray) -> Slot:
         if rows is not self.batch.logit_rows:
             raise TypeError("select can be recorded with the batch's logit_rows only, as they are")
-        return Slot(self.tape.select(x.number))
+        return self._step("select", self.tape.select(x.number))
 
     def softcap(self, x: Slot, cap: float) -> Slot:
-        return Slot(self.tape.softcap(x.number, cap))
+        return self._step("softcap", self.tape.softcap(x.number, cap))
+
+    def _step(self, kind: str, number: int) -> Slot:
+        self.kinds.append(kind)
+        return Slot(number)
 
     def _check(self, batch: Batch, cache: KVCache) -> None:
         if batch is not self.batch or cache is not _CACHE:
