@@ -91,8 +91,10 @@ void score_tile(const Piece& p, const TileOf<KV>& tile, Range all) {
     }
 }
 
-// Cap and mask one row's scores, turn them into exponentials below the new maximum, and add them up.
-void soften(const Piece& p, size_t row, Range seen, float* state) {
+// Scale, cap and mask one row's scores, turn them into exponentials below the new maximum, add these up, and make them
+// the weights of the values.
+template <class KV>
+void soften(const Piece& p, const TileOf<KV>& tile, size_t row, Range seen, float* state) {
     alignas(64) static constexpr float INDEX[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float* scores = p.scores + row * KEY_TILE;
     float* sums = state + p.b.cache.padded_dim;
@@ -103,6 +105,7 @@ void soften(const Piece& p, size_t row, Range seen, float* state) {
     const size_t begin = seen.first / KEY_GROUP * KEY_GROUP;
     for (size_t k = begin; k < seen.last; k += KEY_GROUP) {
         f32x16 s = load(scores + k);
+        if constexpr (KV::SCALED) s = s * load(tile.key_scales[k / KEY_GROUP]);
         if (p.b.softcap > 0) s = set1(p.b.softcap * LOG2_E) * tanh(s);
         if (k < seen.first || k + KEY_GROUP > seen.last) {
             const f32x16 index = load(INDEX) + set1(static_cast<float>(k));
@@ -121,7 +124,8 @@ void soften(const Piece& p, size_t row, Range seen, float* state) {
     f32x16 total = load(sums);
     for (size_t k = begin; k < seen.last; k += KEY_GROUP) {
         const f32x16 e = exp2(load(scores + k) - set1(now));
-        store(scores + k, e);
+        if constexpr (KV::SCALED) store(scores + k, e * load(tile.value_scales[k / KEY_GROUP]));
+        else store(scores + k, e);
         total = total + e;
     }
     store(sums, total);
@@ -175,7 +179,7 @@ void attend_tile(const Piece& p, size_t start, float* states) {
     score_tile<KV>(p, tile, all);
     for (size_t row = 0; row < p.rows; ++row) {
         const Range seen = visible(p.b, p.positions[row], start);
-        if (seen.first < seen.last) soften(p, row, seen, states + row * p.row_floats);
+        if (seen.first < seen.last) soften<KV>(p, tile, row, seen, states + row * p.row_floats);
     }
     add_tile<KV>(p, tile, all, states);
 }
@@ -257,7 +261,7 @@ void attention(const AttentionBlock& b) {
     float* totals = p.scores + p.rows * KEY_TILE;
     float* states = totals + p.rows * p.row_floats;
     pack_queries(p);
-    b.cache.type == KVType::f16 ? attend<CacheF16>(p, totals, states) : attend<CacheF32>(p, totals, states);
+    for_cache(b.cache.type, [&]<class KV>() { attend<KV>(p, totals, states); });
 }
 
 void merge_attention(const AttentionBlock& b) {

@@ -45,6 +45,8 @@ struct TileOf {
     const Element* keys[KEY_TILE / KEY_GROUP];
     const Element* values[KEY_TILE / KEY_GROUP];
     const Element* next[KEY_TILE / KEY_GROUP];
+    const float* key_scales[KEY_TILE / KEY_GROUP];  // of 16 tokens; only where the type has them
+    const float* value_scales[KEY_TILE / KEY_GROUP];
 
     TileOf(const AttentionBlock& b, size_t start_, Range seen) : start(start_) {
         const size_t last = static_cast<size_t>(b.positions[b.num_tokens - 1]);
@@ -53,6 +55,10 @@ struct TileOf {
             keys[g] = b.cache.template keys<Element>(b.table, position, b.kv_head);
             values[g] = b.cache.template value<Element>(b.table, position, b.kv_head);
             next[g] = b.cache.template keys<Element>(b.table, later <= last ? later : position, b.kv_head);
+            if constexpr (KV::SCALED) {
+                key_scales[g] = b.cache.key_scales(b.table, position, b.kv_head);
+                value_scales[g] = b.cache.value_scales(b.table, position, b.kv_head);
+            }
         }
     }
 };

@@ -1,6 +1,7 @@
-// How the cache's elements become lanes and back. A further type (8 bits, say) is a further struct here.
+// How the cache's elements become lanes and back. A further type is a further struct here.
 #pragma once
 
+#include "kernels.h"
 #include "simd.h"
 
 namespace headrace {
@@ -8,15 +9,39 @@ namespace {
 
 struct CacheF16 {
     using Element = uint16_t;
+    static constexpr bool SCALED = false;
     HEADRACE_INLINE f32x16 get(const Element* p) { return from_f16(p); }
     HEADRACE_INLINE void put(Element* p, f32x16 lanes) { to_f16(p, lanes); }
 };
 
 struct CacheF32 {
     using Element = float;
+    static constexpr bool SCALED = false;
     HEADRACE_INLINE f32x16 get(const Element* p) { return load(p); }
     HEADRACE_INLINE void put(Element* p, f32x16 lanes) { store(p, lanes); }
 };
+
+// Whole numbers from -127 to 127; a token's scale is multiplied into its score and into its weight.
+struct CacheQ8 {
+    using Element = int8_t;
+    static constexpr bool SCALED = true;
+    HEADRACE_INLINE f32x16 get(const Element* p) {
+        i8x16 bytes;
+        std::memcpy(&bytes, p, sizeof(bytes));
+        return from_i8(bytes);
+    }
+    HEADRACE_INLINE void put(Element* p, f32x16 lanes) { to_i8(p, lanes); }
+};
+
+// Calls visit<KV>() for the type.
+template <class Visit>
+HEADRACE_INLINE void for_cache(KVType type, const Visit& visit) {
+    switch (type) {
+        case KVType::f16: return visit.template operator()<CacheF16>();
+        case KVType::f32: return visit.template operator()<CacheF32>();
+        case KVType::q8: return visit.template operator()<CacheQ8>();
+    }
+}
 
 }  // namespace
 }  // namespace headrace

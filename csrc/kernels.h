@@ -43,17 +43,21 @@ struct LinearBlock {
     float* scratch;  // LINEAR_SCRATCH floats
 };
 
-enum class KVType : int { f16, f32 };
-constexpr size_t bytes_of(KVType type) { return type == KVType::f16 ? 2 : 4; }
+// q8: bytes, and a scale for each token and head, of keys and of values.
+enum class KVType : int { f16, f32, q8 };
+constexpr size_t bytes_of(KVType type) { return type == KVType::f16 ? 2 : type == KVType::f32 ? 4 : 1; }
 
-// One layer of the cache: [kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] } in each block.
+// One layer of the cache: [kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] } in each block, for q8
+// with two times [block_size] float32 scales behind them.
 // Strides count elements; keys and value are typed by the caller, as `type` says.
 struct CacheView {
     void* data;
     KVType type;
     size_t block_size, num_kv_heads, head_dim, padded_dim, block_stride;
 
-    size_t head_stride() const { return block_size * (head_dim + padded_dim); }
+    size_t head_stride() const {
+        return block_size * (head_dim + padded_dim + (type == KVType::q8 ? 2 * sizeof(float) : 0));
+    }
     // Keys of the 16 tokens from `position` on (a multiple of 16), and value of the token at `position`.
     template <class Element>
     Element* keys(const int32_t* table, size_t position, size_t kv_head) const {
@@ -62,6 +66,14 @@ struct CacheView {
     template <class Element>
     Element* value(const int32_t* table, size_t position, size_t kv_head) const {
         return block<Element>(table, position, kv_head) + block_size * head_dim + position % block_size * padded_dim;
+    }
+    // Of q8: what the key of the token at `position` is multiplied with; those of 16 tokens lie side by side.
+    float* key_scales(const int32_t* table, size_t position, size_t kv_head) const {
+        int8_t* scales = block<int8_t>(table, position, kv_head) + block_size * (head_dim + padded_dim);
+        return reinterpret_cast<float*>(scales) + position % block_size;
+    }
+    float* value_scales(const int32_t* table, size_t position, size_t kv_head) const {
+        return key_scales(table, position, kv_head) + block_size;
     }
 
 private:

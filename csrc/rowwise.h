@@ -168,12 +168,34 @@ void write_value(const RopeToken& token, const float* value, size_t kv_head) {
     each16(token.cache.head_dim, [&](size_t d, int lanes) { KV::put(out + d, load16(value + d, lanes)); });
 }
 
+// Turns a head into whole numbers from -127 to 127; returns what they are to be multiplied with. NaN and infinity make
+// that NaN, and the numbers zero.
+HEADRACE_INLINE float quantize_head(float* x, size_t dim) {
+    f32x16 top = zero(), nothing = zero();
+    each16(dim, [&](size_t i, int lanes) {
+        const f32x16 v = load16(x + i, lanes);
+        top = max(abs(v), top);
+        nothing = fma(v, zero(), nothing);
+    });
+    const float most = largest(top), check = sum(nothing);
+    const bool is_finite = check == 0.0f;
+    const f32x16 inverse = set1(is_finite && most >= 1e-36f ? 127.0f / most : 0.0f);
+    each16(dim, [&](size_t i, int lanes) {
+        store16(x + i, is_finite ? round(load16(x + i, lanes) * inverse) : zero(), lanes);
+    });
+    return is_finite ? most * (1.0f / 127.0f) : check;
+}
+
 template <class KV>
-void write_heads(const RopeToken& token, const float* k, const float* v) {
-    const size_t dim = token.cache.head_dim;
-    for (size_t head = 0; head < token.cache.num_kv_heads; ++head) {
-        write_key<KV>(token, k + head * dim, head);
-        write_value<KV>(token, v + head * dim, head);
+void write_heads(const RopeToken& token, float* k, float* v) {
+    const CacheView& cache = token.cache;
+    for (size_t head = 0; head < cache.num_kv_heads; ++head, k += cache.head_dim, v += cache.head_dim) {
+        if constexpr (KV::SCALED) {
+            *cache.key_scales(token.table, token.position, head) = quantize_head(k, cache.head_dim);
+            *cache.value_scales(token.table, token.position, head) = quantize_head(v, cache.head_dim);
+        }
+        write_key<KV>(token, k, head);
+        write_value<KV>(token, v, head);
     }
 }
 
@@ -181,14 +203,14 @@ void rope_write(const RopeToken& token) {
     const size_t dim = token.cache.head_dim, kv_heads = token.cache.num_kv_heads;
     float* q = token.qkv;
     float* k = q + token.num_heads * dim;
-    const float* v = k + kv_heads * dim;
-    token.cache.type == KVType::f16 ? prefetch_keys<CacheF16>(token) : prefetch_keys<CacheF32>(token);
+    float* v = k + kv_heads * dim;
+    for_cache(token.cache.type, [&]<class KV>() { prefetch_keys<KV>(token); });
     norm_heads(q, token.num_heads, dim, token.q_weight, token);
     norm_heads(k, kv_heads, dim, token.k_weight, token);
     if (token.cos)
         for (size_t head = 0; head < token.num_heads + kv_heads; ++head) rotate(q + head * dim, token);
     std::memcpy(token.q_out, q, token.num_heads * dim * sizeof(float));
-    token.cache.type == KVType::f16 ? write_heads<CacheF16>(token, k, v) : write_heads<CacheF32>(token, k, v);
+    for_cache(token.cache.type, [&]<class KV>() { write_heads<KV>(token, k, v); });
 }
 
 }  // namespace

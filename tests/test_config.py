@@ -13,7 +13,7 @@ from headrace.errors import ConfigError
     [
         ({"backend": "tpu"}, "backend is 'tpu', expected one of cpu, reference"),
         ({"quantize": "q3"}, "quantize is 'q3', expected one of q8, q4"),
-        ({"kv_dtype": "q8"}, "kv_dtype is 'q8', expected one of f16, f32"),
+        ({"kv_dtype": "q4"}, "kv_dtype is 'q4', expected one of f16, f32, q8"),
         ({"threads": 0}, "threads is 0, expected a whole number of at least 1"),
         ({"threads": 5000}, "threads is 5,000, expected at most 1,024"),
         ({"max_context": True}, "max_context is True, expected a whole number"),

@@ -32,7 +32,10 @@ class Weight:
     def nbytes(self) -> int: ...
 
 class KVCache:
-    """A paged key-value cache of "f16" or "f32". `block_size` is a multiple of 16; memory is taken as it is written."""
+    """A paged key-value cache of "f16", "f32" or "q8".
+
+    `block_size` is a multiple of 16; memory is taken as it is written.
+    """
 
     def __init__(
         self, dtype: str, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int

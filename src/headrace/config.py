@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from headrace.errors import ConfigError
 
 QUANTIZE_CHOICES = ("q8", "q4")
-CACHE_CHOICES = ("f16", "f32")
+CACHE_CHOICES = ("f16", "f32", "q8")
 ACTIVATION_CHOICES = ("int8", "f32")
 BACKENDS = ("cpu", "reference")
 MOST_THREADS = 1024
@@ -37,7 +37,8 @@ class EngineConfig:
     kv_memory: int | None = None
     """Bytes for the KV cache; None plans it from the machine's free memory."""
     kv_dtype: str | None = None
-    """Elements of the KV cache: "f16" or "f32"; None is f32 for a model in float32, else f16."""
+    """Elements of the KV cache: "f16", "f32" or "q8" (8 bits, half of f16's memory); None is f32 for a model in
+    float32, else f16."""
     prefix_cache: bool = True
     """Share computed prefixes between requests. Never changes a result."""
     activations: str = "int8"

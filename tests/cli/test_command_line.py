@@ -270,7 +270,7 @@ def test_bench_shows_operations(headrace: Headrace, stories260k: str) -> None:
     settings = ["--seconds", "0.01", "--repeats", "1", "--prompt-tokens", "40", "--batch", "1", "--operations"]
     lines = headrace("bench", stories260k, *settings).err.splitlines()
     for kind in ("attention", "rope and cache write", "linear f32 128x64", "sampling", "overhead"):
-        (row,) = (line for line in lines if line.startswith(kind))
+        (row,) = (line for line in lines if line.strip().startswith(kind))
         assert row.count("%") == 2, row
 
 

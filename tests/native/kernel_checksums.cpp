@@ -241,7 +241,8 @@ void check_attention(const Kernels& kernels) {
     const Shape shapes[] = {
         {2, 2, 16, 0, 0.0f, QkNormId::none, KVType::f16},    {6, 2, 20, 0, 50.0f, QkNormId::head, KVType::f32},
         {8, 1, 64, 100, 0.0f, QkNormId::full, KVType::f16},  {5, 1, 80, 0, 30.0f, QkNormId::none, KVType::f32},
-        {4, 2, 128, 300, 0.0f, QkNormId::head, KVType::f16},
+        {4, 2, 128, 300, 0.0f, QkNormId::head, KVType::f16}, {4, 2, 20, 0, 0.0f, QkNormId::none, KVType::q8},
+        {8, 1, 64, 300, 30.0f, QkNormId::head, KVType::q8},
     };
     for (const Shape& shape : shapes) {
         check_sequence(backend, shape, 0, 1);

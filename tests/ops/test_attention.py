@@ -98,14 +98,16 @@ def test_a_long_context_with_outliers(ops: CpuOps, reference: ReferenceOps) -> N
     assert_close(outs[0], outs[1], 2e-5)
 
 
-def test_what_earlier_sequences_left_in_a_block_is_never_read(ops: CpuOps) -> None:
+@pytest.mark.parametrize("dtype", list(CacheType))
+def test_what_earlier_sequences_left_in_a_block_is_never_read(ops: CpuOps, dtype: CacheType) -> None:
     layout = HeadLayout(2, 1, 32)
     table = np.array([[1, 0]], np.int32)
     poison = np.full((32, qkv_width(layout)), np.inf, np.float32)
     qkv = floats(1, 19, qkv_width(layout))
     batch = batch_on([(0, 19)], table)
-    clean = _attend(ops, layout, [(batch, qkv)], num_blocks=2)
-    assert same_bits(_attend(ops, layout, [(batch_on([(0, 32)], table), poison), (batch, qkv)], num_blocks=2), clean)
+    clean = _attend(ops, layout, [(batch, qkv)], num_blocks=2, dtype=dtype)
+    steps = [(batch_on([(0, 32)], table), poison), (batch, qkv)]
+    assert same_bits(_attend(ops, layout, steps, num_blocks=2, dtype=dtype), clean)
     assert np.isfinite(clean).all()
 
 
@@ -124,6 +126,39 @@ def test_keys_are_stored_as_numpys_float16(reference: ReferenceOps) -> None:
     for ops in all_cpu_ops():
         out = _attend(ops, layout, [(batch, qkv)], num_blocks=512)
         assert np.array_equal(out, halves)
+
+
+def test_values_in_8_bits_are_half_a_step_away_at_most() -> None:
+    """Attention to one key is that key's value: of every size, denormals, zeros, one outlier among small numbers."""
+    layout = HeadLayout(1, 1, 72)
+    values = floats(3, 200, 72) * np.exp2(np.arange(-100, 100, dtype=np.float32))[:, None]
+    values[7] = 0
+    values[8] = 1e-40
+    values[9, 5] = 1e30
+    qkv = np.concatenate([np.zeros((200, 144), np.float32), values], axis=1)
+    batch = batch_on([(0, 1)] * 200, np.arange(200, dtype=np.int32)[:, None])
+    outs = [_attend(ops, layout, [(batch, qkv)], num_blocks=200, dtype=CacheType.Q8) for ops in all_cpu_ops()]
+    step = np.abs(values).max(axis=1, keepdims=True) / 127
+    assert (np.abs(outs[0] - values) <= np.maximum(0.5001 * step, 1e-36)).all()
+    assert np.abs(outs[0] - values).max() > 0
+    assert all(np.array_equal(out, outs[0]) for out in outs)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_none_in_8_bits(ops: CpuOps, wrong: float) -> None:
+    layout = HeadLayout(1, 1, 16)
+    qkv = floats(1, 2, qkv_width(layout))
+    for at in (17, 47):  # of the first token's key, of its value
+        broken = qkv.copy()
+        broken[0, at] = wrong
+        out = _attend(ops, layout, [(batch_on([(0, 2)], np.zeros((1, 1), np.int32)), broken)], dtype=CacheType.Q8)
+        assert np.isnan(out).all()
+
+
+def test_8_bits_take_half_the_memory_of_16(ops: CpuOps) -> None:
+    layout = HeadLayout(16, 8, 128)
+    full, half = (ops.new_kv_cache(28, 10, 16, layout, dtype).nbytes for dtype in (CacheType.F16, CacheType.Q8))
+    assert half / full == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 2), (7, 1), (16, 1), (40, 1)])

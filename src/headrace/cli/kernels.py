@@ -19,7 +19,7 @@ from headrace.formats.codecs import CODECS, Codec
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, MoeWeights, RopeTable, Weight
 from headrace.ops.cpu import CpuOps, codec_names
-from headrace.ops.kinds import Activation, NormKind
+from headrace.ops.kinds import Activation, CacheType, NormKind
 from headrace.types import Batch, FloatArray, SamplingBatch
 
 _T = TypeVar("_T")
@@ -129,14 +129,9 @@ def _mixture(ops: CpuOps, sizes: Sizes) -> Iterator[Case]:
 def _attention(ops: CpuOps, sizes: Sizes) -> Iterator[Case]:
     """One long sequence, many short ones, and prompts at both ends of the context."""
     layout, context, chunk = sizes.layout, sizes.context, sizes.rows
-    kv_bytes = 2 * 2 * layout.num_kv_heads * layout.head_dim
-    layers = max(1, sizes.cold_bytes // (context * kv_bytes))
-    cache = ops.new_kv_cache(layers, context // _BLOCK, _BLOCK, layout)
     qkv = _values(chunk, (layout.num_heads + 2 * layout.num_kv_heads) * layout.head_dim)
     angles = np.zeros((context, layout.head_dim // 2), np.float32)
     rope = RopeTable(np.cos(angles), np.sin(angles))
-    for layer, start in itertools.product(range(layers), range(0, context, chunk)):
-        ops.rope_write(qkv, cache, layer, _batch([start], chunk, context), layout, rope, None)
     few = 16
     cases = (
         (f"attention decode, context {context}", _batch([context - 1], 1, context)),
@@ -144,14 +139,21 @@ def _attention(ops: CpuOps, sizes: Sizes) -> Iterator[Case]:
         (f"attention prefill {chunk}", _batch([0], chunk, context)),
         (f"attention prefill {chunk}, context {context}", _batch([context - chunk], chunk, context)),
     )
-    for name, batch in cases:
-        tokens = len(batch.positions)
-        q = _values(tokens, layout.num_heads * layout.head_dim)
-        last = batch.positions[batch.query_start[1:] - 1]
-        seen = int(np.sum(batch.positions + 1))
-        work = Work(int(np.sum(last + 1)) * kv_bytes, 4 * layout.num_heads * layout.head_dim * seen)
-        attend = partial(ops.attention, batch=batch, layout=layout, scale=0.1, window=None, softcap=None)
-        yield Case(name, tokens, _in_turn(range(layers), partial(attend, q, cache)), work)
+    for dtype in (CacheType.F16, CacheType.Q8):
+        layers = max(1, sizes.cold_bytes // ops.new_kv_cache(1, context // _BLOCK, _BLOCK, layout, dtype).nbytes)
+        cache = ops.new_kv_cache(layers, context // _BLOCK, _BLOCK, layout, dtype)
+        kv_bytes = cache.nbytes / layers / context
+        for layer, start in itertools.product(range(layers), range(0, context, chunk)):
+            ops.rope_write(qkv.copy(), cache, layer, _batch([start], chunk, context), layout, rope, None)
+        for name, batch in cases:
+            tokens = len(batch.positions)
+            q = _values(tokens, layout.num_heads * layout.head_dim)
+            last = batch.positions[batch.query_start[1:] - 1]
+            seen = int(np.sum(batch.positions + 1))
+            work = Work(int(np.sum(last + 1)) * kv_bytes, 4 * layout.num_heads * layout.head_dim * seen)
+            attend = partial(ops.attention, batch=batch, layout=layout, scale=0.1, window=None, softcap=None)
+            yield Case(f"{name}, {dtype}", tokens, _in_turn(range(layers), partial(attend, q, cache)), work)
+    cache = ops.new_kv_cache(1, context // _BLOCK, _BLOCK, layout)
     rows = [_values(*qkv.shape) for _ in range(_copies(qkv.nbytes, sizes))]
     batch = _batch([0], chunk, context)
     run = _in_turn(rows, lambda row: ops.rope_write(row, cache, 0, batch, layout, rope, None))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -51,10 +50,10 @@ class _Spell:
     tokens: int
     forward: float
     sampling: float
-    operations: Counter[str]
+    operations: dict[str, float]
 
     @staticmethod
-    def between(before: EngineStats, after: EngineStats, wall: float, operations: Counter[str]) -> _Spell:
+    def between(before: EngineStats, after: EngineStats, wall: float, operations: dict[str, float]) -> _Spell:
         return _Spell(
             wall,
             after.num_steps - before.num_steps,
@@ -179,7 +178,7 @@ class _Bench:
         before, started = self._llm.stats(), time.perf_counter()
         work()
         wall = time.perf_counter() - started
-        return _Spell.between(before, self._llm.stats(), wall, Counter(self._clock.seconds))
+        return _Spell.between(before, self._llm.stats(), wall, dict(self._clock.seconds))
 
 
 def _advance(streams: list[Generator[Chunk]], tokens: int) -> None:
@@ -205,7 +204,8 @@ def _figures(spell: _Spell, tokens: int, work: Work, limits: Limits, *, steps: i
         "overhead_milliseconds": 1000 * spell.wall / spell.steps - forward - sampling,
         "steps": spell.steps,
         "operations_milliseconds": {
-            kind: 1000 * seconds / spell.steps for kind, seconds in spell.operations.most_common()
+            kind: 1000 * spell.operations[kind] / spell.steps
+            for kind in sorted(spell.operations, key=spell.operations.__getitem__, reverse=True)
         },
     }
 

@@ -105,7 +105,7 @@ ENGINE_OPTIONS = (
     click.option(
         "--kv-dtype",
         type=click.Choice(CACHE_CHOICES),
-        help="Elements of the KV cache.  [default: f32 for a model in float32, else f16]",
+        help="Elements of the KV cache; q8 takes half of f16's memory.  [default: f32 for models in float32, else f16]",
     ),
     click.option(
         "--activations",

@@ -22,10 +22,11 @@ class Activation(StrEnum):
 
 
 class CacheType(StrEnum):
-    """Elements of the key-value cache."""
+    """Elements of the key-value cache. Q8: whole numbers from -127 to 127, times a float32 for each token and head."""
 
     F16 = "f16"
     F32 = "f32"
+    Q8 = "q8"
 
 
 class QkNorm(StrEnum):

@@ -35,11 +35,12 @@ class DenseWeight:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceCache:
-    """keys and values: [layers, blocks, block_size, kv heads, D]."""
+    """keys and values: [layers, blocks, block_size, kv heads, D]; those of Q8 are kept multiplied out, in float32."""
 
     keys: NDArray[np.floating]
     values: NDArray[np.floating]
     block_size: int
+    dtype: CacheType
 
     @property
     def nbytes(self) -> int:
@@ -49,6 +50,14 @@ class ReferenceCache:
 def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
     y: FloatArray = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(eps)) * weight
     return y
+
+
+def _in_8_bits(heads: FloatArray) -> FloatArray:
+    """Each head [..., D] rounded to 255 steps from its lowest to its highest possible value."""
+    most = np.abs(heads).max(axis=-1, keepdims=True)
+    inverse = np.float32(127) / np.where(most < 1e-36, np.float32(np.inf), most)
+    rounded: FloatArray = np.rint(heads * inverse) * (most * np.float32(1 / 127))
+    return rounded
 
 
 def _erf(x: FloatArray) -> FloatArray:
@@ -86,8 +95,8 @@ class ReferenceOps:
         self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
     ) -> ReferenceCache:
         shape = (num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
-        element = {CacheType.F16: np.float16, CacheType.F32: np.float32}[dtype]
-        return ReferenceCache(np.zeros(shape, element), np.zeros(shape, element), block_size)
+        element = np.float16 if dtype is CacheType.F16 else np.float32
+        return ReferenceCache(np.zeros(shape, element), np.zeros(shape, element), block_size, dtype)
 
     def compile(self, forward: RecordableForward) -> Forward:
         return partial(forward, self)
@@ -152,6 +161,8 @@ class ReferenceOps:
         if rope is not None:
             cos, sin = rope.cos[batch.rope_rows][:, None], rope.sin[batch.rope_rows][:, None]
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        if cache.dtype is CacheType.Q8:
+            k, v = _in_8_bits(k), _in_8_bits(v)
         size = cache.block_size
         for s in range(len(batch.query_start) - 1):
             tokens_of_s = slice(batch.query_start[s], batch.query_start[s + 1])

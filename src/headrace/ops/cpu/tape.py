@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
@@ -40,7 +40,7 @@ class Clock:
     """Measures what the operations of recorded passes take, while it is running."""
 
     is_running: bool = False
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By kind of operation; a linear's kind has its format and shape"""
 
 
