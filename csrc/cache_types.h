@@ -33,6 +33,28 @@ struct CacheQ8 {
     HEADRACE_INLINE void put(Element* p, f32x16 lanes) { to_i8(p, lanes); }
 };
 
+// How many numbers, 16 apart, `spread` mixes: the largest power of two that divides a head's whole vectors.
+constexpr size_t spread_size(size_t dim) {
+    const size_t vectors = dim % LANES ? 1 : dim / LANES;
+    return vectors & (~vectors + 1);
+}
+
+// A Walsh-Hadamard transform over numbers 16 apart, so that a dimension far larger than the others does not take their
+// bits (arXiv:2404.00456). Twice is a factor of spread_size: queries and keys go through it alike, which leaves their
+// products as they were; values go through it when they are written, and their sums once more.
+HEADRACE_INLINE void spread(float* x, size_t dim) {
+    const size_t size = spread_size(dim);
+    for (size_t from = 0; from < dim; from += size * LANES)
+        for (size_t half = 1; half < size; half *= 2)
+            for (size_t i = 0; i < size; ++i) {
+                if (i & half) continue;
+                float *low = x + from + i * LANES, *high = low + half * LANES;
+                const f32x16 a = load(low), b = load(high);
+                store(low, a + b);
+                store(high, a - b);
+            }
+}
+
 // Calls visit<KV>() for the type.
 template <class Visit>
 HEADRACE_INLINE void for_cache(KVType type, const Visit& visit) {

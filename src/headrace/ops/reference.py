@@ -52,12 +52,32 @@ def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
     return y
 
 
+def _spread_size(dim: int) -> int:
+    vectors = dim // 16 if dim % 16 == 0 else 1
+    return vectors & -vectors
+
+
+def _spread(heads: FloatArray) -> FloatArray:
+    """A Walsh-Hadamard transform of each head [..., D] over numbers 16 apart, as many as a power of two allows."""
+    *outer, dim = heads.shape
+    size = _spread_size(dim)
+    values = heads.reshape(*outer, -1, size, 16 if size > 1 else dim)
+    half = 1
+    while half < size:
+        pairs = values.reshape(*values.shape[:-2], size // (2 * half), 2, half, values.shape[-1])
+        low, high = pairs[..., 0, :, :], pairs[..., 1, :, :]
+        values = np.stack([low + high, low - high], axis=-3).reshape(values.shape)
+        half *= 2
+    return values.reshape(heads.shape)
+
+
 def _in_8_bits(heads: FloatArray) -> FloatArray:
-    """Each head [..., D] rounded to 255 steps from its lowest to its highest possible value."""
-    most = np.abs(heads).max(axis=-1, keepdims=True)
+    """Each head [..., D] spread, rounded to 255 steps between plus and minus its largest number, and gathered again."""
+    spread = _spread(heads)
+    most = np.abs(spread).max(axis=-1, keepdims=True)
     inverse = np.float32(127) / np.where(most < 1e-36, np.float32(np.inf), most)
-    rounded: FloatArray = np.rint(heads * inverse) * (most * np.float32(1 / 127))
-    return rounded
+    rounded = np.rint(spread * inverse) * (most * np.float32(1 / 127))
+    return _spread(rounded) * np.float32(1 / _spread_size(heads.shape[-1]))
 
 
 def _erf(x: FloatArray) -> FloatArray:
