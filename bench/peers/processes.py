@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -102,7 +103,8 @@ class Process:
 
     def _signal(self, number: int) -> None:
         if self._child.poll() is None:
-            os.killpg(self._child.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends at its own time
+                os.killpg(self._child.pid, number)
 
     def _read(self) -> None:
         assert self._child.stdout is not None
