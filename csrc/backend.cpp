@@ -34,28 +34,23 @@ void Backend::pack(Weight& weight, const Codec& codec, const uint8_t* data, size
     });
 }
 
-void Backend::quantize_token(const float* x, size_t t, size_t num_tokens, size_t columns, QuantizedBlock* out) const {
-    const size_t first = t / STRIP_TOKENS * STRIP_TOKENS, strip = std::min(STRIP_TOKENS, num_tokens - first);
-    kernels_.quantize(x + t * columns, columns, out + first * (columns / QUANT_BLOCK) + t - first, strip);
-}
-
 // Fills quantized_inputs_: each job's input as its weight wants it.
 void Backend::quantize_inputs(std::span<const LinearJob> jobs) {
-    const auto blocks = [](const LinearJob& job) { return job.num_tokens * (job.weight->columns() / QUANT_BLOCK); };
-    const auto wanted = [&](const LinearJob& job) { return quantizes(*job.weight) && !job.quantized; };
+    const auto blocks = [&](const LinearJob& job) {
+        return quantizes(*job.weight) ? job.num_tokens * (job.weight->columns() / QUANT_BLOCK) : 0;
+    };
     size_t total = 0;
-    for (const LinearJob& job : jobs) total += wanted(job) ? blocks(job) : 0;
+    for (const LinearJob& job : jobs) total += blocks(job);
     auto* memory = reinterpret_cast<QuantizedBlock*>(quantized_.floats(total * sizeof(QuantizedBlock) / sizeof(float)));
     quantized_inputs_.clear();
     for (const LinearJob& job : jobs) {
-        if (!wanted(job)) {
-            quantized_inputs_.push_back(quantizes(*job.weight) ? job.quantized : nullptr);
-            continue;
-        }
+        quantized_inputs_.push_back(blocks(job) ? memory : nullptr);
+        if (!blocks(job)) continue;
         const size_t columns = job.weight->columns();
-        pool_.run(job.num_tokens, job.num_tokens * columns * ELEMENT_WORK > PARALLEL_WORK,
-                  [&](size_t t, size_t) { quantize_token(job.x, t, job.num_tokens, columns, memory); });
-        quantized_inputs_.push_back(memory);
+        pool_.run(job.num_tokens, job.num_tokens * columns * ELEMENT_WORK > PARALLEL_WORK, [&](size_t t, size_t) {
+            const size_t first = t / STRIP_TOKENS * STRIP_TOKENS, strip = std::min(STRIP_TOKENS, job.num_tokens - first);
+            kernels_.quantize(job.x + t * columns, columns, memory + first * (columns / QUANT_BLOCK) + t - first, strip);
+        });
         memory += blocks(job);
     }
 }

@@ -34,7 +34,6 @@ struct LinearJob {
     const float* bias = nullptr;
     const float* add = nullptr;
     float scale = 1.0f;
-    const QuantizedBlock* quantized = nullptr;  // x in strips, if somebody has quantised it already
 };
 
 // As headrace.types.Batch, with the block tables' row stride.
@@ -125,10 +124,6 @@ public:
 
     // Appends a file's rows to the weight, in panels.
     void pack(Weight& weight, const Codec& codec, const uint8_t* data, size_t rows, size_t row_bytes);
-    // Whether a linear with this weight reads quantised activations.
-    bool quantizes(const Weight& weight) const { return !exact_ && weight.has_integers(); }
-    // Quantises token t of num_tokens, in strips.
-    void quantize_token(const float* x, size_t t, size_t num_tokens, size_t columns, QuantizedBlock* out) const;
 
     void embed(const EmbedJob& job);
     void linear(const LinearJob& job) { linears({&job, 1}); }
@@ -161,6 +156,8 @@ private:
     size_t cut_attention(const AttentionJob& job, const BatchView& batch, const CacheView& cache);
     void split_attention(size_t row_floats, size_t group);
     void run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const;
+    // Whether a linear with this weight reads quantised activations.
+    bool quantizes(const Weight& weight) const { return !exact_ && weight.has_integers(); }
     void quantize_inputs(std::span<const LinearJob> jobs);
 
     const Kernels& kernels_;

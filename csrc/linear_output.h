@@ -7,17 +7,14 @@
 namespace headrace {
 namespace {
 
-HEADRACE_INLINE f32x16 load_some(const float* p, int n) { return n == LANES ? load(p) : load_part(p, n); }
-
 // 16 rows from `row` on of one token; those behind the block's last row are dropped.
 HEADRACE_INLINE void write_output(const LinearBlock& b, size_t row, size_t token, f32x16 y) {
     const int n = b.num_rows - row < LANES ? static_cast<int>(b.num_rows - row) : LANES;
     const size_t at = token * b.y_stride + row;
-    if (b.bias) y = y + load_some(b.bias + row, n);
+    if (b.bias) y = y + load16(b.bias + row, n);
     y = y * set1(b.scale);
-    if (b.add) y = y + load_some(b.add + at, n);
-    if (n == LANES) store(b.y + at, y);
-    else store_part(b.y + at, y, n);
+    if (b.add) y = y + load16(b.add + at, n);
+    store16(b.y + at, y, n);
 }
 
 }  // namespace

@@ -15,8 +15,6 @@ HEADRACE_INLINE void each16(size_t n, Step step) {
     for (; i + LANES <= n; i += LANES) step(i, LANES);
     if (i < n) step(i, static_cast<int>(n - i));
 }
-HEADRACE_INLINE f32x16 load16(const float* p, int n) { return n == LANES ? load(p) : load_part(p, n); }
-HEADRACE_INLINE void store16(float* p, f32x16 v, int n) { n == LANES ? store(p, v) : store_part(p, v, n); }
 
 // 1 / sqrt(mean(x²) + eps)
 HEADRACE_INLINE float inverse_rms(const float* x, size_t n, float eps) {

@@ -165,6 +165,10 @@ HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
 #include "simd_generic.h"
 #endif
 
+// The first n lanes, from 1 to 16; zero in the others.
+HEADRACE_INLINE f32x16 load16(const float* p, int n) { return n == LANES ? load(p) : load_part(p, n); }
+HEADRACE_INLINE void store16(float* p, f32x16 a, int n) { n == LANES ? store(p, a) : store_part(p, a, n); }
+
 // table[index] for each byte; indices below 16.
 HEADRACE_INLINE u8x16 lookup(u8x16 table, u8x16 index) {
 #if defined(__SSSE3__)
