@@ -53,10 +53,7 @@ struct PanelReader {
     HEADRACE_INLINE f32x16 scale(const uint8_t* block, size_t b, size_t g) {
         if constexpr (FORM.scales == ScaleForm::exponent) {
             float scales[PANEL_ROWS];
-            for (size_t row = 0; row < PANEL_ROWS; ++row) {
-                const uint32_t e = block[row], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
-                std::memcpy(scales + row, &bits, 4);
-            }
+            for (size_t row = 0; row < PANEL_ROWS; ++row) scales[row] = half_of_e8m0(block[row]);
             return load(scales);
         }
         if constexpr (!FORM.is_super()) return halves_at(block);

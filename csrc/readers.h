@@ -118,17 +118,21 @@ struct ReadIQ4_NL : Blocked {
         return to_float(lookup(iq4_values(), q)) * set1(read_f16(block));
     }
 };
+// Half of what an E8M0 byte stands for.
+HEADRACE_INLINE float half_of_e8m0(uint32_t exponent) {
+    const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
+    float scale;
+    std::memcpy(&scale, &bits, 4);
+    return scale;
+}
+
 // OCP microscaling: an exponent byte and 32 E2M1 values, here doubled to be whole, with half the scale.
 struct ReadMXFP4 : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
         const i8x16 values = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
         const uint8_t* block = row + k / 32 * 17;
-        const uint32_t exponent = block[0];
-        const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
-        float scale;
-        std::memcpy(&scale, &bits, 4);
         const u8x16 q = low_nibbles(load_bytes(block + 1), k % 32 / 4);
-        return to_float(lookup(reinterpret_cast<u8x16>(values), q)) * set1(scale);
+        return to_float(lookup(reinterpret_cast<u8x16>(values), q)) * set1(half_of_e8m0(block[0]));
     }
 };
 
