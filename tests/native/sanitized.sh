@@ -22,5 +22,6 @@ export ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS
 site=$(LD_PRELOAD='' "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 export PYTHONPATH=$package:$site
 "$python" -S -c "import headrace._core as core; assert core.__file__.startswith('$package'), core.__file__"
+# Reports go past pytest, which would keep them to itself.
 # Left out: a test of resident memory, to which the sanitizer adds its own.
-"$python" -S -m pytest tests/ops --deselect tests/ops/test_attention.py::test_a_cache_costs_what_is_written "${@:2}"
+"$python" -S -m pytest --capture=sys tests/ops --deselect tests/ops/test_attention.py::test_a_cache_costs_what_is_written "${@:2}"
