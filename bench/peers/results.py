@@ -16,7 +16,7 @@ UNSTEADY = 0.7
 """A sample beside which a limit was below this share of the run's median is marked, and repeated"""
 IMPOSSIBLE = 110.0
 """Percent of the highest limit of the run beyond which a figure is an error of measurement"""
-FINALIST = 0.75
+FINALIST = 0.6
 """After the first round, entries go on that reach this share of the best of their side"""
 OURS = "headrace"
 
