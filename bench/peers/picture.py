@@ -42,7 +42,7 @@ def draw(rows: list[Row], path: Path, title: str) -> None:
     axes.spines["bottom"].set_color(_GRID)
     axes.tick_params(length=0, labelsize=8)
     if shown:
-        axes.legend(loc="lower right", fontsize=8, frameon=False)
+        figure.legend(loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path, dpi=150, facecolor="white")
     pyplot.close(figure)
 
