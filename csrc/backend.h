@@ -91,6 +91,8 @@ struct SampleJob {
     const int32_t *history, *history_start, *output_start;
     const int32_t *bias_ids, *bias_start;
     const float* bias_values;
+    const uint32_t* masks;    // [masks, words of the vocabulary]
+    const int32_t* mask_row;  // [num_rows]: -1 for none
     int32_t* out;
 };
 

@@ -155,18 +155,22 @@ void sample(BoundBackend& self, In<float, 2> logits, In<float, 1> temperature, I
             In<float, 1> min_p, In<float, 1> repetition_penalty, In<float, 1> presence_penalty,
             In<float, 1> frequency_penalty, In<uint64_t, 1> seed, In<uint32_t, 1> stream, In<uint32_t, 1> position,
             In<int32_t, 1> history, In<int32_t, 1> history_start, In<int32_t, 1> output_start, In<int32_t, 1> bias_ids,
-            In<float, 1> bias_values, In<int32_t, 1> bias_start, Out<int32_t, 1> out) {
+            In<float, 1> bias_values, In<int32_t, 1> bias_start, In<uint32_t, 2> masks, In<int32_t, 1> mask_row,
+            Out<int32_t, 1> out) {
     const size_t rows = logits.shape(0), vocabulary = logits.shape(1);
     check(vocabulary >= 1, "logits must have at least one column");
     check_sizes(rows, "every parameter must have one entry for each row of logits", temperature, top_k, top_p, min_p,
-                repetition_penalty, presence_penalty, frequency_penalty, seed, stream, position, output_start, out);
+                repetition_penalty, presence_penalty, frequency_penalty, seed, stream, position, output_start, mask_row, out);
     check_sizes(rows + 1, "history_start and bias_start must be [rows + 1]", history_start, bias_start);
     check_offsets(history_start.data(), rows + 1, history.size(), "history_start must rise from 0 to the size of history");
     check_offsets(bias_start.data(), rows + 1, bias_ids.size(), "bias_start must rise from 0 to the size of bias_ids");
     check(bias_values.size() == bias_ids.size(), "bias_values must have the size of bias_ids");
     check_indices(history.data(), history.size(), vocabulary, "a token id in history is outside of the vocabulary");
     check_indices(bias_ids.data(), bias_ids.size(), vocabulary, "a token id in bias_ids is outside of the vocabulary");
+    check(masks.shape(0) == 0 || masks.shape(1) == (vocabulary + 31) / 32, "masks must have one bit for each token");
     for (size_t r = 0; r < rows; ++r) {
+        const int32_t mask = mask_row.data()[r];
+        check(mask >= -1 && (mask < 0 || static_cast<size_t>(mask) < masks.shape(0)), "mask_row lies outside of masks");
         const int32_t start = history_start.data()[r], end = history_start.data()[r + 1], output = output_start.data()[r];
         check(start == end || (start <= output && output <= end), "output_start lies outside of its row's history");
     }
@@ -174,7 +178,7 @@ void sample(BoundBackend& self, In<float, 2> logits, In<float, 1> temperature, I
     self.sample({logits.data(), rows, vocabulary, temperature.data(), top_p.data(), min_p.data(),
                  repetition_penalty.data(), presence_penalty.data(), frequency_penalty.data(), top_k.data(), seed.data(),
                  stream.data(), position.data(), history.data(), history_start.data(), output_start.data(),
-                 bias_ids.data(), bias_start.data(), bias_values.data(), out.data()});
+                 bias_ids.data(), bias_start.data(), bias_values.data(), masks.data(), mask_row.data(), out.data()});
 }
 
 void logprobs(BoundBackend& self, In<float, 2> logits, In<int32_t, 1> token_ids, Out<float, 1> logprob,
@@ -257,7 +261,7 @@ NB_MODULE(_core, m) {
         .def("sample", &sample, exact("logits"), exact("temperature"), exact("top_k"), exact("top_p"), exact("min_p"),
              exact("repetition_penalty"), exact("presence_penalty"), exact("frequency_penalty"), exact("seed"),
              exact("stream"), exact("position"), exact("history"), exact("history_start"), exact("output_start"),
-             exact("bias_ids"), exact("bias_values"), exact("bias_start"), exact("out"))
+             exact("bias_ids"), exact("bias_values"), exact("bias_start"), exact("masks"), exact("mask_row"), exact("out"))
         .def("logprobs", &logprobs, exact("logits"), exact("token_ids"), exact("logprob"), exact("rank"),
              exact("top_ids"), exact("top_logprobs"))
         .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")

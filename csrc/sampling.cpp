@@ -1,7 +1,7 @@
 // Sampling and log-probabilities, one row of logits at a time. The steps and their order are SamplingParams' (types.py);
 // ops/reference.py is the same in numpy. Probabilities are float32, sums of them double, in a fixed order.
 //
-// A NaN logit counts as -infinity; a row without any finite or infinite-positive logit gives id 0.
+// A NaN logit counts as -infinity; a row without any finite or infinite-positive logit gives the lowest allowed id.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -60,8 +60,34 @@ int32_t first_at_least(const float* x, size_t n, float value) {
     return 0;
 }
 
+const uint32_t* mask_of(const SampleJob& job, size_t row) {
+    const size_t words = (job.vocabulary + 31) / 32;
+    return job.mask_row[row] < 0 ? nullptr : job.masks + static_cast<size_t>(job.mask_row[row]) * words;
+}
+
 bool is_modified(const SampleJob& job, size_t row) {
-    return job.bias_start[row + 1] > job.bias_start[row] || job.history_start[row + 1] > job.history_start[row];
+    return job.bias_start[row + 1] > job.bias_start[row] || job.history_start[row + 1] > job.history_start[row] ||
+           job.mask_row[row] >= 0;
+}
+
+// The logits with NaN and what the mask forbids at -infinity.
+void copy_allowed(const float* given, const uint32_t* mask, std::vector<float>& logits) {
+    for (size_t i = 0; i < logits.size(); ++i) logits[i] = given[i] == given[i] ? given[i] : NEVER;
+    if (!mask) return;
+    for (size_t i = 0; i < logits.size(); ++i)
+        if (!(mask[i / 32] >> (i % 32) & 1)) logits[i] = NEVER;
+}
+
+int32_t lowest_allowed(const uint32_t* mask, size_t vocabulary) {
+    for (size_t i = 0; mask && i < vocabulary; ++i)
+        if (mask[i / 32] >> (i % 32) & 1) return static_cast<int32_t>(i);
+    return 0;
+}
+
+int32_t most_likely(const Kernels& kernels, const std::vector<float>& logits, const uint32_t* mask) {
+    const float highest = kernels.largest(logits.data(), logits.size());
+    if (highest == NEVER) return lowest_allowed(mask, logits.size());
+    return first_at_least(logits.data(), logits.size(), highest);
 }
 
 void add_biases(const SampleJob& job, size_t row, std::vector<float>& logits) {
@@ -184,15 +210,16 @@ int32_t sample_row(const Kernels& kernels, const SampleJob& job, size_t row, Sam
     if (greedy && !is_modified(job, row))
         return first_at_least(given, job.vocabulary, kernels.largest(given, job.vocabulary));
     std::vector<float>& logits = memory.logits;
-    for (size_t i = 0; i < logits.size(); ++i) logits[i] = given[i] == given[i] ? given[i] : NEVER;
+    const uint32_t* mask = mask_of(job, row);
+    copy_allowed(given, mask, logits);
     add_biases(job, row, logits);
     add_penalties(job, row, memory);
-    if (greedy) return first_at_least(logits.data(), logits.size(), kernels.largest(logits.data(), logits.size()));
+    if (greedy) return most_likely(kernels, logits, mask);
     const float temperature = job.temperature[row];
     for (float& logit : logits) logit = logit / temperature;
     for (float& logit : logits) logit = logit == logit ? logit : NEVER;  // infinite logits and biases can make NaN
     const float highest = kernels.largest(logits.data(), logits.size());
-    if (highest == NEVER) return 0;
+    if (highest == NEVER) return lowest_allowed(mask, logits.size());
     kernels.exp_below(logits.data(), highest, logits.size(), memory.weights.data());
     if (const float min_p = job.min_p[row]; min_p > 0)
         for (float& weight : memory.weights) weight = weight < min_p ? 0 : weight;

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from headrace.errors import HeadraceError
     from headrace.llm import LLM
     from headrace.loaded_model import TextPrompt, TokensPrompt
-    from headrace.types import Chunk, CompletionOutput, Logprob, RequestOutput, SamplingParams
+    from headrace.sampling_params import SamplingParams
+    from headrace.types import Chunk, CompletionOutput, Logprob, RequestOutput
 
 __version__ = "0.1.0"
 
@@ -61,7 +62,7 @@ _HOMES = {
     "CompletionOutput": "types",
     "Logprob": "types",
     "RequestOutput": "types",
-    "SamplingParams": "types",
+    "SamplingParams": "sampling_params",
     "TextPrompt": "loaded_model",
     "TokensPrompt": "loaded_model",
 }

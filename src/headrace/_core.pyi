@@ -213,6 +213,8 @@ class Backend:
         bias_ids: IntArray,
         bias_values: FloatArray,
         bias_start: IntArray,
+        masks: NDArray[np.uint32],
+        mask_row: IntArray,
         out: IntArray,
     ) -> None: ...
     def logprobs(

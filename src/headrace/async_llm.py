@@ -14,7 +14,8 @@ from headrace.engine.stats import EngineStats
 from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
 from headrace.loaded_model import LoadedModel, Prompt
-from headrace.types import Chunk, RequestOutput, SamplingParams, StepOutput, TokenLogprobs, Usage
+from headrace.sampling_params import SamplingParams
+from headrace.types import Chunk, RequestOutput, StepOutput, TokenLogprobs, Usage
 
 _T = TypeVar("_T")
 

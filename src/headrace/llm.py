@@ -17,7 +17,8 @@ from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
 from headrace.loaded_model import LoadedModel, Message, Prompt
-from headrace.types import Chunk, RequestOutput, SamplingParams
+from headrace.sampling_params import SamplingParams
+from headrace.types import Chunk, RequestOutput
 
 
 class LLM(LoadedModel):

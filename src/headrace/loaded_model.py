@@ -21,10 +21,11 @@ from headrace.hub.resolve import resolve_model
 from headrace.model.loader import load_decoder, read_spec
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
+from headrace.sampling_params import SamplingParams
 from headrace.text.chat import load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.tokenizer import Tokenizer
-from headrace.types import Request, SamplingParams, draw_seed
+from headrace.types import Request, draw_seed
 
 
 class TextPrompt(TypedDict):

@@ -9,15 +9,15 @@ A request's life in these types:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.errors import RequestError
+from headrace.sampling_params import SamplingParams
 
 IntArray: TypeAlias = NDArray[np.int32]
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -45,132 +45,6 @@ class Logprob:
 
 TokenLogprobs: TypeAlias = dict[int, Logprob]
 """One position's log-probabilities: the chosen token and the most likely ones, by token id."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """What a request asks of the sampler. Names, defaults and meaning are vLLM's, where vLLM has them.
-
-    Applied in this order: logit_bias and min_tokens, penalties, temperature, min_p, top_k, top_p, then one draw keyed
-    by (seed, output position).
-
-    Raises:
-        RequestError: a value is out of range; `param` names it.
-    """
-
-    n: int = 1
-    """Number of independent completions; completion i draws with (seed, i)."""
-    temperature: float = 1.0
-    """Divides the logits; 0 is greedy."""
-    top_k: int = 0
-    """Keep only the k most likely tokens; 0 (or -1) keeps all."""
-    top_p: float = 1.0
-    """Keep the smallest set of most likely tokens whose probabilities reach p."""
-    min_p: float = 0.0
-    """Keep tokens at least min_p times as likely as the most likely one."""
-    repetition_penalty: float = 1.0
-    """Divides positive (multiplies negative) logits of every token in the prompt or output."""
-    presence_penalty: float = 0.0
-    """Subtracted from the logit of every token in the output."""
-    frequency_penalty: float = 0.0
-    """Subtracted from a token's logit once for each time that it stands in the output."""
-    logit_bias: Mapping[int, float] | None = None
-    """Added to the logits of the given token ids; -100 or less bans in practice."""
-    seed: int | None = None
-    """Same seed, same text. None (or -1) draws one when the request is made."""
-    stop: str | Sequence[str] | None = None
-    """Strings that end the output; not part of the text unless include_stop_str_in_output."""
-    stop_token_ids: Sequence[int] | None = None
-    """Token ids that end the output, besides the model's end-of-sequence tokens."""
-    min_tokens: int = 0
-    """End-of-sequence and stop token ids are banned before this many output tokens, and stop strings not looked for."""
-    max_tokens: int | None = 16
-    """At most this many output tokens; None is up to the end of the context."""
-    ignore_eos: bool = False
-    """Go on after the model's end-of-sequence tokens."""
-    logprobs: int | None = None
-    """For each output position, this many most likely tokens besides the chosen one."""
-    prompt_logprobs: int | None = None
-    """The same for each prompt position (the first has none)."""
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    """Leave special tokens (such as end-of-turn marks) out of the text."""
-
-    def __post_init__(self) -> None:
-        for name, kind in (("stop", "strings"), ("stop_token_ids", "token ids")):
-            values = getattr(self, name)
-            values = (values,) if isinstance(values, str) and name == "stop" else () if values is None else values
-            if not isinstance(values, Iterable) or isinstance(values, str | bytes):
-                raise RequestError(f"{name} is {values!r}, expected a list of {kind}", param=name)
-            object.__setattr__(self, name, tuple(values))  # frozen
-        if self.top_k == -1:
-            object.__setattr__(self, "top_k", 0)
-        if self.seed == -1:
-            object.__setattr__(self, "seed", None)
-        for name, *_ in _RANGES:
-            if isinstance(value := getattr(self, name), np.generic):
-                object.__setattr__(self, name, value.item())
-        check_sampling_params(self)
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """`stop`, normalised."""
-        assert isinstance(self.stop, tuple)
-        return self.stop
-
-
-_RANGES: tuple[tuple[str, float, float, str], ...] = (
-    ("n", 1, 1024, "from 1 to 1,024"),
-    ("temperature", 0.0, 1e6, "from 0 (greedy) to 1,000,000"),
-    ("top_k", 0, 2**31 - 1, "0 (off), -1 (off) or a count"),
-    ("top_p", 1e-9, 1.0, "above 0 and at most 1"),
-    ("min_p", 0.0, 1.0, "from 0 to 1"),
-    ("repetition_penalty", 1e-6, 1e6, "above 0 and at most 1,000,000"),
-    ("presence_penalty", -2.0, 2.0, "from -2 to 2"),
-    ("frequency_penalty", -2.0, 2.0, "from -2 to 2"),
-    ("seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
-    ("min_tokens", 0, 2**31 - 1, "0 or more"),
-    ("max_tokens", 1, 2**31 - 1, "1 or more"),
-    ("logprobs", 0, 2**31 - 1, "0 or more"),
-    ("prompt_logprobs", 0, 2**31 - 1, "0 or more"),
-)
-_INTEGERS = {"n", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
-_FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
-_OPTIONAL = {"seed", "max_tokens", "logprobs", "prompt_logprobs"}
-
-
-def check_sampling_params(params: SamplingParams) -> None:
-    """Raise RequestError for the first value that has the wrong type or is out of range."""
-    for name, low, high, expected in _RANGES:
-        value = getattr(params, name)
-        if value is None and name in _OPTIONAL:
-            continue
-        kind = int if name in _INTEGERS else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            raise RequestError(f"{name} is {value!r}, expected {expected}", param=name)
-    for name in _FLAGS:
-        if not isinstance(getattr(params, name), bool):
-            raise RequestError(f"{name} is {getattr(params, name)!r}, expected True or False", param=name)
-    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
-        raise RequestError(
-            f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens"
-        )
-    _check_collections(params)
-
-
-def _check_collections(params: SamplingParams) -> None:
-    for string in params.stop_strings:
-        if not isinstance(string, str) or not string:
-            raise RequestError(f"stop has {string!r}, expected non-empty strings", param="stop")
-    if not isinstance(params.logit_bias, Mapping | None):
-        raise RequestError("logit_bias is no mapping, expected token ids to numbers", param="logit_bias")
-    for name in ("stop_token_ids", "logit_bias"):
-        for token_id in getattr(params, name) or ():
-            if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-                raise RequestError(f"{name} has {token_id!r}, expected token ids", param=name)
-    for token_id, bias in (params.logit_bias or {}).items():
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -1e6 <= bias <= 1e6:
-            raise RequestError(f"logit_bias for token {token_id} is {bias!r}, expected a number", param="logit_bias")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +119,43 @@ class SamplingBatch:
     bias_values: FloatArray
     """Added to the logits; -inf bans a token"""
     bias_start: IntArray
+    masks: NDArray[np.uint32]
+    """[M, ceil(V / 32)]: bit i % 32 of word i // 32 says whether token i may be drawn"""
+    mask_row: IntArray
+    """[R]: which mask the row has, -1 for none"""
+
+    @classmethod
+    def of(cls, num_rows: int, **values: Any) -> Self:
+        """Rows that draw from the whole distribution but for `values`: arrays, or a number for all rows."""
+        ids, floats, offsets = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(num_rows + 1, np.int32)
+        ragged = {
+            "history": ids,
+            "history_start": offsets,
+            "bias_ids": ids,
+            "bias_values": floats,
+            "bias_start": offsets,
+        }
+        given: dict[str, Any] = ragged | {"masks": np.empty((0, 0), np.uint32)} | values
+        for name, (kind, neutral) in _NEUTRAL.items():
+            value = np.asarray(values.get(name, neutral), kind)
+            given[name] = np.full(num_rows, value) if value.ndim == 0 else value
+        return cls(**given)
+
+
+_NEUTRAL: Mapping[str, tuple[type[np.generic], float]] = {
+    "temperature": (np.float32, 1),
+    "top_k": (np.int32, 0),
+    "top_p": (np.float32, 1),
+    "min_p": (np.float32, 0),
+    "repetition_penalty": (np.float32, 1),
+    "presence_penalty": (np.float32, 0),
+    "frequency_penalty": (np.float32, 0),
+    "seed": (np.uint64, 0),
+    "stream": (np.uint32, 0),
+    "position": (np.uint32, 0),
+    "output_start": (np.int32, 0),
+    "mask_row": (np.int32, -1),
+}
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from headrace.errors import ModelNotFound, RequestError
-from headrace.types import Chunk, FinishReason, SamplingParams
+from headrace.sampling_params import SamplingParams
+from headrace.types import Chunk, FinishReason
 
 
 class LLM:

@@ -18,7 +18,8 @@ from headrace.hub.files import ModelFiles
 from headrace.model.loader import load_decoder
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
-from headrace.types import Request, SamplingParams
+from headrace.sampling_params import SamplingParams
+from headrace.types import Request
 
 Answer = dict[tuple[str, int], tuple[list[int], list[float]]]
 """(request id, index) → token ids and the log-probability of each, exactly"""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import drain, ids, make_engine, make_request
 
+from headrace.engine.rows import Row
 from headrace.engine.sampling import SamplingTable
 from headrace.engine.sequence import Sequence
 from headrace.errors import DoesNotFit
@@ -75,7 +76,7 @@ def test_each_position_and_completion_has_a_draw_of_its_own() -> None:
     for row, sequence in enumerate(sequences):
         sequence.row = row
     sequences[1].token_ids += [5, 6, 7]
-    batch = table.batch(sequences)
+    batch = table.batch([Row(sequence) for sequence in sequences])
     assert batch.position.tolist() == [0, 3]
     assert batch.stream.tolist() == [0, 1]
     assert batch.seed.tolist() == [7, 7]

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 
 from headrace.config import EngineConfig
+from headrace.engine.constraint import NewConstraint, unconstrained
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.ops.reference import ReferenceOps
-from headrace.types import Batch, Request, SamplingParams, StepOutput
+from headrace.sampling_params import SamplingParams
+from headrace.types import Batch, Request, StepOutput
 
 VOCABULARY = 64
 
@@ -54,12 +56,16 @@ class ToyDecoder:
 
 
 def make_engine(
-    num_blocks: int = 64, max_context: int = 512, rope_switch: int | None = None, **settings: object
+    num_blocks: int = 64,
+    max_context: int = 512,
+    rope_switch: int | None = None,
+    new_constraint: NewConstraint = unconstrained,
+    **settings: object,
 ) -> tuple[Engine, ToyDecoder]:
     config = EngineConfig(backend="reference", **settings)
     decoder = ToyDecoder(rope_switch)
     plan = KVPlan(num_blocks, config.block_size, 1, max_context, 0)
-    return Engine(decoder, ReferenceOps(), config, plan), decoder
+    return Engine(decoder, ReferenceOps(), config, plan, new_constraint), decoder
 
 
 def make_request(id_: str, prompt: list[int], *, max_tokens: int = 20, **params: object) -> Request:

@@ -9,7 +9,7 @@ from headrace.formats.codecs import Codec
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, Ops, RopeTable, Weight
 from headrace.ops.cpu import CpuOps, instruction_sets
-from headrace.types import Batch, FloatArray, SamplingBatch
+from headrace.types import Batch, FloatArray
 
 INSTRUCTION_SETS = instruction_sets()
 
@@ -78,34 +78,6 @@ def batch_on(spans: list[tuple[int, int]], tables: NDArray[np.int32]) -> Batch:
 
 def qkv_width(layout: HeadLayout) -> int:
     return (layout.num_heads + 2 * layout.num_kv_heads) * layout.head_dim
-
-
-def sampling_batch(rows: int, **fields: object) -> SamplingBatch:
-    """Parameters that change nothing, with the given fields replaced (numbers are repeated for each row)."""
-    defaults: dict[str, object] = {
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "top_k": 0,
-        "seed": 0,
-        "stream": 0,
-        "position": 0,
-        "history": np.zeros(0, np.int32),
-        "history_start": np.zeros(rows + 1, np.int32),
-        "output_start": np.zeros(rows, np.int32),
-        "bias_ids": np.zeros(0, np.int32),
-        "bias_values": np.zeros(0, np.float32),
-        "bias_start": np.zeros(rows + 1, np.int32),
-    } | fields
-    kinds = {"top_k": np.int32, "seed": np.uint64, "stream": np.uint32, "position": np.uint32}
-    arrays = {
-        name: value if isinstance(value, np.ndarray) else np.full(rows, value, kinds.get(name, np.float32))
-        for name, value in defaults.items()
-    }
-    return SamplingBatch(**arrays)
 
 
 def all_cpu_ops() -> list[CpuOps]:

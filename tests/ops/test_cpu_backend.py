@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import batch_on, dense, floats, make_batch, qkv_width, rope_table, same_bits, sampling_batch
+from ops_cases import batch_on, dense, floats, make_batch, qkv_width, rope_table, same_bits
 
 from headrace import _core  # noqa: TID251
 from headrace.config import EngineConfig
@@ -22,6 +22,7 @@ from headrace.ops.cpu import CpuOps, instruction_sets, self_test
 from headrace.ops.kinds import Activation, NormKind
 from headrace.ops.reference import ReferenceOps
 from headrace.ops.select import select_ops
+from headrace.types import SamplingBatch
 
 LAYOUT = HeadLayout(4, 2, 16)
 
@@ -132,7 +133,7 @@ def test_rope_rows_behind_the_table(ops: CpuOps) -> None:
 def _wrong_calls(ops: CpuOps) -> list[tuple[type[Exception], Callable[[], Any]]]:
     x, ones, weight = floats(1, 4, 32), np.ones(32, np.float32), dense(ops, floats(2, 8, 32))
     cache, batch = ops.new_kv_cache(1, 4, 16, LAYOUT), make_batch([(0, 4)], 16)
-    sample = lambda **fields: lambda: ops.sample(x, sampling_batch(4, **fields))  # noqa: E731
+    sample = lambda **fields: lambda: ops.sample(x, SamplingBatch.of(4, **fields))  # noqa: E731
     return [
         (TypeError, lambda: ops.linear(x.astype(np.float64), weight)),
         (TypeError, lambda: ops.linear(x[:, ::2], weight)),
@@ -179,7 +180,7 @@ def test_nothing_to_do(ops: CpuOps) -> None:
     none, weight = np.zeros((0, 32), np.float32), dense(ops, floats(2, 8, 32))
     assert ops.linear(none, weight).shape == (0, 8)
     assert ops.embed(weight, _ids()).shape == (0, 32)
-    assert ops.sample(none, sampling_batch(0)).shape == (0,)
+    assert ops.sample(none, SamplingBatch.of(0)).shape == (0,)
     batch = batch_on([(0, 0)], np.zeros((1, 1), np.int32))
     cache = ops.new_kv_cache(1, 4, 16, LAYOUT)
     assert ops.attention(np.zeros((0, 64), np.float32), cache, 0, batch, LAYOUT, 1.0, None, None).shape == (0, 64)

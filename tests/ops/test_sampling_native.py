@@ -6,7 +6,8 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from ops_cases import floats, sampling_batch
+from numpy.typing import NDArray
+from ops_cases import floats
 
 from headrace.ops.cpu import CpuOps
 from headrace.ops.reference import ReferenceOps
@@ -45,7 +46,7 @@ def test_ids_equal_the_reference(
     rows = 150
     logits = floats(vocabulary, rows, vocabulary) * np.float32(3)
     draws = {"seed": np.arange(rows, dtype=np.uint64) * 0x9E3779B97F4A7C15, "stream": 3, "position": 11}
-    _agree(ops, reference, logits, sampling_batch(rows, **draws, **params), allowed=1)
+    _agree(ops, reference, logits, SamplingBatch.of(rows, **draws, **params), allowed=1)
 
 
 def _random_batch(random: np.random.Generator, rows: int, vocabulary: int) -> SamplingBatch:
@@ -53,7 +54,7 @@ def _random_batch(random: np.random.Generator, rows: int, vocabulary: int) -> Sa
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     biases = random.integers(0, 4, rows)
     pick = lambda *choices: random.choice(choices, rows).astype(np.float32)  # noqa: E731
-    return sampling_batch(
+    return SamplingBatch.of(
         rows,
         temperature=pick(0, 0.5, 1, 1.7),
         top_k=random.choice([0, 1, 3, 50], rows).astype(np.int32),
@@ -71,7 +72,15 @@ def _random_batch(random: np.random.Generator, rows: int, vocabulary: int) -> Sa
         bias_ids=random.integers(0, vocabulary, biases.sum()).astype(np.int32),
         bias_values=random.choice([-np.inf, -100, 1.5, 8], biases.sum()).astype(np.float32),
         bias_start=np.concatenate([[0], np.cumsum(biases)]).astype(np.int32),
+        masks=_masks(random, 5, vocabulary),
+        mask_row=random.integers(-1, 5, rows),
     )
+
+
+def _masks(random: np.random.Generator, count: int, vocabulary: int) -> NDArray[np.uint32]:
+    bits = random.random((count, -(-vocabulary // 32) * 32)) < random.choice([0.02, 0.5, 0.98], (count, 1))
+    bits[:, random.integers(0, vocabulary)] = True
+    return np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -84,7 +93,7 @@ def test_rounded_logits_tie_as_the_reference_says(ops: CpuOps, reference: Refere
     logits = np.round(floats(1, 200, 50))
     for params in ({"temperature": 0.0}, {"top_k": 4}, {"top_p": 0.4}, {"top_k": 9, "top_p": 0.7}):
         _agree(
-            ops, reference, logits, sampling_batch(200, position=np.arange(200, dtype=np.uint32), **params), allowed=1
+            ops, reference, logits, SamplingBatch.of(200, position=np.arange(200, dtype=np.uint32), **params), allowed=1
         )
 
 
@@ -93,7 +102,7 @@ def test_draws_follow_the_distribution(ops: CpuOps) -> None:
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities).astype(np.float32)
     rows = 20000
-    batch = sampling_batch(rows, position=np.arange(rows, dtype=np.uint32))
+    batch = SamplingBatch.of(rows, position=np.arange(rows, dtype=np.uint32))
     counts = np.bincount(ops.sample(np.tile(logits, (rows, 1)), batch), minlength=5)
     assert counts[1] == 0
     kept = probabilities > 0
@@ -115,6 +124,7 @@ def _row(batch: SamplingBatch, r: int) -> SamplingBatch:
         start, end = getattr(batch, f"{name}_start")[r : r + 2]
         values |= {field: getattr(batch, field)[start:end].copy() for field in ragged}
         values[f"{name}_start"] = np.array([0, end - start], np.int32)
+    values["masks"] = batch.masks
     values["output_start"] = batch.output_start[r : r + 1] - batch.history_start[r]
     return SamplingBatch(**values)
 
@@ -132,7 +142,7 @@ def test_nan_and_infinity_give_an_id(ops: CpuOps, params: dict[str, float]) -> N
         ([-inf, -inf, 3e38, -3e38], {2}),
     ]
     logits = np.array([row for row, _ in rows], np.float32)
-    for id_, (row, allowed) in zip(ops.sample(logits, sampling_batch(len(rows), **params)), rows, strict=True):
+    for id_, (row, allowed) in zip(ops.sample(logits, SamplingBatch.of(len(rows), **params)), rows, strict=True):
         assert int(id_) in allowed, (row, id_)
 
 
@@ -156,3 +166,21 @@ def test_logprobs_of_nan_end(ops: CpuOps) -> None:
     assert rank[1] == 2
     assert top_ids[1].tolist() == [2, 3, 0, 5]
     assert sorted(top_ids[0].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 3.0}, {"top_k": 3}, {"top_p": 0.2}])
+def test_nothing_but_what_the_mask_allows_is_drawn(ops: CpuOps, params: dict[str, float]) -> None:
+    random = np.random.default_rng(7)
+    masks = _masks(random, 300, 67)
+    batch = SamplingBatch.of(300, masks=masks, mask_row=np.arange(300), position=np.arange(300), **params)
+    logits = floats(7, 300, 67)
+    logits[:100] = [[np.nan], [-np.inf], [np.inf], [0]] * 25  # nothing to choose by
+    ids = ops.sample(logits, batch)
+    assert all(masks[r, token // 32] >> (token % 32) & 1 for r, token in enumerate(ids.tolist()))
+
+
+def test_rows_share_a_mask_and_do_without(ops: CpuOps) -> None:
+    masks = np.array([[0b1000], [0b0110]], np.uint32)
+    logits = np.tile(np.array([4, 3, 2, 1], np.float32), (4, 1))
+    batch = SamplingBatch.of(4, temperature=0, masks=masks, mask_row=np.array([1, -1, 0, 1]))
+    assert ops.sample(logits, batch).tolist() == [1, 0, 3, 1]

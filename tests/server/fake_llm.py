@@ -17,8 +17,9 @@ from typing import Any
 
 from headrace.engine.stats import EngineStats
 from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingChatTemplate, RequestError
+from headrace.sampling_params import SamplingParams
 from headrace.server.run import listen, make_server, url
-from headrace.types import Chunk, FinishReason, Logprob, SamplingParams, TokenLogprobs, Usage
+from headrace.types import Chunk, FinishReason, Logprob, TokenLogprobs, Usage
 
 SENTENCE = b"the quick brown fox jumps over the lazy dog, then naps. "
 

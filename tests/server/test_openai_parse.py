@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import RequestError, UnsupportedParameter
+from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import ChatPrompt
 from headrace.server.dialects.openai import parse_chat, parse_completion
-from headrace.types import SamplingParams
 
 DEFAULTS = SamplingParams(temperature=0.5, top_p=0.9, repetition_penalty=1.1, max_tokens=7)
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from fake_llm import FakeTokenizer
 
+from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Served
 from headrace.server.dialects.openai.logprobs import chat_logprobs, completion_logprobs
 from headrace.server.dialects.openai.models import render_models
 from headrace.server.dialects.openai.render import ChatRenderer, CompletionRenderer, RenderOptions, render_failure
 from headrace.server.errors import Failure
-from headrace.types import Chunk, CompletionOutput, FinishReason, Logprob, RequestOutput, SamplingParams
+from headrace.types import Chunk, CompletionOutput, FinishReason, Logprob, RequestOutput
 
 SERVED = Served(
     name='a "quoted" näme',

@@ -15,7 +15,8 @@ from headrace.cli.status import Status, TextOut, Timing
 from headrace.config import EngineConfig
 from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
 from headrace.llm import LLM
-from headrace.types import Chunk, SamplingParams
+from headrace.sampling_params import SamplingParams
+from headrace.types import Chunk
 
 DEFAULT_LIMIT = 1024
 """Most tokens of an answer without --max-tokens; a model that never stops would fill its context."""

@@ -187,9 +187,9 @@ def _sampling(ops: CpuOps, sizes: Sizes) -> Iterator[Case]:
     logits = [_values(rows, vocabulary) for _ in range(_copies(4 * rows * vocabulary, sizes))]
     work = Work(logits[0].nbytes, 0)
     for name, batch in (
-        ("sample greedy", _sampling_batch(rows, temperature=0.0)),
-        ("sample", _sampling_batch(rows)),
-        ("sample top-k 40, top-p 0.95", _sampling_batch(rows, top_k=40, top_p=0.95)),
+        ("sample greedy", SamplingBatch.of(rows, temperature=0)),
+        ("sample", SamplingBatch.of(rows)),
+        ("sample top-k 40, top-p 0.95", SamplingBatch.of(rows, top_k=40, top_p=0.95)),
     ):
         yield Case(name, rows, _in_turn(logits, partial(ops.sample, batch=batch)), work)
     ids = np.arange(rows, dtype=np.int32)
@@ -229,26 +229,4 @@ def _batch(starts: list[int], tokens: int, context: int) -> Batch:
         query_start=np.arange(len(starts) + 1, dtype=np.int32) * np.int32(tokens),
         block_tables=np.arange(len(starts) * blocks, dtype=np.int32).reshape(len(starts), blocks),
         logit_rows=np.zeros(0, np.int32),
-    )
-
-
-def _sampling_batch(rows: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> SamplingBatch:
-    no_ids, offsets = np.zeros(0, np.int32), np.zeros(rows + 1, np.int32)
-    return SamplingBatch(
-        temperature=np.full(rows, temperature, np.float32),
-        top_k=np.full(rows, top_k, np.int32),
-        top_p=np.full(rows, top_p, np.float32),
-        min_p=np.zeros(rows, np.float32),
-        repetition_penalty=np.ones(rows, np.float32),
-        presence_penalty=np.zeros(rows, np.float32),
-        frequency_penalty=np.zeros(rows, np.float32),
-        seed=np.arange(rows, dtype=np.uint64),
-        stream=np.zeros(rows, np.uint32),
-        position=np.zeros(rows, np.uint32),
-        history=no_ids,
-        history_start=offsets,
-        output_start=np.zeros(rows, np.int32),
-        bias_ids=no_ids,
-        bias_values=np.zeros(0, np.float32),
-        bias_start=offsets,
     )

@@ -20,7 +20,8 @@ from headrace.errors import ConfigError
 from headrace.llm import LLM
 from headrace.ops.base import Ops
 from headrace.ops.cpu import Clock, CpuOps
-from headrace.types import Chunk, SamplingParams
+from headrace.sampling_params import SamplingParams
+from headrace.types import Chunk
 
 _DECODE_PROMPT = 16
 """Prompt tokens of each decoded sequence"""

@@ -91,7 +91,7 @@ def _check_combination(*, system: str | None, raw: bool, token_ids: bool, chat_t
 
 def _check_values(sampling: dict[str, Any], token_ids: str | None) -> None:
     """What can be wrong without a model is said before one is loaded, which may take minutes."""
-    from headrace.types import SamplingParams
+    from headrace.sampling_params import SamplingParams
 
     SamplingParams(**sampling)
     if token_ids is not None:

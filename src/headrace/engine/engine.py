@@ -1,6 +1,6 @@
 """The engine: token ids in, token ids out. One call of `step` advances every scheduled sequence.
 
-submit → waiting ─ schedule → run → sample → update ─→ StepOutput …
+submit → waiting ─ draft → schedule → run → update ─→ StepOutput …
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from headrace.config import EngineConfig
 from headrace.engine.block_cache import BlockCache
+from headrace.engine.constraint import NewConstraint, unconstrained
+from headrace.engine.drafting import Drafting
 from headrace.engine.memory import KVPlan
 from headrace.engine.runner import Runner, Sampled
 from headrace.engine.scheduler import Scheduler
@@ -24,11 +26,21 @@ from headrace.types import FinishReason, Request, StepOutput
 class Engine:
     """Runs requests on one model. Not thread-safe: one thread calls all methods.
 
-    `decoder` and `ops` belong together; `plan` says how many blocks the KV cache has and the longest context.
+    `decoder` and `ops` belong together; `plan` says how many blocks the KV cache has and the longest context;
+    `new_constraint` makes what restricts the output of a request's sequences.
     """
 
-    def __init__(self, decoder: Decoder, ops: Ops, config: EngineConfig, plan: KVPlan) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        ops: Ops,
+        config: EngineConfig,
+        plan: KVPlan,
+        new_constraint: NewConstraint = unconstrained,
+    ) -> None:
         self.plan = plan
+        self._new_constraint = new_constraint
+        self._drafting = Drafting(rope_switch=decoder.spec.rope_switch)
         self._blocks = BlockCache(plan.num_blocks, config.block_size, share_prefixes=config.prefix_cache)
         self._scheduler = Scheduler(
             self._blocks,
@@ -78,7 +90,7 @@ class Engine:
         self.check_fits(len(request.prompt_token_ids), request.max_tokens)
         sequences: dict[int, Sequence] = {}
         for index in range(request.params.n):
-            sequence = Sequence(request, index, self._num_arrivals)
+            sequence = Sequence(request, index, self._num_arrivals, self._new_constraint(request))
             self._num_arrivals += 1
             sequences[index] = sequence
             self._scheduler.add(sequence)
@@ -95,6 +107,7 @@ class Engine:
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; empty when there is nothing to do."""
         started = time.perf_counter()
+        self._drafting.draft(self._scheduler.running)
         plan = self._scheduler.schedule()
         if not plan:
             return []
@@ -127,38 +140,42 @@ class Engine:
         """Forget all prefixes that no running sequence holds."""
         self._blocks.clear()
 
-    def _update(self, plan: Mapping[Sequence, int], sampled: Mapping[Sequence, Sampled]) -> list[StepOutput]:
+    def _update(self, plan: Mapping[Sequence, int], sampled: Mapping[Sequence, list[Sampled]]) -> list[StepOutput]:
         outputs: list[StepOutput] = []
         for sequence, num_tokens in plan.items():
-            sequence.num_computed += num_tokens
+            tokens = sampled.get(sequence, [])
+            stands = len(sequence.token_ids) + max(len(tokens) - 1, 0)  # behind this come drafts that were wrong
+            output = self._append(sequence, tokens) if tokens else None
+            sequence.num_computed = min(sequence.num_computed + num_tokens, stands)
             self._blocks.commit(sequence)
-            if (token := sampled.get(sequence)) is not None:
-                outputs.append(self._append(sequence, token))
+            if output is not None:
+                outputs.append(output)
+                if output.finish_reason is not None:
+                    self._finish(sequence)
         return outputs
 
-    def _append(self, sequence: Sequence, sampled: Sampled) -> StepOutput:
-        is_first = sequence.num_output == 0
-        sequence.token_ids.append(sampled.token_id)
-        self._generation_tokens += 1
+    def _append(self, sequence: Sequence, tokens: list[Sampled]) -> StepOutput:
+        request, is_first = sequence.request, sequence.num_output == 0
+        token_ids = [token.token_id for token in tokens]
+        sequence.token_ids.extend(token_ids)
+        self._generation_tokens += len(token_ids)
         output = StepOutput(
-            sequence.request.id,
+            request.id,
             sequence.index,
-            [sampled.token_id],
-            logprobs=None if sampled.logprobs is None else [sampled.logprobs],
+            token_ids,
+            logprobs=None
+            if request.params.logprobs is None
+            else [t.logprobs for t in tokens if t.logprobs is not None],
+            finish_reason=sequence.ends_with(token_ids[-1], sequence.num_output),
         )
+        if output.finish_reason is FinishReason.STOP:
+            output.stop_token_id = token_ids[-1]
         if is_first and sequence.index == 0:
             self._prompt_tokens += sequence.num_prompt
             output.num_cached_tokens = sequence.num_cached or 0
             self._prefix_hits += output.num_cached_tokens
-            if sequence.request.params.prompt_logprobs is not None:
+            if request.params.prompt_logprobs is not None:
                 output.prompt_logprobs = sequence.prompt_logprobs
-        if sampled.token_id in sequence.stop_ids and sequence.num_output > sequence.request.params.min_tokens:
-            output.stop_token_id = sampled.token_id
-            output.finish_reason = FinishReason.STOP
-        elif sequence.num_output >= sequence.request.max_tokens:
-            output.finish_reason = FinishReason.LENGTH
-        if output.finish_reason is not None:
-            self._finish(sequence)
         return output
 
     def _finish(self, sequence: Sequence) -> None:

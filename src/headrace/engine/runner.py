@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
 
+from headrace.engine.rows import Masks, MaskTable, Row, accept
 from headrace.engine.sampling import SamplingTable
 from headrace.engine.sequence import Sequence
 from headrace.model.decoder import Decoder
@@ -18,18 +19,22 @@ from headrace.types import Batch, FloatArray, IntArray, Logprob, TokenLogprobs
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The token that a sequence got in this step."""
+    """A token that a sequence got in this step."""
 
     token_id: int
     logprobs: TokenLogprobs | None
 
 
-@dataclass(frozen=True, slots=True)
-class _LogitRow:
-    """A row of logits: the next token of a sequence, or a prompt position whose logprobs were asked for."""
+@dataclass(slots=True)
+class _LogitRows:
+    """What the step's rows of logits are for."""
 
-    sequence: Sequence
-    prompt_position: int | None
+    prompt: list[tuple[Sequence, int]] = field(default_factory=list)
+    """Prompt positions whose logprobs were asked for …"""
+    prompt_at: list[int] = field(default_factory=list)
+    """… and their rows"""
+    sampled: list[Row] = field(default_factory=list)
+    sampled_at: list[int] = field(default_factory=list)
 
 
 class Runner:
@@ -41,40 +46,51 @@ class Runner:
         self._cache = cache
         self._tables = np.zeros((max_sequences, max_blocks), np.int32)
         self._sampling = SamplingTable(max_sequences)
+        self._masks = Masks(decoder.spec.vocab_size)
         self.seconds_in_forward = 0.0
         self.seconds_in_sampling = 0.0
 
-    def run(self, plan: Mapping[Sequence, int]) -> dict[Sequence, Sampled]:
-        """Compute num_tokens further tokens of each sequence; those that reach their last token get a new one."""
+    def run(self, plan: Mapping[Sequence, int]) -> dict[Sequence, list[Sampled]]:
+        """Compute num_tokens further tokens of each sequence, drafts included.
+
+        Those that reach their last token get a new one, and another one for each draft that turns out to be right.
+        """
         batch, rows = self._batch(plan)
         started = time.perf_counter()
+        masks = self._masks.start(rows.sampled)
         logits = self._decoder.forward(batch, self._cache)
         forwarded = time.perf_counter()
-        sampled = self._sample(logits, rows) if rows else {}
+        if rows.prompt:
+            self._add_prompt_logprobs(logits, rows)
+        sampled = self._sample(logits, rows, None if masks is None else masks.result()) if rows.sampled else {}
         self.seconds_in_forward += forwarded - started
         self.seconds_in_sampling += time.perf_counter() - forwarded
         return sampled
 
-    def _batch(self, plan: Mapping[Sequence, int]) -> tuple[Batch, list[_LogitRow]]:
+    def _batch(self, plan: Mapping[Sequence, int]) -> tuple[Batch, _LogitRows]:
         token_ids: list[int] = []
         starts: list[int] = []
         logit_rows: list[int] = []
-        rows: list[_LogitRow] = []
+        rows = _LogitRows()
         for sequence, num_tokens in plan.items():
-            start = sequence.num_computed
+            start, known = sequence.num_computed, len(sequence.token_ids)
             end = start + num_tokens
+            first = len(token_ids)
             if sequence.wants_prompt_logprobs:
-                asked = range(start, min(end, sequence.num_prompt - 1))
-                logit_rows.extend(len(token_ids) + p - start for p in asked)
-                rows.extend(_LogitRow(sequence, p) for p in asked)
+                for position in range(start, min(end, sequence.num_prompt - 1)):
+                    rows.prompt.append((sequence, position))
+                    rows.prompt_at.append(len(logit_rows))
+                    logit_rows.append(first + position - start)
             starts.append(start)
-            if num_tokens == 1:
+            if num_tokens == 1 and end <= known:
                 token_ids.append(sequence.token_ids[start])
             else:
                 token_ids.extend(sequence.token_ids[start:end])
-            if end == len(sequence.token_ids):
-                logit_rows.append(len(token_ids) - 1)
-                rows.append(_LogitRow(sequence, None))
+                token_ids.extend(sequence.drafts[: max(end - known, 0)])
+            for num_drafts in range(end - known + 1):
+                rows.sampled.append(Row(sequence, num_drafts))
+                rows.sampled_at.append(len(logit_rows))
+                logit_rows.append(first + known - 1 + num_drafts - start)
             self._write_table(sequence)
         counts = list(plan.values())
         query_start = np.array([0, *accumulate(counts)], np.int32)
@@ -108,40 +124,41 @@ class Runner:
         widest = max(len(sequence.block_ids) for sequence in plan)
         return self._tables[[sequence.row for sequence in plan], :widest]
 
-    def _sample(self, logits: Array, rows: list[_LogitRow]) -> dict[Sequence, Sampled]:
-        prompt = [at for at, row in enumerate(rows) if row.prompt_position is not None]
-        if prompt:
-            self._add_prompt_logprobs(logits, rows, prompt)
-        chosen = [at for at, row in enumerate(rows) if row.prompt_position is None]
-        if not chosen:
-            return {}
-        if prompt:
-            logits = self._ops.select(logits, np.array(chosen, np.int32))
-        sequences = [rows[at].sequence for at in chosen]
-        token_ids = self._ops.sample(logits, self._sampling.batch(sequences))
-        logprobs = self._logprobs(logits, sequences, token_ids)
+    def _sample(self, logits: Array, rows: _LogitRows, masks: MaskTable | None) -> dict[Sequence, list[Sampled]]:
+        if rows.prompt:
+            logits = self._ops.select(logits, np.array(rows.sampled_at, np.int32))
+        drawn = self._ops.sample(logits, self._sampling.batch(rows.sampled, masks)).tolist()
+        accepted = accept(rows.sampled, drawn)
+        logprobs = self._logprobs(logits, rows.sampled, accepted)
         return {
-            sequence: Sampled(token_id, logprobs.get(at))
-            for at, (sequence, token_id) in enumerate(zip(sequences, token_ids.tolist(), strict=True))
+            sequence: [Sampled(token_id, logprobs.get((sequence, at))) for at, token_id in enumerate(token_ids)]
+            for sequence, token_ids in accepted.items()
         }
 
-    def _logprobs(self, logits: Array, sequences: list[Sequence], token_ids: IntArray) -> dict[int, TokenLogprobs]:
-        counts = {at: s.request.params.logprobs for at, s in enumerate(sequences)}
-        asked = {at: count for at, count in counts.items() if count is not None}
+    def _logprobs(
+        self, logits: Array, rows: list[Row], accepted: Mapping[Sequence, list[int]]
+    ) -> dict[tuple[Sequence, int], TokenLogprobs]:
+        """Of the accepted tokens of those sequences that asked; keyed by the token's place among the accepted."""
+        asked: list[int] = []
+        counts: list[int] = []
+        for at, row in enumerate(rows):
+            count = row.sequence.request.params.logprobs
+            if count is not None and row.num_drafts < len(accepted[row.sequence]):
+                asked.append(at)
+                counts.append(count)
         if not asked:
             return {}
-        rows = np.array(list(asked), np.int32)
-        found = self._ops.logprobs(self._ops.select(logits, rows), token_ids[rows], max(asked.values()))
-        return dict(zip(asked, _as_dicts(token_ids[rows], list(asked.values()), *found), strict=True))
+        token_ids = np.array([accepted[rows[at].sequence][rows[at].num_drafts] for at in asked], np.int32)
+        found = self._ops.logprobs(self._ops.select(logits, np.array(asked, np.int32)), token_ids, max(counts))
+        keys = [(rows[at].sequence, rows[at].num_drafts) for at in asked]
+        return dict(zip(keys, _as_dicts(token_ids, counts, *found), strict=True))
 
-    def _add_prompt_logprobs(self, logits: Array, rows: list[_LogitRow], prompt: list[int]) -> None:
-        positions = [rows[at].prompt_position or 0 for at in prompt]
-        sequences = [rows[at].sequence for at in prompt]
-        counts = [s.request.params.prompt_logprobs or 0 for s in sequences]
-        next_ids = [s.token_ids[p + 1] for s, p in zip(sequences, positions, strict=True)]
-        token_ids = np.array(next_ids, np.int32)
-        found = self._ops.logprobs(self._ops.select(logits, np.array(prompt, np.int32)), token_ids, max(counts))
-        for sequence, position, entry in zip(sequences, positions, _as_dicts(token_ids, counts, *found), strict=True):
+    def _add_prompt_logprobs(self, logits: Array, rows: _LogitRows) -> None:
+        counts = [sequence.request.params.prompt_logprobs or 0 for sequence, _ in rows.prompt]
+        token_ids = np.array([sequence.token_ids[position + 1] for sequence, position in rows.prompt], np.int32)
+        chosen = self._ops.select(logits, np.array(rows.prompt_at, np.int32))
+        found = self._ops.logprobs(chosen, token_ids, max(counts))
+        for (sequence, position), entry in zip(rows.prompt, _as_dicts(token_ids, counts, *found), strict=True):
             if len(sequence.prompt_logprobs) == position + 1:  # else known from before a preemption
                 sequence.prompt_logprobs.append(entry)
 

@@ -58,6 +58,10 @@ class Scheduler:
                 continue
             num_tokens = self._chunk(sequence, budget)
             while not self.cache.grow(sequence, sequence.num_computed + num_tokens):
+                if sequence.drafts:  # guesses are not worth another sequence's blocks
+                    sequence.drafts = []
+                    num_tokens = self._chunk(sequence, budget)
+                    continue
                 victim = self.running[-1]
                 budget += plan.pop(victim, 0)
                 self._preempt(victim)
@@ -103,7 +107,7 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, budget: int) -> int:
         limit = PROMPT_LOGPROBS_CHUNK if sequence.wants_prompt_logprobs else budget
-        return min(sequence.num_uncomputed, budget, limit)
+        return min(sequence.num_uncomputed + len(sequence.drafts), budget, limit)
 
     def _waits_for_sibling(self, sequence: Sequence) -> bool:
         """The completions of a request wait until the first of them has computed the prompt, to share its blocks."""
@@ -131,6 +135,7 @@ class Scheduler:
     def _put_back(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
+        sequence.drafts = []
         at = 0  # the waiting ones that arrived earlier stay before it
         while at < len(self.waiting) and self.waiting[at].arrival < sequence.arrival:
             at += 1

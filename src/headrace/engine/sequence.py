@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from headrace.engine.constraint import Constraint
 from headrace.engine.prefix_tree import Node
-from headrace.types import Request, TokenLogprobs
+from headrace.types import FinishReason, Request, TokenLogprobs
 
 
 class Sequence:
@@ -12,6 +13,8 @@ class Sequence:
     __slots__ = (
         "arrival",
         "block_ids",
+        "constraint",
+        "drafts",
         "index",
         "nodes",
         "num_cached",
@@ -26,7 +29,7 @@ class Sequence:
         "token_ids",
     )
 
-    def __init__(self, request: Request, index: int, arrival: int) -> None:
+    def __init__(self, request: Request, index: int, arrival: int, constraint: Constraint | None = None) -> None:
         resumed = request.resume[index] if request.resume else ()
         self.request = request
         self.index = index
@@ -34,6 +37,10 @@ class Sequence:
         """Order of arrival; the latest is preempted first"""
         self.token_ids: list[int] = [*request.prompt_token_ids, *resumed]
         """Prompt and output"""
+        self.drafts: list[int] = []
+        """Guesses of the tokens that follow, computed along in the next step; see `rows`"""
+        self.constraint = constraint
+        """What restricts the output, advanced past the output so far"""
         self.num_prompt = len(request.prompt_token_ids)
         self.num_computed = 0
         """Leading tokens whose keys and values are in the cache"""
@@ -52,6 +59,9 @@ class Sequence:
         self.stop_ids: frozenset[int] = frozenset(request.params.stop_token_ids or ())
         if not request.params.ignore_eos:
             self.stop_ids |= request.eos_token_ids
+        if constraint is not None:
+            for at, token_id in enumerate(resumed):
+                constraint.take(token_id, request.max_tokens - at)
 
     @property
     def num_output(self) -> int:
@@ -62,6 +72,12 @@ class Sequence:
     def num_uncomputed(self) -> int:
         """Tokens whose keys and values are not in the cache yet."""
         return len(self.token_ids) - self.num_computed
+
+    def ends_with(self, token_id: int, num_output: int) -> FinishReason | None:
+        """Why the sequence ends when `token_id` is its output token number `num_output` (from 1); None: it goes on."""
+        if token_id in self.stop_ids and num_output > self.request.params.min_tokens:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if num_output >= self.request.max_tokens else None
 
     @property
     def wants_prompt_logprobs(self) -> bool:

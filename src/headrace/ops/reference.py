@@ -260,6 +260,11 @@ class ReferenceOps:
         logits = logits.copy()
         biased = slice(batch.bias_start[r], batch.bias_start[r + 1])
         np.add.at(logits, batch.bias_ids[biased], batch.bias_values[biased])
+        allowed = np.ones(len(logits), np.bool_)
+        if (mask := batch.mask_row[r]) >= 0:
+            bits = np.unpackbits(batch.masks[mask].view(np.uint8), bitorder="little")
+            allowed = bits[: len(logits)].astype(np.bool_)
+            logits[~allowed] = -np.inf
         start, end = batch.history_start[r], batch.history_start[r + 1]
         if end > start:
             seen = np.unique(batch.history[start:end])
@@ -267,6 +272,8 @@ class ReferenceOps:
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
             produced, counts = np.unique(batch.history[batch.output_start[r] : end], return_counts=True)
             logits[produced] -= batch.frequency_penalty[r] * counts.astype(np.float32) + batch.presence_penalty[r]
+        if logits.max() == -np.inf:
+            return int(np.argmax(allowed))
         if batch.temperature[r] == 0:
             return int(np.argmax(logits))
         logits = logits / batch.temperature[r]

@@ -249,6 +249,8 @@ class CpuOps:
             batch.bias_ids,
             batch.bias_values,
             batch.bias_start,
+            batch.masks,
+            batch.mask_row,
             out,
         )
         return out

@@ -11,7 +11,7 @@ from headrace.formats.tensor import Tensor
 from headrace.ops.base import Array, HeadLayout, KVCache, MoeWeights, Ops, RopeTable, Weight
 from headrace.ops.kinds import Activation, NormKind
 from headrace.ops.reference import ReferenceOps
-from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+from headrace.types import Batch, FloatArray, SamplingBatch
 
 _LAYOUT = HeadLayout(num_heads=4, num_kv_heads=2, head_dim=24)
 _TOLERANCE = 2e-4
@@ -106,22 +106,5 @@ def _experts(ops: Ops, inputs: _Inputs) -> MoeWeights:
 
 
 def _sampling(rows: int) -> SamplingBatch:
-    none: IntArray = np.zeros(0, np.int32)
-    return SamplingBatch(
-        temperature=np.full(rows, 0.8, np.float32),
-        top_k=np.full(rows, 20, np.int32),
-        top_p=np.full(rows, 0.9, np.float32),
-        min_p=np.full(rows, 0.01, np.float32),
-        repetition_penalty=np.full(rows, 1, np.float32),
-        presence_penalty=np.full(rows, 0, np.float32),
-        frequency_penalty=np.full(rows, 0, np.float32),
-        seed=np.arange(rows, dtype=np.uint64),
-        stream=np.zeros(rows, np.uint32),
-        position=np.arange(rows, dtype=np.uint32),
-        history=none,
-        history_start=np.zeros(rows + 1, np.int32),
-        output_start=np.zeros(rows, np.int32),
-        bias_ids=none,
-        bias_values=np.zeros(0, np.float32),
-        bias_start=np.zeros(rows + 1, np.int32),
-    )
+    order = np.arange(rows)
+    return SamplingBatch.of(rows, temperature=0.8, top_k=20, top_p=0.9, min_p=0.01, seed=order, position=order)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from headrace.sampling_params import SamplingParams
 from headrace.server.errors import Failure
-from headrace.types import Chunk, RequestOutput, SamplingParams, TokenLogprobs, Usage
+from headrace.types import Chunk, RequestOutput, TokenLogprobs, Usage
 
 JsonObject: TypeAlias = dict[str, Any]
 

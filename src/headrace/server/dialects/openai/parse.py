@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from headrace.errors import RequestError, UnsupportedParameter
+from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
 from headrace.server.dialects.openai.render import ChatRenderer, CompletionRenderer, RenderOptions
 from headrace.server.dialects.openai.requests import (
@@ -20,7 +21,6 @@ from headrace.server.dialects.openai.requests import (
     StreamOptions,
 )
 from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION, refuse_unsupported
-from headrace.types import SamplingParams
 
 MAX_LOGPROBS = 20
 """Of the spec, and vLLM's default."""

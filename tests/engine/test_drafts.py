@@ -1,0 +1,153 @@
+"""Drafts and constraints: what a sequence produces depends on its constraint, never on the drafts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toy import VOCABULARY, drain, ids, make_engine, make_request
+
+from headrace.engine.constraint import Mask
+from headrace.engine.engine import Engine
+from headrace.engine.sequence import Sequence
+from headrace.types import Request
+
+
+class Ladder:
+    """Each token is followed by one of the three after it; after a multiple of 8 come the next two without a choice."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.pushed: list[int] = []
+        self.fills = 0
+
+    def _allowed(self) -> list[int]:
+        steps = (1,) if self.last % 8 in (0, 1) else (1, 2, 3)
+        return [(self.last + step) % VOCABULARY for step in steps]
+
+    def fill(self, mask: Mask) -> bool:
+        self.fills += 1
+        assert (mask == 0xFFFFFFFF).all()
+        mask[:] = 0
+        for token_id in self._allowed():
+            mask[token_id // 32] |= np.uint32(1 << token_id % 32)
+        return True
+
+    def push(self, token_id: int) -> bool:
+        if token_id not in self._allowed():
+            return False
+        self.pushed.append(self.last)
+        self.last = token_id
+        return True
+
+    def pop(self, count: int) -> None:
+        for _ in range(count):
+            self.last = self.pushed.pop()
+
+    def take(self, token_id: int, remaining: int) -> int:
+        assert token_id in self._allowed()
+        assert not self.pushed
+        if remaining == 1:
+            token_id = self._allowed()[0]  # the way to the end
+        self.last = token_id
+        return token_id
+
+    def forced(self, most: int) -> list[int]:
+        tokens, last = [], self.last
+        while last % 8 in (0, 1) and len(tokens) < most:
+            last = (last + 1) % VOCABULARY
+            tokens.append(last)
+        return tokens
+
+
+def _run(requests: list[Request], drafter: object = None, **settings: object) -> tuple[dict[object, list[int]], Engine]:
+    engine, decoder = make_engine(new_constraint=lambda request: Ladder() if "l" in request.id else None, **settings)
+    if drafter is not None:
+        engine._drafting.draft = drafter
+    for request in requests:
+        engine.submit(request)
+    outputs = {key: ids(each) for key, each in drain(engine).items()}
+    return outputs, decoder
+
+
+def test_a_constraint_holds_and_what_has_no_choice_costs_no_pass() -> None:
+    request = make_request("l", [1, 2, 3], max_tokens=60)
+    outputs, decoder = _run([request])
+    tokens = outputs["l", 0]
+    assert len(tokens) == 60
+    for before, after in zip([0, *tokens], tokens, strict=False):
+        assert (after - before) % VOCABULARY in ((1,) if before % 8 in (0, 1) else (1, 2, 3))
+    assert len(decoder.batches) < 45
+    assert tokens[-1] == (tokens[-2] + 1) % VOCABULARY
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("prompt_logprobs", [None, 2])
+def test_drafts_change_nothing(seed: int, prompt_logprobs: int | None) -> None:
+    random = np.random.default_rng(seed)
+    requests = [
+        make_request(
+            f"{'l' if at % 2 else 'r'}{at}",
+            random.integers(0, VOCABULARY, int(random.integers(1, 40))).tolist(),
+            max_tokens=int(random.integers(1, 30)),
+            repetition_penalty=1.3,
+            min_tokens=1,
+            n=2,
+            logprobs=1,
+            prompt_logprobs=prompt_logprobs,
+        )
+        for at in range(6)
+    ]
+    plain, _ = _run(requests, lambda sequences: None)
+
+    def wild(sequences: list[Sequence]) -> None:
+        """Some right, some wrong, some forbidden."""
+        for s in sequences:
+            room = s.request.max_tokens - s.num_output - 1
+            right = plain[s.request.id, s.index][s.num_output :][:room]
+            s.drafts = right[: int(random.integers(0, 5))]
+            if room > len(s.drafts):
+                s.drafts = [*s.drafts, int(random.integers(0, VOCABULARY))]
+
+    drafted, decoder = _run(requests, wild, max_batch_tokens=32, num_blocks=18)
+    assert drafted == plain
+    assert _run(requests)[0] == plain
+    assert sum(len(batch.logit_rows) for batch in decoder.batches) > len(decoder.batches)
+
+
+def test_logprobs_belong_to_their_tokens() -> None:
+    request = make_request("r", [5, 6], max_tokens=12, logprobs=3, temperature=0.0)
+    plain, _ = make_engine()
+    plain.submit(request)
+    expected = [entry for output in drain(plain)["r", 0] for entry in output.logprobs or []]
+    right = [max(entry, key=lambda token: entry[token].logprob) for entry in expected]
+
+    drafted, _ = make_engine()
+    drafted._drafting.draft = lambda sequences: [
+        setattr(s, "drafts", right[s.num_output :][: min(3, 11 - s.num_output)]) for s in sequences
+    ]
+    drafted.submit(request)
+    outputs = drain(drafted)["r", 0]
+    assert len(outputs) < 6
+    assert [entry for output in outputs for entry in output.logprobs or []] == expected
+
+
+def test_a_resumed_request_goes_on_within_its_constraint() -> None:
+    request = make_request("l", [1, 2, 3], max_tokens=40)
+    whole = _run([request])[0]["l", 0]
+    resumed = Request(
+        id="l2", prompt_token_ids=(1, 2, 3), params=request.params, seed=7, max_tokens=40, resume=(tuple(whole[:17]),)
+    )
+    assert _run([resumed])[0]["l2", 0] == whole[17:]
+
+
+def test_a_token_that_ends_the_sequence_ends_the_drafts_behind_it() -> None:
+    plain = _run([make_request("r", [9], max_tokens=12)])[0]["r", 0]
+    stop = plain[5]
+    request = make_request("r", [9], max_tokens=12, stop_token_ids=[stop])
+
+    def all_right(sequences: list[Sequence]) -> None:
+        for s in sequences:
+            s.drafts = plain[s.num_output :][: 11 - s.num_output]
+
+    outputs, _ = _run([request], all_right)
+    assert outputs["r", 0] == plain[: plain.index(stop) + 1]
