@@ -36,6 +36,7 @@ class _Completion:
         self.is_finished = False
 
     def push(self, output: StepOutput) -> Chunk:
+        """The chunk of a step; it ends with the token that completes a stop string, whatever came in the same step."""
         chunk = Chunk(self._index, "", output.token_ids, self._decoded(output.logprobs), output.finish_reason)
         text_ids = output.token_ids
         if output.stop_token_id is not None:
@@ -43,8 +44,33 @@ class _Completion:
                 chunk.stop_reason = output.stop_token_id
             if not self._params.include_stop_str_in_output:
                 text_ids = text_ids[:-1]
-        self._num_tokens += len(output.token_ids)
-        text = self._text(text_ids, is_last=output.finish_reason is not None)
+        if self._params.stop_strings and len(output.token_ids) > 1:
+            self._push_each(chunk, text_ids)
+        else:
+            self._push_text(chunk, text_ids, len(output.token_ids))
+        self.is_finished = chunk.finish_reason is not None
+        return chunk
+
+    def _push_each(self, chunk: Chunk, text_ids: list[int]) -> None:
+        """Token by token, as they would have come one in a step: behind a stop string nothing was generated."""
+        whole, reasons = chunk.token_ids, (chunk.finish_reason, chunk.stop_reason)
+        chunk.finish_reason = chunk.stop_reason = None
+        text = ""
+        for at in range(len(whole)):
+            if at == len(whole) - 1:
+                chunk.finish_reason, chunk.stop_reason = reasons
+            self._push_text(chunk, text_ids[at : at + 1], 1)
+            text += chunk.text
+            if chunk.finish_reason is not None:
+                chunk.token_ids = whole[: at + 1]
+                chunk.logprobs = None if chunk.logprobs is None else chunk.logprobs[: at + 1]
+                break
+        chunk.text = text
+
+    def _push_text(self, chunk: Chunk, text_ids: list[int], num_tokens: int) -> None:
+        """Set the chunk's text to that of the tokens, as far as it is final; ends the chunk at a stop string."""
+        self._num_tokens += num_tokens
+        text = self._text(text_ids, is_last=chunk.finish_reason is not None)
         stop = None
         if self._num_tokens <= self._params.min_tokens:
             chunk.text = text
@@ -52,10 +78,8 @@ class _Completion:
             chunk.text, stop = self._stops.push(text)
         if stop is not None:
             chunk.finish_reason, chunk.stop_reason = FinishReason.STOP, stop
-        elif output.finish_reason is not None:
+        elif chunk.finish_reason is not None:
             chunk.text += self._stops.flush()
-        self.is_finished = chunk.finish_reason is not None
-        return chunk
 
     def _text(self, token_ids: list[int], *, is_last: bool) -> str:
         if self._detokenizer is None:
@@ -107,8 +131,9 @@ class OpenRequest:
                 None if entry is None else decode_logprobs(entry, self._tokenizer) for entry in output.prompt_logprobs
             ]
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
-        self.num_completion_tokens += len(output.token_ids)
-        return completion.push(output)
+        chunk = completion.push(output)
+        self.num_completion_tokens += len(chunk.token_ids)
+        return chunk
 
 
 class Collector:
@@ -128,8 +153,8 @@ class Collector:
             if output.logprobs is None:
                 output.logprobs, output.cumulative_logprob = [], 0.0
             output.logprobs.extend(chunk.logprobs)
-            chosen = (entry[token_id].logprob for token_id, entry in zip(chunk.token_ids, chunk.logprobs, strict=True))
-            output.cumulative_logprob = (output.cumulative_logprob or 0.0) + sum(chosen)
+            for token_id, entry in zip(chunk.token_ids, chunk.logprobs, strict=True):  # in one order, however cut
+                output.cumulative_logprob = (output.cumulative_logprob or 0.0) + entry[token_id].logprob
         if chunk.finish_reason is not None:
             output.finish_reason = chunk.finish_reason.value
             output.stop_reason = chunk.stop_reason

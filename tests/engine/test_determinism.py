@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_models import make_tiny
-from toy import drain
+from toy import drain, ids
 
 from headrace.config import EngineConfig
 from headrace.engine.engine import Engine
@@ -68,10 +68,9 @@ def answer(engine: Engine, requests: Sequence[Request]) -> Answer:
         engine.submit(request)
     found: Answer = {}
     for key, outputs in drain(engine).items():
-        ids = [output.token_ids[0] for output in outputs]
-        logprobs = [o.logprobs[0][i].logprob for o, i in zip(outputs, ids, strict=True) if o.logprobs is not None]
-        assert len(logprobs) == len(ids)
-        found[key] = ids, logprobs
+        token_ids = ids(outputs)
+        entries = [entry for output in outputs for entry in output.logprobs or []]
+        found[key] = token_ids, [entry[i].logprob for entry, i in zip(entries, token_ids, strict=True)]
     return found
 
 
