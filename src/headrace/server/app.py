@@ -20,10 +20,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import __version__
-from headrace.errors import Overloaded, UnknownModel
+from headrace.errors import Overloaded, RequestError, UnknownModel
 from headrace.server.body import read_json_body
 from headrace.server.dialects import openai
-from headrace.server.dialects.base import Call, Dialect, Endpoint, Listing, Renderer, Served
+from headrace.server.dialects.base import Action, Dialect, Endpoint, Listing, Renderer, Served
 from headrace.server.errors import Failure, MethodNotAllowed, PathNotFound, describe
 from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
 from headrace.server.metrics import Metrics
@@ -54,9 +54,10 @@ def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BOD
     metrics = Metrics(served_name, llm.max_context, llm.stats)
     server = _Server(llm, _served(llm, served_name), metrics, max_body_bytes)
     routes = [Route("/health", _health(server)), Route("/metrics", _metrics(server)), Route("/version", _version)]
-    generating: dict[str, ASGIApp] = {}
+    posts: dict[str, ASGIApp] = {}
     for dialect in DIALECTS:
-        generating |= {endpoint.path: _Generate(server, dialect, endpoint) for endpoint in dialect.endpoints}
+        posts |= {endpoint.path: _Generate(server, dialect, endpoint) for endpoint in dialect.endpoints}
+        posts |= {action.path: _Act(server, dialect, action) for action in dialect.actions}
         routes += [Route(listing.path, _list(server, dialect, listing)) for listing in dialect.listings]
 
     @asynccontextmanager
@@ -66,29 +67,29 @@ def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BOD
         finally:
             await llm.close()
 
-    routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in generating.items()]
+    routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
     rest = Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
     )
-    return App(generating, rest)
+    return App(posts, rest)
 
 
 class App:
-    """The ASGI application: Starlette, but requests that generate go past it.
+    """The ASGI application: Starlette, but requests that the engine answers go past it.
 
     They handle their errors themselves, and each write of a stream would pass through two wrappers of `send`.
     """
 
-    def __init__(self, generating: Mapping[str, ASGIApp], rest: Starlette) -> None:
-        self._generating = generating
+    def __init__(self, posts: Mapping[str, ASGIApp], rest: Starlette) -> None:
+        self._posts = posts
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
-        generates = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._generating
-        await (self._generating[scope["path"]] if generates else self._rest)(scope, receive, send)
+        is_post = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._posts
+        await (self._posts[scope["path"]] if is_post else self._rest)(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +102,14 @@ class _Server:
     max_body_bytes: int
 
 
-class _Generate:
-    """POST to a dialect's endpoint: an ASGI application, so that a stream costs one await per write."""
+class _Post:
+    """POST to a path of a dialect: an ASGI application, so that a stream costs one await per write."""
 
-    def __init__(self, server: _Server, dialect: Dialect, endpoint: Endpoint) -> None:
+    def __init__(self, server: _Server, dialect: Dialect) -> None:
         self._server = server
         self._dialect = dialect
-        self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        opened: list[OpenPrompt] = []
         has_begun = False
 
         def send_noting(message: Message) -> Awaitable[None]:
@@ -119,26 +118,61 @@ class _Generate:
             return send(message)
 
         try:
-            await self._answer(scope, receive, send_noting, opened)
+            await self._answer(scope, receive, send_noting)
         except ClientDisconnect:
             pass
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
             failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
             if not has_begun:
                 await _error_response(self._dialect, failure)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class _Generate(_Post):
+    """POST to a path that generates."""
+
+    def __init__(self, server: _Server, dialect: Dialect, endpoint: Endpoint) -> None:
+        super().__init__(server, dialect)
+        self._endpoint = endpoint
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = self._server
+        arrival = time.perf_counter()
+        body = await read_json_body(scope, receive, server.max_body_bytes)
+        call = self._endpoint.parse(body, server.served.defaults)
+        _check_model(call.model, server.served)
+        opened = await open_call(call, server.llm, server.metrics, arrival)
+        try:
+            renderer = call.renderer(server.served)
+            answer = _stream(opened, renderer, send) if call.stream else _whole(opened, renderer, scope, receive, send)
+            await _unless_disconnected(answer, receive)
         finally:
             close_call(opened)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, opened: list[OpenPrompt]) -> None:
-        """Answer one request; what has been queued on the engine is put into `opened`."""
-        arrival = time.perf_counter()
-        body = await read_json_body(scope, receive, self._server.max_body_bytes)
-        call = self._endpoint.parse(body, self._server.served.defaults)
-        _check_model(call, self._server.served)
-        opened += await open_call(call, self._server.llm, self._server.metrics, arrival)
-        renderer = call.renderer(self._server.served)
-        answer = _stream(opened, renderer, send) if call.stream else _whole(opened, renderer, scope, receive, send)
-        await _unless_disconnected(answer, receive)
+
+class _Act(_Post):
+    """POST to a path that answers with one call."""
+
+    def __init__(self, server: _Server, dialect: Dialect, action: Action) -> None:
+        super().__init__(server, dialect)
+        self._action = action
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = self._server
+        inquiry = self._action.parse(await read_json_body(scope, receive, server.max_body_bytes))
+        _check_model(inquiry.model, server.served)
+
+        async def answer() -> None:
+            try:
+                found = await inquiry.ask(server.llm)
+            except RequestError as error:
+                error.param = inquiry.param_names.get(error.param or "", error.param)
+                raise
+            await Response(inquiry.render(found, server.served), media_type=_JSON)(scope, receive, send)
+
+        await _unless_disconnected(answer(), receive)
 
 
 async def _whole(opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,9 +224,9 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _check_model(call: Call, served: Served) -> None:
-    if call.model != served.name:
-        raise UnknownModel(f"The model {call.model!r} is not served here; {served.name!r} is", param="model")
+def _check_model(model: str, served: Served) -> None:
+    if model != served.name:
+        raise UnknownModel(f"The model {model!r} is not served here; {served.name!r} is", param="model")
 
 
 def _served(llm: AsyncLLM, name: str) -> Served:
@@ -267,7 +301,8 @@ def _dialect_of(path: str) -> Dialect:
     """The dialect that a path without a route was most likely meant for: the one with a route just above it."""
     parent = path.rsplit("/", 1)[0]
     for dialect in DIALECTS:
-        paths = [endpoint.path for endpoint in dialect.endpoints] + [listing.path for listing in dialect.listings]
+        routes: list[Endpoint | Action | Listing] = [*dialect.endpoints, *dialect.actions, *dialect.listings]
+        paths = [route.path for route in routes]
         if any(known == path or (parent and known.startswith(f"{parent}/")) for known in paths):
             return dialect
     return DIALECTS[0]

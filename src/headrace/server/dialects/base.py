@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from headrace.sampling_params import SamplingParams
 from headrace.server.errors import Failure
 from headrace.types import Chunk, RequestOutput, TokenLogprobs, Usage
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -129,6 +132,27 @@ class Endpoint:
     parse: Callable[[bytes, SamplingParams], Call]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """A parsed request that is answered whole, by one call: embeddings, scores and the like."""
+
+    model: str
+    ask: Callable[[AsyncLLM], Awaitable[Any]]
+    """The call; cancelled when the client leaves. Raises RequestError, EngineError."""
+    render: Callable[[Any, Served], bytes]
+    """The body for what `ask` gave."""
+    param_names: Mapping[str, str] = field(default_factory=dict)
+    """As in Call"""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A path that answers POST with one call. `parse` takes the body and raises RequestError, nothing else."""
+
+    path: str
+    parse: Callable[[bytes], Inquiry]
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A path that answers GET from what is served; raises RequestError. `render` gets the path's parameters."""
@@ -143,5 +167,6 @@ class Dialect:
 
     name: str
     endpoints: Sequence[Endpoint]
+    actions: Sequence[Action] = ()
     listings: Sequence[Listing] = ()
     render_failure: Callable[[Failure], bytes]
