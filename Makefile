@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 MODEL ?= stories
 
-.PHONY: run test check check-native check-arm64 format bench wheel clean
+.PHONY: run test check check-native check-arm64 format features bench wheel clean
 
 run: $(VENV)/.installed  ## stream a story from the bundled model; chat on a terminal
 	@$(BIN)/headrace run $(MODEL)
@@ -29,6 +29,9 @@ check-arm64:  ## the arm64 kernels under emulation, bit for bit beside AVX2's
 format: $(VENV)/.check  ## what `check` wants, done
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+features: $(VENV)/.test  ## docs/features.md, after every parameter in it has been called
+	PYTHONPATH=tests $(BIN)/python -m features.table
 
 bench: $(VENV)/.installed  ## speed beside the machine's own limits
 	@$(BIN)/headrace bench $(MODEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,3 +15,14 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("needs the material in ../shared, which is not part of the project")
     return path
+
+
+@pytest.fixture(scope="session")
+def spec_schemas(shared: Path) -> dict[str, Any]:
+    """The schemas of OpenAI's OpenAPI document."""
+    yaml = pytest.importorskip("yaml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    schemas: dict[str, Any] = yaml.load((shared / "data/specs/openai.yaml").read_text(), Loader=loader)["components"][
+        "schemas"
+    ]
+    return schemas

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,14 +35,3 @@ def quick(quick_llm: FakeLLM) -> Iterator[str]:
     """Base URL of a server that answers at once, shared by all tests."""
     with serving(quick_llm) as base:
         yield base
-
-
-@pytest.fixture(scope="session")
-def spec_schemas(shared: Path) -> dict[str, Any]:
-    """The schemas of OpenAI's OpenAPI document."""
-    yaml = pytest.importorskip("yaml")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    schemas: dict[str, Any] = yaml.load((shared / "data/specs/openai.yaml").read_text(), Loader=loader)["components"][
-        "schemas"
-    ]
-    return schemas

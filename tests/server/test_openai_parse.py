@@ -322,22 +322,3 @@ def test_any_bytes_are_a_call_or_a_request_error(body: bytes) -> None:
     for parse in (parse_chat, parse_completion):
         with pytest.raises(RequestError):
             parse(body, DEFAULTS)
-
-
-def test_every_parameter_of_the_spec_is_known(spec_schemas: dict[str, Any]) -> None:
-    """Each is a field, or in the table of the refused (null asks for nothing): none is "not a known parameter"."""
-
-    def properties(schema: dict[str, Any]) -> set[str]:
-        if "$ref" in schema:
-            schema = spec_schemas[schema["$ref"].rpartition("/")[2]]
-        names = set(schema.get("properties", {}))
-        return names.union(*(properties(part) for part in schema.get("allOf", [])))
-
-    for parse, base, kind in (
-        (parse_chat, CHAT, "CreateChatCompletionRequest"),
-        (parse_completion, TEXT, "CreateCompletionRequest"),
-    ):
-        names = properties(spec_schemas[kind])
-        assert {"model", "n", "stop"} <= names
-        for name in names - {"model", "messages", "prompt"}:
-            assert parse(json.dumps(base | {name: None}).encode(), DEFAULTS)

@@ -37,10 +37,11 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     seed: int | None = None
     stop: str | list[str] | None = None
 
-    user: str | None = None  # no effect, as the three below
+    user: str | None = None  # no effect, as the four below
     safety_identifier: str | None = None
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None  # prefixes are always shared
+    session_id: str | None = None  # vLLM's, to route between replicas
 
     # vLLM's, with its meaning
     top_k: int | None = None

@@ -22,6 +22,7 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "cache_salt": _NEVER,
     "early_stopping": (False,),
+    "ec_transfer_params": _NEVER,
     "guided_choice": _NEVER,
     "guided_decoding_backend": _NEVER,
     "guided_grammar": _NEVER,
@@ -31,15 +32,25 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "kv_transfer_params": _NEVER,
     "length_penalty": (1, 1.0),
     "logits_processors": ([],),
+    "logprob_token_ids": ([],),
+    "mm_payload": ("tensors",),
     "priority": (0,),
+    "repetition_detection": _NEVER,
     "request_id": _NEVER,
+    "return_mm_kwargs": _NEVER,
     "return_token_ids": (False,),
+    "return_token_offsets": (False,),
     "return_tokens_as_token_ids": (False,),
+    "routed_experts_prompt_start": (0,),
     "spaces_between_special_tokens": (True,),
+    "stream_interval": (1,),
     "structured_outputs": _NEVER,
+    "thinking_token_budget": (-1,),
     "truncate_prompt_tokens": _NEVER,
+    "truncation_side": _NEVER,
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
+    "watermarking": (False,),
 }
 
 CHAT: Mapping[str, tuple[Any, ...]] = {
@@ -61,7 +72,9 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "chat_template": _NEVER,
     "documents": _NEVER,
     "include_reasoning": (True,),
+    "media_io_kwargs": _NEVER,
     "mm_processor_kwargs": _NEVER,
+    "return_prompt_text": (False,),
 }
 
 COMPLETION: Mapping[str, tuple[Any, ...]] = {

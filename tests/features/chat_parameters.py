@@ -1,0 +1,145 @@
+"""Parameters of /v1/chat/completions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from features.asking import Asking
+from features.catalogue import CHAT, Parameter, no_effect, refused, works
+from features.shared_parameters import FOR_LATER, OF_MULTIMODAL
+
+USER = {"role": "user", "content": "Once upon a time"}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+OF_OPENAI = "a service of OpenAI's"
+
+
+def _messages(ask: Asking) -> None:
+    begun = {"role": "assistant", "content": "a big red dog saw a cat"}
+    assert ask.text(messages=[USER, begun]) != ask.text()
+    parts = [{"type": "text", "text": "Once upon"}, {"type": "text", "text": "a time"}]
+    assert ask.usage(messages=[{"role": "user", "content": parts}])["prompt_tokens"] > 3
+    for role in ("system", "developer"):
+        first = {"role": role, "content": "Be brief."}
+        assert ask.text(messages=[first, USER]) == ask.text(messages=[{**first, "role": "system"}, USER])
+        assert ask.text(messages=[first, USER]) != ask.text()
+    assert ask.text(messages=[{**USER, "name": "Tom"}]) != ask.text()
+
+
+def _max_completion_tokens(ask: Asking) -> None:
+    assert ask.usage(max_tokens=None, max_completion_tokens=5)["completion_tokens"] == 5
+    ask.refusal("max_completion_tokens", max_tokens=4, max_completion_tokens=5)
+
+
+def _logprobs(ask: Asking) -> None:
+    content = ask.choice(logprobs=True)["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in content) == ask.text()
+    assert all(entry["logprob"] <= 0 and entry["top_logprobs"] == [] for entry in content)
+    assert ask.choice()["logprobs"] is None
+
+
+def _top_logprobs(ask: Asking) -> None:
+    for entry in ask.choice(logprobs=True, top_logprobs=3)["logprobs"]["content"]:
+        values = [top["logprob"] for top in entry["top_logprobs"]]
+        assert len(values) == 3
+        assert values == sorted(values, reverse=True)
+        assert entry["top_logprobs"][0]["token"] == entry["token"]  # greedy
+
+
+def _template_kwargs(ask: Asking) -> None:
+    plain, yes, no = (ask.usage(chat_template_kwargs=kwargs)["prompt_tokens"] for kwargs in _THINKING)
+    assert len({plain, yes, no}) == 3
+
+
+_THINKING = ({}, {"enable_thinking": True}, {"enable_thinking": False})
+
+
+def _add_generation_prompt(ask: Asking) -> None:
+    with_it, without = (ask.usage(add_generation_prompt=value)["prompt_tokens"] for value in (True, False))
+    assert with_it == without + 1
+
+
+def _continue(ask: Asking) -> None:
+    messages = [USER, {"role": "assistant", "content": ", there was a"}]
+    continued = ask.text(messages=messages, add_generation_prompt=False, continue_final_message=True)
+    assert continued != ask.text(messages=messages)
+    ask.refusal("continue_final_message", messages=messages, continue_final_message=True)
+
+
+def _echo(ask: Asking) -> None:
+    fields = {
+        "messages": [USER, {"role": "assistant", "content": ", there was a"}],
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+    }
+    assert ask.text(echo=True, **fields) == ", there was a" + ask.text(**fields)
+
+
+PARAMETERS: Sequence[Parameter] = tuple(
+    replace(one, endpoints=(CHAT,))
+    for one in (
+        works(
+            "messages",
+            _messages,
+            "system, developer, user and assistant with text, whole or in parts, through the model's template",
+            takes=tuple(
+                f"[{role}]{rest}"
+                for role in ("developer", "system", "user", "assistant")
+                for rest in ("", ".content", ".content[text]", ".content[text].text", ".name")
+                if (role, rest) not in (("assistant", ""), ("assistant", ".name"))  # no content
+            ),
+        ),
+        works("max_completion_tokens", _max_completion_tokens, "as max_tokens; both only if equal"),
+        works("logprobs", _logprobs, "each token of the text with its log-probability and bytes"),
+        works("top_logprobs", _top_logprobs, "so many likeliest tokens at each position", needs={"logprobs": True}),
+        works("chat_template_kwargs", _template_kwargs, "variables of the template", source="vLLM"),
+        works("add_generation_prompt", _add_generation_prompt, "false leaves the turn unopened", source="vLLM"),
+        works(
+            "continue_final_message",
+            _continue,
+            "the last message is gone on with",
+            source="vLLM",
+            needs={"add_generation_prompt": False},
+        ),
+        works("echo", _echo, "the message that is continued comes first", source="vLLM"),
+        no_effect(
+            "prompt_cache_options",
+            {"mode": "implicit"},
+            why="prefixes are always shared; mode explicit and ttl are a 400",
+            source="OpenAI",
+            takes=(".mode=implicit",),
+            refuses=(".mode=explicit", ".ttl"),
+        ),
+        refused("audio", {"voice": "ash", "format": "wav"}, why=OF_MULTIMODAL, source="OpenAI"),
+        refused(
+            "modalities",
+            ["text", "audio"],
+            why=f'{OF_MULTIMODAL}; ["text"] is taken',
+            source="OpenAI",
+            takes=("=text",),
+        ),
+        refused("moderation", {"model": "m"}, why=OF_OPENAI, source="OpenAI"),
+        refused("web_search_options", {}, why=OF_OPENAI, source="OpenAI"),
+        refused("prediction", {"type": "content", "content": "x"}, why=FOR_LATER, source="OpenAI"),
+        refused(
+            "verbosity",
+            "low",
+            "high",
+            why="for models of OpenAI's that know it; medium, its neutral value, is taken",
+            source="OpenAI",
+            takes=("=medium",),
+        ),
+        refused("reasoning_effort", "low", "high", why=FOR_LATER, takes=("=none",)),
+        refused("tools", [TOOL], why=FOR_LATER),
+        refused("tool_choice", "required", why=FOR_LATER, takes=("=none", "=auto")),
+        no_effect("parallel_tool_calls", True, False, why="there are no tools yet"),
+        refused("functions", [{"name": "f"}], why="tools replaced it", source="OpenAI"),
+        refused("function_call", {"name": "f"}, why="tools replaced it", source="OpenAI", takes=("=none", "=auto")),
+        refused("include_reasoning", False, why=FOR_LATER, source="vLLM"),
+        refused("documents", [{"title": "a", "text": "b"}], why=FOR_LATER, source="vLLM"),
+        refused("chat_template", "{{ x }}", why=FOR_LATER, source="vLLM"),
+        refused("media_io_kwargs", {"a": {}}, why=OF_MULTIMODAL, source="vLLM"),
+        refused("mm_processor_kwargs", {"a": 1}, why=OF_MULTIMODAL, source="vLLM"),
+        refused("return_prompt_text", True, why=FOR_LATER, source="vLLM"),
+    )
+)

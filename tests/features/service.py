@@ -1,0 +1,32 @@
+"""The server that the probes call: the bundled model, over HTTP on a free port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+from features.asking import Asking
+from features.catalogue import CHAT, COMPLETIONS
+from server.fake_llm import serving
+
+from headrace import AsyncLLM, EngineConfig
+
+MODEL = "stories"
+TEMPLATE = Path(__file__).parent / "template.jinja"
+"""Shows every variable that a request can set, in words that the model knows."""
+
+
+@contextmanager
+def asking() -> Iterator[Mapping[str, Asking]]:
+    """Serve the bundled model; each endpoint by its name."""
+    llm = AsyncLLM(MODEL, EngineConfig(kv_memory=32 * 2**20, threads=1), chat_template=TEMPLATE)
+    common = {"model": MODEL, "temperature": 0, "max_tokens": 12}
+    with serving(llm, MODEL) as base:
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
+        messages = [{"role": "user", "content": "Once upon a time"}]
+        yield {
+            CHAT: Asking(client, llm, "/chat/completions", {**common, "messages": messages}),
+            COMPLETIONS: Asking(client, llm, "/completions", {**common, "prompt": "Once upon a time"}),
+        }

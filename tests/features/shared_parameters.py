@@ -1,0 +1,272 @@
+"""Parameters that chat and completions share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import openai
+import pytest
+from features.asking import Asking
+from features.catalogue import Parameter, no_effect, refused, works
+
+WANDERING = {"temperature": 2, "top_k": 0, "top_p": 1}
+"""So hot that a text repeats only if something forces it."""
+TOKEN = 300
+"""Some token that is neither special nor empty."""
+
+
+def _model(ask: Asking) -> None:
+    assert ask.answer()["model"] == ask.base["model"]
+    with pytest.raises(openai.NotFoundError) as missing:
+        ask.answer(model="other")
+    assert missing.value.param == "model"
+
+
+def _stream(ask: Asking) -> None:
+    events = [event for event in ask.events() if event["choices"]]
+    assert len(events) > 5
+    pieces = [choice.get("text") or choice.get("delta", {}).get("content") or "" for [choice] in map(_choices, events)]
+    assert "".join(pieces) == ask.text()
+
+
+def _choices(event: dict[str, list[dict[str, dict[str, str]]]]) -> list[dict[str, dict[str, str]]]:
+    return event["choices"]
+
+
+def _include_usage(ask: Asking) -> None:
+    assert all("usage" not in event for event in ask.events())
+    *rest, last = ask.events(stream_options={"include_usage": True})
+    assert all(event["usage"] is None for event in rest)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == ask.usage()["completion_tokens"]
+
+
+def _continuous_usage(ask: Asking) -> None:
+    events = ask.events(stream_options={"include_usage": True, "continuous_usage_stats": True})
+    counts = [event["usage"]["completion_tokens"] for event in events if event["usage"]]
+    assert counts == sorted(counts)
+    assert counts[-1] == ask.usage()["completion_tokens"]
+
+
+def _max_tokens(ask: Asking) -> None:
+    answer = ask.answer(max_tokens=5)
+    assert answer["usage"]["completion_tokens"] == 5
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def _n(ask: Asking) -> None:
+    texts = ask.texts(n=3, seed=1, **WANDERING)
+    assert len(set(texts)) == 3
+    assert texts == ask.texts(n=3, seed=1, **WANDERING)
+
+
+def _temperature(ask: Asking) -> None:
+    assert len({ask.text(temperature=0, seed=seed) for seed in range(4)}) == 1
+    assert len({ask.text(seed=seed, **WANDERING) for seed in range(4)}) == 4
+
+
+def _only_likeliest(ask: Asking, **fields: object) -> None:
+    texts = {ask.text(seed=seed, **{**WANDERING, **fields}) for seed in range(4)}
+    assert texts == {ask.text(temperature=0)}
+
+
+def _penalty(name: str) -> Parameter:
+    def prove(ask: Asking) -> None:
+        fewer, plain, more = (
+            len(set(_tokens(ask, max_tokens=120, repetition_penalty=1, **{name: value}))) for value in (2, 0, -2)
+        )
+        assert fewer > plain > more
+
+    return works(name, prove, "of 120 tokens more are different at 2, fewer at -2, than at 0")
+
+
+def _repetition_penalty(ask: Asking) -> None:
+    tokens = _tokens(ask, max_tokens=40, repetition_penalty=1e6)
+    assert len(set(tokens)) == len(tokens) == 40
+    assert len(set(_tokens(ask, max_tokens=40, repetition_penalty=1))) < 40
+
+
+def _tokens(ask: Asking, **fields: object) -> Sequence[str]:
+    logprobs = ask.choice(logprobs=True if ask.path.startswith("/chat") else 0, **fields)["logprobs"]
+    return logprobs["tokens"] if "tokens" in logprobs else [entry["token"] for entry in logprobs["content"]]
+
+
+def _logit_bias(ask: Asking) -> None:
+    [token] = set(_tokens(ask, logit_bias={str(TOKEN): 100}))
+    assert token == ask.llm.tokenizer.token_text(TOKEN)  # type: ignore[union-attr]
+    greedy = _tokens(ask)[0]
+    [banned] = [i for i in range(2000) if ask.llm.tokenizer.token_text(i) == greedy][:1]  # type: ignore[union-attr]
+    assert _tokens(ask, logit_bias={str(banned): -100})[0] != greedy
+
+
+def _seed(ask: Asking) -> None:
+    texts = [ask.text(seed=seed, **WANDERING) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert ask.text(**WANDERING) != ask.text(**WANDERING)
+
+
+def _stop(ask: Asking) -> None:
+    text = ask.text()
+    word = text.split()[3]
+    choice = ask.choice(stop=[word, "never"])
+    assert choice["finish_reason"] == "stop"
+    assert choice["stop_reason"] == word
+    assert ask.text(stop=word) == text[: text.index(word)]
+
+
+def _include_stop(ask: Asking) -> None:
+    word = ask.text().split()[3]
+    assert ask.text(stop=word, include_stop_str_in_output=True) == ask.text(stop=word) + word
+
+
+def _stop_token_ids(ask: Asking) -> None:
+    choice = ask.choice(logit_bias={str(TOKEN): 100}, stop_token_ids=[TOKEN])
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", TOKEN)
+
+
+def _ending(ask: Asking) -> dict[str, object]:
+    [end] = ask.llm.tokenizer.eos_token_ids  # type: ignore[union-attr]
+    return {"logit_bias": {str(end): 100}}
+
+
+def _min_tokens(ask: Asking) -> None:
+    assert ask.usage(**_ending(ask))["completion_tokens"] == 1
+    assert ask.usage(min_tokens=7, **_ending(ask))["completion_tokens"] == 8
+
+
+def _ignore_eos(ask: Asking) -> None:
+    choice = ask.choice(ignore_eos=True, **_ending(ask))
+    assert choice["finish_reason"] == "length"
+    assert ask.choice(**_ending(ask))["finish_reason"] == "stop"
+
+
+def _skip_special_tokens(ask: Asking) -> None:
+    assert ask.text(ignore_eos=True, **_ending(ask)) == ""
+    assert ask.text(ignore_eos=True, skip_special_tokens=False, **_ending(ask)) == "<|end|>" * 12
+
+
+def _prompt_logprobs(ask: Asking) -> None:
+    answer = ask.answer(prompt_logprobs=2)
+    positions = answer.get("prompt_logprobs") or answer["choices"][0]["prompt_logprobs"]
+    assert positions[0] is None
+    assert len(positions) == answer["usage"]["prompt_tokens"]
+    assert all(len(position) >= 2 for position in positions[1:])
+
+
+def _add_special_tokens(ask: Asking) -> None:
+    more, fewer = (ask.usage(add_special_tokens=value)["prompt_tokens"] for value in (True, False))
+    assert more == fewer + 1
+
+
+OF_MULTIMODAL = "there is no model with images, sound or video here"
+OF_REPLICAS = "there is one engine, nothing is handed on between several"
+FOR_LATER = "not yet"
+
+PARAMETERS: Sequence[Parameter] = (
+    works("model", _model, "another name than the served one is a 404"),
+    works("stream", _stream, "server-sent events, whose pieces make up the same text"),
+    works("stream_options", _include_usage, "with stream=true; null is no option", needs={"stream": True}, takes=("",)),
+    works(
+        "stream_options.include_usage",
+        _include_usage,
+        "the last event has the usage and no choices, the others have null",
+        needs={"stream": True},
+    ),
+    works(
+        "stream_options.continuous_usage_stats",
+        _continuous_usage,
+        "every event has the usage so far",
+        source="vLLM",
+        needs={"stream": True},
+    ),
+    refused(
+        "stream_options.include_obfuscation",
+        why="false asks for nothing and is taken; events are not padded",
+        source="OpenAI",
+        needs={"stream": True},
+        takes=("=false",),
+    ),
+    works("max_tokens", _max_tokens, "so many tokens, finish_reason length"),
+    works("n", _n, "so many texts, each its own, all repeated by the seed"),
+    works("temperature", _temperature, "0 always gives the same text, 2 never"),
+    works("top_p", lambda ask: _only_likeliest(ask, top_p=1e-6), "next to 0 only the likeliest token is left"),
+    works("top_k", lambda ask: _only_likeliest(ask, top_k=1), "1 leaves only the likeliest token", source="vLLM"),
+    works("min_p", lambda ask: _only_likeliest(ask, min_p=1), "1 leaves only the likeliest token", source="vLLM"),
+    _penalty("presence_penalty"),
+    _penalty("frequency_penalty"),
+    works("repetition_penalty", _repetition_penalty, "so high that no token comes twice; at 1 some do", source="vLLM"),
+    works("logit_bias", _logit_bias, "100 makes a token the only one, -100 keeps the likeliest away"),
+    works("seed", _seed, "the same text again, another with another seed, and always another without"),
+    works("stop", _stop, "the text ends before the string; stop_reason says which"),
+    works("include_stop_str_in_output", _include_stop, "the string is the text's end", source="vLLM"),
+    works("stop_token_ids", _stop_token_ids, "the token ends the text; stop_reason says which", source="vLLM"),
+    works("min_tokens", _min_tokens, "an end that would come at once comes after them", source="vLLM"),
+    works("ignore_eos", _ignore_eos, "goes on after the end-of-sequence token", source="vLLM"),
+    works("skip_special_tokens", _skip_special_tokens, "false shows them in the text", source="vLLM"),
+    works("prompt_logprobs", _prompt_logprobs, "one entry for each prompt token", source="vLLM"),
+    works("add_special_tokens", _add_special_tokens, "true adds the begin-of-sequence token", source="vLLM"),
+    no_effect("user", "me", why="a name for the provider's records; there are none"),
+    no_effect("safety_identifier", "me", why="a name for the provider's records; there are none", source="OpenAI"),
+    no_effect("metadata", {"a": "b"}, why="notes for the provider's records; there are none", source="OpenAI"),
+    no_effect(
+        "prompt_cache_key", "key", why="a hint which requests share a prefix; all that do are found", source="OpenAI"
+    ),
+    no_effect(
+        "prompt_cache_retention",
+        "in_memory",
+        "24h",
+        why="bounds how long a prefix may be kept, which is shorter here",
+        source="OpenAI",
+        takes=("=in_memory", "=24h"),
+    ),
+    no_effect(
+        "service_tier",
+        "auto",
+        "default",
+        why="there is one tier; flex, scale, priority and fast are a 400",
+        source="OpenAI",
+        takes=("=auto", "=default"),
+        refuses=("=flex", "=scale", "=priority", "=fast"),
+    ),
+    refused("store", True, why="nothing is stored; false is taken", source="OpenAI", takes=("=false",)),
+    refused("response_format", {"type": "json_object"}, why=FOR_LATER, takes=("[text]",)),
+    refused("structured_outputs", {"regex": "a"}, why=FOR_LATER, source="vLLM"),
+    refused("allowed_token_ids", [5], why=FOR_LATER, source="vLLM"),
+    refused("bad_words", ["a"], why=FOR_LATER, source="vLLM"),
+    refused("use_beam_search", True, why=FOR_LATER, source="vLLM"),
+    refused("length_penalty", 0.5, why=FOR_LATER, source="vLLM"),
+    refused("early_stopping", True, why=FOR_LATER, source="vLLM"),
+    refused("cache_salt", "salt", why=FOR_LATER, source="vLLM"),
+    refused("priority", 1, why=FOR_LATER, source="vLLM"),
+    refused("request_id", "mine", why=FOR_LATER, source="vLLM"),
+    no_effect("session_id", "ours", why="a name for routing between replicas; there is one engine", source="vLLM"),
+    refused("return_token_ids", True, why=FOR_LATER, source="vLLM"),
+    refused("return_tokens_as_token_ids", True, why=FOR_LATER, source="vLLM"),
+    refused("spaces_between_special_tokens", False, why=FOR_LATER, source="vLLM"),
+    refused("truncate_prompt_tokens", 5, why=FOR_LATER, source="vLLM"),
+    refused("truncation_side", "left", why=FOR_LATER, source="vLLM"),
+    refused("logprob_token_ids", [5], why=FOR_LATER, source="vLLM"),
+    refused("thinking_token_budget", 5, why=FOR_LATER, source="vLLM"),
+    refused("repetition_detection", {"max_pattern_size": 4}, why=FOR_LATER, source="vLLM"),
+    refused("stream_interval", 4, why=FOR_LATER, source="vLLM"),
+    refused("watermarking", True, why="there are no watermarks", source="vLLM"),
+    refused("return_token_offsets", True, why="of vLLM's render endpoints, which are not here", source="vLLM"),
+    refused("routed_experts_prompt_start", 1, why="which experts were used is not shown", source="vLLM"),
+    refused("mm_payload", "none", why=OF_MULTIMODAL, source="vLLM"),
+    refused("return_mm_kwargs", True, why=OF_MULTIMODAL, source="vLLM"),
+    refused("kv_transfer_params", {"a": 1}, why=OF_REPLICAS, source="vLLM"),
+    refused("ec_transfer_params", {"a": 1}, why=OF_REPLICAS, source="vLLM"),
+    refused("vllm_xargs", {"a": 1}, why="arguments of vLLM's extensions", source="vLLM"),
+    refused("logits_processors", ["a"], why="code in requests is not run", source="vLLM"),
+    *(
+        refused(name, value, why="structured_outputs replaced it in vLLM too", source="vLLM")
+        for name, value in (
+            ("guided_json", {}),
+            ("guided_regex", "a"),
+            ("guided_choice", ["a"]),
+            ("guided_grammar", "a"),
+            ("guided_decoding_backend", "a"),
+            ("guided_whitespace_pattern", "a"),
+        )
+    ),
+)

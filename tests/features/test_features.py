@@ -1,0 +1,111 @@
+"""Every entry of the catalogue holds, the document is theirs, and no parameter of OpenAI or vLLM is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import openai
+import pytest
+from features.asking import Asking, names
+from features.catalogue import CHAT, COMPLETIONS, Parameter, Status, find
+from features.openapi import Walk
+from features.service import asking
+from features.table import DOCUMENT, PARAMETERS, document
+from features.vllm_fields import CHAT_FIELDS, COMPLETION_FIELDS
+
+CASES = [(one, endpoint) for one in PARAMETERS for endpoint in one.endpoints]
+SCHEMAS = {CHAT: "CreateChatCompletionRequest", COMPLETIONS: "CreateCompletionRequest"}
+
+
+@pytest.fixture(scope="module")
+def endpoints() -> Iterator[Mapping[str, Asking]]:
+    with asking() as endpoints:
+        yield endpoints
+
+
+@pytest.mark.parametrize(("parameter", "endpoint"), CASES, ids=[f"{endpoint}:{one.name}" for one, endpoint in CASES])
+def test_the_entry_holds(parameter: Parameter, endpoint: str, endpoints: Mapping[str, Asking]) -> None:
+    parameter.prove(endpoints[endpoint])
+
+
+@pytest.mark.parametrize(("parameter", "endpoint"), CASES, ids=[f"{endpoint}:{one.name}" for one, endpoint in CASES])
+def test_null_is_the_same_as_absent(parameter: Parameter, endpoint: str, endpoints: Mapping[str, Asking]) -> None:
+    name, ask = parameter.name, endpoints[endpoint]
+    if "." in name or name in ("model", "messages", "prompt"):
+        return
+    absent = {key: value for key, value in {**ask.base, "seed": 7}.items() if key != name}
+    bodies = (absent, {**absent, name: None})
+    answers: list[Any] = [ask.client.post(ask.path, body=body, cast_to=object) for body in bodies]
+    assert answers[0]["choices"] == answers[1]["choices"]
+
+
+def test_the_document_is_current() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `make features`"
+
+
+def test_no_entry_is_there_twice() -> None:
+    keys = [(endpoint, one.name) for one, endpoint in CASES]
+    assert len(keys) == len(set(keys))
+
+
+def answer_to(ask: Asking, fields: Mapping[str, Any]) -> str | None:
+    """None for a 200; else the parameter that the 400 names."""
+    needed = {**fields, "max_tokens": None if "max_completion_tokens" in fields else fields.get("max_tokens", 3)}
+    try:
+        if fields.get("stream"):
+            assert all("error" not in event for event in ask.events(**needed))
+        else:
+            ask.answer(**needed)
+    except openai.BadRequestError as error:
+        return error.param or ""
+    return None
+
+
+def check(ask: Asking, endpoint: str, field: str, label: str, value: object) -> str | None:
+    """What is wrong with the answer to one sample, measured by the catalogue; None if nothing is."""
+    found = find(PARAMETERS, endpoint, label)
+    if found is None:
+        return f"{label}: no entry"
+    parameter, suffix = found
+    given = {**parameter.needs, field: value}
+    refused_as = answer_to(ask, given)
+    if parameter.allows(suffix):
+        return None if refused_as is None else f"{label} = {value!r}: a 400 for {refused_as}, expected to be taken"
+    if refused_as is None:
+        return f"{label} = {value!r}: taken, but the catalogue does not say that it has a meaning"
+    return None if names(refused_as, field) else f"{label} = {value!r}: the 400 names {refused_as!r}"
+
+
+@pytest.mark.parametrize("endpoint", SCHEMAS)
+def test_every_parameter_of_openai(endpoint: str, endpoints: Mapping[str, Asking], spec_schemas: Any) -> None:
+    """Each field of the spec, with values of every kind that it allows, is taken as declared or a 400."""
+    wrong, num_samples = [], 0
+    for field, label, value in Walk(spec_schemas).fields(SCHEMAS[endpoint]):
+        if field != "model":
+            num_samples += 1
+            wrong.append(check(endpoints[endpoint], endpoint, field, label, value))
+    assert num_samples > (100 if endpoint == CHAT else 20)
+    assert not [line for line in wrong if line]
+
+
+@pytest.mark.parametrize(("endpoint", "fields"), [(CHAT, CHAT_FIELDS), (COMPLETIONS, COMPLETION_FIELDS)])
+def test_every_parameter_of_vllm(endpoint: str, fields: Mapping[str, Any], endpoints: Mapping[str, Asking]) -> None:
+    wrong = []
+    for name, value in fields.items():
+        found = find(PARAMETERS, endpoint, name)
+        if found is None or found[1]:
+            wrong.append(f"{name}: no entry")
+            continue
+        if found[0].status is Status.REFUSED:
+            wrong.append(check(endpoints[endpoint], endpoint, name, name, value))
+        else:
+            refused_as = answer_to(endpoints[endpoint], {**found[0].needs, name: value})
+            wrong.append(refused_as and f"{name} = {value!r}: a 400 for {refused_as}")
+    assert not [line for line in wrong if line]
+
+
+@pytest.mark.parametrize("name", ["temprature", "max_token", "n_predict"])
+def test_an_unknown_parameter_is_refused(name: str, endpoints: Mapping[str, Asking]) -> None:
+    for ask in endpoints.values():
+        ask.refusal(name, **{name: 1})
