@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headrace.llm import LLM
     from headrace.loaded_model import TextPrompt, TokensPrompt
     from headrace.sampling_params import SamplingParams
+    from headrace.structured_output import StructuredOutput
     from headrace.types import Chunk, CompletionOutput, Logprob, RequestOutput
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ __all__ = [
     "Logprob",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutput",
     "TextPrompt",
     "TokensPrompt",
 ]
@@ -63,6 +65,7 @@ _HOMES = {
     "Logprob": "types",
     "RequestOutput": "types",
     "SamplingParams": "sampling_params",
+    "StructuredOutput": "structured_output",
     "TextPrompt": "loaded_model",
     "TokensPrompt": "loaded_model",
 }

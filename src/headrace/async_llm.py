@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeVar
@@ -36,6 +37,7 @@ class AsyncLLM(LoadedModel):
         super().__init__(model, config, chat_template=chat_template)
         self._streams: dict[str, AsyncStream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
         self._thread = EngineThread(self._engine, self._deliver, self._fail)
 
     @property
@@ -61,6 +63,15 @@ class AsyncLLM(LoadedModel):
             raise
         return stream
 
+    async def prepare(self, sampling_params: SamplingParams) -> None:
+        """Compile what its structured output needs in a thread, so that no stream waits while `submit` would.
+
+        Raises:
+            RequestError: it cannot be enforced, is malformed, or takes too much work.
+        """
+        if sampling_params.structured is not None:
+            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile_structured, sampling_params)
+
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> AsyncStream:
         """`submit` with the model's own defaults, up to the end of the text, when `sampling_params` is None."""
         if sampling_params is None:
@@ -69,7 +80,9 @@ class AsyncLLM(LoadedModel):
 
     async def generate(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> RequestOutput:
         """The whole completion; cancelling the task cancels the request. Defaults are those of `LLM.generate`."""
-        stream = self.submit(prompt, self.default_params if sampling_params is None else sampling_params)
+        params = self.default_params if sampling_params is None else sampling_params
+        await self.prepare(params)
+        stream = self.submit(prompt, params)
         collector = Collector(stream.opened)
         async with stream:
             async for chunk in stream:
@@ -83,6 +96,7 @@ class AsyncLLM(LoadedModel):
     async def close(self) -> None:
         """Stop the engine; open streams get an EngineError."""
         await asyncio.to_thread(self._thread.close)
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         self._end_all(EngineError("the engine was closed"))
 
     async def __aenter__(self) -> Self:

@@ -14,6 +14,7 @@ import numpy as np
 
 from headrace.completion import OpenRequest
 from headrace.config import EngineConfig
+from headrace.engine.constraint import Constraint
 from headrace.engine.engine import Engine
 from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
 from headrace.errors import ConfigError, ContextTooLong, DamagedFile, MissingChatTemplate, RequestError
@@ -24,6 +25,10 @@ from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
 from headrace.text.chat import load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
+from headrace.text.grammar.compiler import Grammars
+from headrace.text.grammar.constraint import GrammarConstraint
+from headrace.text.grammar.specification import grammar_text
+from headrace.text.grammar.vocabulary import GrammarVocabulary
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import Request, draw_seed
 
@@ -96,7 +101,8 @@ class LoadedModel:
         self.decoder = decoder
         """The weights and the forward pass, for what measures them"""
         self.kv_plan = plan
-        self._engine = Engine(decoder, ops, self.config, plan)
+        self._grammars = Grammars(lambda: GrammarVocabulary(self.tokenizer, self.spec.vocab_size, self._eos_token_ids))
+        self._engine = Engine(decoder, ops, self.config, plan, self._new_constraint)
         self.max_context = plan.max_context
         """Longest prompt + output in tokens"""
         kept = decoder.weights.kept
@@ -137,9 +143,35 @@ class LoadedModel:
             seed=draw_seed() if params.seed is None else params.seed,
             max_tokens=max_tokens,
             eos_token_ids=self._eos_token_ids,
+            grammar=self._grammar_text(params, max_tokens),
         )
         self._engine.check_fits(len(token_ids), request.max_tokens)
         return OpenRequest(request, text, self.tokenizer)
+
+    def compile_structured(self, params: SamplingParams) -> None:
+        """Work out what `params.structured` needs, so that submitting it takes no time; safe in any thread.
+
+        Raises:
+            RequestError: it cannot be enforced, is malformed, or takes too much work.
+        """
+        if params.structured is not None:
+            self._grammars.compile(grammar_text(params.structured))
+
+    def _grammar_text(self, params: SamplingParams, max_tokens: int) -> str | None:
+        if params.structured is None:
+            return None
+        text = grammar_text(params.structured)
+        needed = self._grammars.compile(text).num_needed
+        if needed > max_tokens:
+            raise RequestError(
+                f"max_tokens is {max_tokens:,}, and the shortest output with this structure that was found needs"
+                f" {needed:,} tokens; give at least {needed:,}",
+                param="max_tokens",
+            )
+        return text
+
+    def _new_constraint(self, request: Request) -> Constraint | None:
+        return None if request.grammar is None else GrammarConstraint(self._grammars.compile(request.grammar))
 
     def encode_chat(
         self,

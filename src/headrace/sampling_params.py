@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.errors import RequestError
+from headrace.structured_output import StructuredOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,8 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     """Leave special tokens (such as end-of-turn marks) out of the text."""
+    structured: StructuredOutput | None = None
+    """The form that the output has, complete when it ends: a JSON Schema, a regular expression, a grammar …"""
 
     def __post_init__(self) -> None:
         for name, kind in (("stop", "strings"), ("stop_token_ids", "token ids")):
@@ -119,6 +122,7 @@ def check_sampling_params(params: SamplingParams) -> None:
             f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens"
         )
     _check_collections(params)
+    _check_structured(params)
 
 
 def _check_collections(params: SamplingParams) -> None:
@@ -134,3 +138,19 @@ def _check_collections(params: SamplingParams) -> None:
     for token_id, bias in (params.logit_bias or {}).items():
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -1e6 <= bias <= 1e6:
             raise RequestError(f"logit_bias for token {token_id} is {bias!r}, expected a number", param="logit_bias")
+
+
+def _check_structured(params: SamplingParams) -> None:
+    if params.structured is None:
+        return
+    if not isinstance(params.structured, StructuredOutput):
+        raise RequestError(
+            f"structured is a {type(params.structured).__name__}, expected a StructuredOutput", param="structured"
+        )
+    for name in ("min_tokens", "ignore_eos", "stop_token_ids"):
+        if getattr(params, name):
+            raise RequestError(
+                f"{name} and structured output exclude each other: the structure says where the output ends;"
+                f" leave {name} out",
+                param=name,
+            )

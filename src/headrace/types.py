@@ -61,6 +61,8 @@ class Request:
     max_tokens: int
     """Resolved against the context: len(prompt) + max_tokens never exceeds it."""
     eos_token_ids: frozenset[int] = frozenset()
+    grammar: str | None = None
+    """The text of a grammar that every output satisfies, from `text.grammar.specification`."""
     cache_salt: str = ""
     """Prefixes are shared only between requests with the same salt."""
     resume: tuple[tuple[int, ...], ...] = ()

@@ -51,6 +51,8 @@ class Ladder:
         self.last = token_id
         return token_id
 
+    is_complete = is_closed = False
+
     def forced(self, most: int) -> list[int]:
         tokens, last = [], self.last
         while last % 8 in (0, 1) and len(tokens) < most:

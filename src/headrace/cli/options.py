@@ -6,11 +6,15 @@ import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from headrace.config import ACTIVATION_CHOICES, BACKENDS, CACHE_CHOICES, MOST_THREADS, QUANTIZE_CHOICES, EngineConfig
+
+if TYPE_CHECKING:
+    from headrace.structured_output import StructuredOutput
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -144,6 +148,55 @@ SAMPLING_OPTIONS = (
         "--stop", type=Text(), multiple=True, metavar="TEXT", help="End the answer before TEXT; may be repeated."
     ),
 )
+
+
+STRUCTURE_OPTIONS = (
+    click.option(
+        "--json-schema",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="The answer is JSON that satisfies this JSON Schema.",
+    ),
+    click.option("--regex", type=Text(), metavar="REGEX", help="The answer matches this regular expression."),
+    click.option(
+        "--grammar", type=Text(), metavar="FILE|TEXT", help="The answer follows this grammar (Lark, GBNF or EBNF)."
+    ),
+)
+
+
+def structure_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a StructuredOutput; the command's `sampling` gets it as `structured`."""
+
+    @functools.wraps(command)
+    def with_structure(*args: Any, sampling: dict[str, Any], **options: Any) -> None:
+        given = {name: options.pop(name) for name in ("json_schema", "regex", "grammar")}
+        if (structured := _structured(**given)) is not None:
+            sampling = {**sampling, "structured": structured}
+        command(*args, sampling=sampling, **options)
+
+    return _add(STRUCTURE_OPTIONS, with_structure)
+
+
+def _structured(json_schema: Path | None, regex: str | None, grammar: str | None) -> StructuredOutput | None:
+    from headrace.structured_output import StructuredOutput
+
+    if [json_schema, regex, grammar].count(None) < 2:
+        raise click.UsageError("--json-schema, --regex and --grammar exclude each other; give one of them")
+    if json_schema is not None:
+        return StructuredOutput(json=_read_text(json_schema))
+    if regex is not None:
+        return StructuredOutput(regex=regex)
+    if grammar is None:
+        return None
+    is_file = "\n" not in grammar and len(grammar) < 256 and Path(grammar).is_file()
+    return StructuredOutput(grammar=_read_text(Path(grammar)) if is_file else grammar)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} cannot be read: {error}") from error
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:

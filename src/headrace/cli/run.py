@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.options import Text, debug_option, engine_options, parse_token_ids, sampling_options
+from headrace.cli.options import (
+    Text,
+    debug_option,
+    engine_options,
+    parse_token_ids,
+    sampling_options,
+    structure_options,
+)
 from headrace.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ OPENING = "Once upon a time"
     help="Jinja template to use instead of the model's own.",
 )
 @sampling_options
+@structure_options
 @engine_options
 @click.option("-q", "--quiet", is_flag=True, help="Only the text, no status lines.")
 @debug_option

@@ -42,6 +42,14 @@ class Constraint(Protocol):
         `remaining` is how many output tokens the sequence may still have, this one included.
         """
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output so far may stand as it is: what ends at its limit then ends with "stop"."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is complete and nothing may follow: the sequence ends, without an end-of-sequence token."""
+
     def forced(self, most: int) -> list[int]:
         """Up to `most` tokens that follow without a choice."""
 

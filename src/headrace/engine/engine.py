@@ -168,7 +168,7 @@ class Engine:
             else [t.logprobs for t in tokens if t.logprobs is not None],
             finish_reason=sequence.ends_with(token_ids[-1], sequence.num_output),
         )
-        if output.finish_reason is FinishReason.STOP:
+        if output.finish_reason is FinishReason.STOP and token_ids[-1] in sequence.stop_ids:
             output.stop_token_id = token_ids[-1]
         if is_first and sequence.index == 0:
             self._prompt_tokens += sequence.num_prompt

@@ -74,10 +74,16 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     def ends_with(self, token_id: int, num_output: int) -> FinishReason | None:
-        """Why the sequence ends when `token_id` is its output token number `num_output` (from 1); None: it goes on."""
+        """Why the sequence ends when `token_id` is its output token number `num_output` (from 1); None: it goes on.
+
+        The constraint has taken the token already.
+        """
         if token_id in self.stop_ids and num_output > self.request.params.min_tokens:
             return FinishReason.STOP
-        return FinishReason.LENGTH if num_output >= self.request.max_tokens else None
+        is_last = num_output >= self.request.max_tokens
+        if self.constraint is not None and (self.constraint.is_closed or (is_last and self.constraint.is_complete)):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if is_last else None
 
     @property
     def wants_prompt_logprobs(self) -> bool:

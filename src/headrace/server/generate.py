@@ -72,6 +72,7 @@ async def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float)
     """
     opened: list[OpenPrompt] = []
     try:
+        await _prepare(call, llm)
         for prompt in call.prompts:
             opened.append(await _open_prompt(prompt, call, llm, metrics, arrival))
     except BaseException:  # a cancelled task too
@@ -147,6 +148,19 @@ async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Except
         queue.put_nowait((index, []))
 
 
+async def _prepare(call: Call, llm: AsyncLLM) -> None:
+    try:
+        if call.params.structured is not None:
+            await llm.prepare(call.params)
+    except RequestError as error:
+        raise _in_words_of(call, error) from error.__cause__
+
+
+def _in_words_of(call: Call, error: RequestError) -> RequestError:
+    error.param = call.param_names.get(error.param or "", error.param)
+    return error
+
+
 async def _open_prompt(
     prompt: ChatPrompt | TextPrompt, call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float
 ) -> OpenPrompt:
@@ -156,8 +170,7 @@ async def _open_prompt(
         token_ids = await asyncio.to_thread(_token_ids, prompt, llm) if is_long else _token_ids(prompt, llm)
         stream = llm.submit(text or "" if token_ids is None else list(token_ids), call.params)
     except RequestError as error:
-        error.param = call.param_names.get(error.param or "", error.param)
-        raise
+        raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
         text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=call.params.skip_special_tokens)
     return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)

@@ -20,6 +20,7 @@ from headrace.server.dialects.openai.requests import (
     SharedFields,
     StreamOptions,
 )
+from headrace.server.dialects.openai.structured import structured_name, structured_output
 from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION, refuse_unsupported
 
 MAX_LOGPROBS = 20
@@ -37,6 +38,7 @@ _COPIED = (
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
 _TAGS = {"role": "system, developer, user or assistant", "type": "text: other content is not supported"}
+_FORMATS = "text, json_object, json_schema or structural_tag"
 
 T = TypeVar("T", bound=SharedFields)
 
@@ -72,6 +74,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
         param_names={
             "prompt": "messages",
             "max_tokens": "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens",
+            "structured": structured_name(fields),
         },
     )
 
@@ -107,6 +110,7 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
         params=params,
         stream=bool(fields.stream),
         renderer=lambda served: CompletionRenderer(served, options),
+        param_names={"structured": structured_name(fields)},
         needs_prompt_text=echo,
     )
 
@@ -139,6 +143,8 @@ def _field_error(message: str) -> RequestError:
         verb = "is required" if "missing" in what else "is not a known parameter; check its spelling or leave it out"
         return RequestError(f"{path} {verb}", param=path)
     what = what.replace("`", "").replace(" | ", " or ")
+    if path == "response_format.type" and what.startswith("Invalid value"):
+        return RequestError(f"{path}: {what[0].lower()}{what[1:]}, expected {_FORMATS}", param=path)
     if what.startswith("Invalid value") and (expected := _TAGS.get(path.rpartition(".")[2])):
         return UnsupportedParameter(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
     return RequestError(f"{path}: {what[:1].lower()}{what[1:]}" if path else f"The body: {what}", param=path or None)
@@ -186,6 +192,7 @@ def _sampling_params(
     named |= {name: value for name in _COPIED if (value := getattr(fields, name)) is not None}
     return SamplingParams(
         **named,
+        structured=structured_output(fields),
         logit_bias=_logit_bias(fields.logit_bias),
         max_tokens=max_tokens,
         logprobs=logprobs,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -19,6 +19,54 @@ class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     """vLLM's: every chunk carries the usage so far."""
     include_obfuscation: bool | None = None
     """Padding against traffic analysis; only false is possible."""
+
+
+class TextFormat(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """`response_format` that asks for nothing."""
+
+
+class JsonObjectFormat(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="json_object"):
+    """Any JSON object."""
+
+
+class JsonSchema(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A schema with a name. It is always enforced, whatever `strict` says."""
+
+    name: str
+    schema_: dict[str, Any] | bool | None = field(default=None, name="schema")
+    strict: bool | None = None
+    description: str | None = None
+
+
+class JsonSchemaFormat(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
+    """JSON that satisfies a schema."""
+
+    json_schema: JsonSchema
+
+
+class StructuralTagFormat(Struct, kw_only=True, tag_field="type", tag="structural_tag"):
+    """vLLM's: text with tags whose contents satisfy schemas; either of its two forms."""
+
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
+    format: dict[str, Any] | None = None
+
+
+ResponseFormat: TypeAlias = TextFormat | JsonObjectFormat | JsonSchemaFormat | StructuralTagFormat
+
+
+class StructuredOutputs(Struct, kw_only=True, forbid_unknown_fields=True):
+    """vLLM's `structured_outputs`: one of the first six, and options for JSON."""
+
+    json: dict[str, Any] | str | bool | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    structural_tag: str | None = None
+    whitespace_pattern: str | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
 
 
 class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -36,6 +84,7 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    response_format: ResponseFormat | None = None
 
     user: str | None = None  # no effect, as the four below
     safety_identifier: str | None = None
@@ -55,6 +104,7 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     prompt_logprobs: int | None = None
     add_special_tokens: bool | None = None
     echo: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class TextPart(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):

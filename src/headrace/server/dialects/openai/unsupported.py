@@ -14,7 +14,6 @@ _NEVER: tuple[Any, ...] = ()
 
 _SHARED: Mapping[str, tuple[Any, ...]] = {
     "prompt_cache_retention": ("in_memory", "in-memory", "24h"),  # only an upper bound
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     # vLLM's
@@ -44,7 +43,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "routed_experts_prompt_start": (0,),
     "spaces_between_special_tokens": (True,),
     "stream_interval": (1,),
-    "structured_outputs": _NEVER,
     "thinking_token_budget": (-1,),
     "truncate_prompt_tokens": _NEVER,
     "truncation_side": _NEVER,
@@ -85,6 +83,16 @@ COMPLETION: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+_INSTEAD: Mapping[str, str] = {
+    "guided_choice": 'send structured_outputs={"choice": …} instead, as for vLLM since 0.12',
+    "guided_decoding_backend": "leave it out: there is one",
+    "guided_grammar": 'send structured_outputs={"grammar": …} instead, as for vLLM since 0.12',
+    "guided_json": 'send structured_outputs={"json": …} or response_format instead, as for vLLM since 0.12',
+    "guided_regex": 'send structured_outputs={"regex": …} instead, as for vLLM since 0.12',
+    "guided_whitespace_pattern": 'send structured_outputs={"whitespace_pattern": …} instead, as for vLLM since 0.12',
+}
+
+
 def refuse_unsupported(fields: dict[str, Any], known: Mapping[str, tuple[Any, ...]]) -> None:
     """Take the known parameters out of `fields`.
 
@@ -97,5 +105,5 @@ def refuse_unsupported(fields: dict[str, Any], known: Mapping[str, tuple[Any, ..
         if value is None or any(type(value) is type(neutral) and value == neutral for neutral in known[name]):
             continue
         allowed = " or ".join(str(neutral) for neutral in known[name])
-        hint = f"leave it out (or send {allowed})" if allowed else "leave it out"
+        hint = f"leave it out (or send {allowed})" if allowed else _INSTEAD.get(name, "leave it out")
         raise UnsupportedParameter(f"{name} is not supported by this server; {hint}", param=name)

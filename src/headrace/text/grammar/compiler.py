@@ -1,0 +1,122 @@
+"""Grammar texts → grammars that can mask: cached, limited in size and work, safe to call from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llguidance import LLMatcher, LLParserLimits
+
+from headrace.errors import RequestError
+from headrace.text.grammar.ending import find_ending
+from headrace.text.grammar.vocabulary import GrammarVocabulary
+
+_MOST_KEPT = 64
+_LONGEST_TEXT = 1_000_000
+"""Characters; the schemas that people use are a hundredth of that"""
+
+
+def _limits() -> LLParserLimits:
+    """Of work, so that what explodes is refused within a second, and no step takes long. Defaults are 5 times these."""
+    return LLParserLimits(
+        initial_lexer_fuel=200_000,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_items_in_row=2_000,
+        max_lexer_states=50_000,
+        max_grammar_size=100_000,
+        precompute_large_lexemes=False,
+        verbose_errors=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """A compiled grammar for one model's tokens. Its matchers are templates: copy them, do not advance them."""
+
+    vocabulary: GrammarVocabulary
+    tokens: LLMatcher
+    """Over the model's tokens"""
+    spelling: LLMatcher
+    """The same over bytes"""
+    ending: tuple[int, ...]
+    """A shortest output that was found, in tokens"""
+
+    @property
+    def num_needed(self) -> int:
+        """Tokens without which there is no complete output."""
+        return max(len(self.ending), 1)
+
+
+class Grammars:
+    """The grammars of one model. What it has to know about the tokens is worked out when the first one is compiled."""
+
+    def __init__(self, new_vocabulary: Callable[[], GrammarVocabulary]) -> None:
+        self._new_vocabulary = new_vocabulary
+        self._vocabulary: GrammarVocabulary | None = None
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._lock = threading.Lock()
+        self._compiling = threading.Lock()
+
+    def has(self, text: str) -> bool:
+        """Whether `compile` answers at once."""
+        return text in self._kept
+
+    def compile(self, text: str) -> Grammar:
+        """The grammar of a text from `specification`; at once if it was compiled not long ago, else up to a second.
+
+        Raises:
+            RequestError: it is no grammar, takes too much work, or nothing satisfies it.
+        """
+        if (known := self._get(text)) is not None:
+            return known
+        with self._compiling:  # one at a time: no more than one core for it
+            if (known := self._get(text)) is None:
+                known = self._compile(text)
+                with self._lock:
+                    self._kept[text] = known
+                    while len(self._kept) > _MOST_KEPT:
+                        self._kept.popitem(last=False)
+        return known
+
+    def _get(self, text: str) -> Grammar | None:
+        with self._lock:
+            if (known := self._kept.get(text)) is not None:
+                self._kept.move_to_end(text)
+            return known
+
+    def _compile(self, text: str) -> Grammar:
+        if len(text) > _LONGEST_TEXT:
+            raise _wrong(f"it has {len(text):,} characters, more than {_LONGEST_TEXT:,}; make it smaller")
+        if self._vocabulary is None:
+            self._vocabulary = self._new_vocabulary()
+        vocabulary = self._vocabulary
+        spelling = _new_matcher(vocabulary.spelling, text)
+        ending = find_ending(spelling, vocabulary, thorough=True)
+        if ending is None:
+            raise _wrong("no output that satisfies it was found; make it simpler, or check that something satisfies it")
+        return Grammar(
+            vocabulary=vocabulary,
+            tokens=_new_matcher(vocabulary.tokens, text),
+            spelling=spelling,
+            ending=tuple(ending),
+        )
+
+
+def _new_matcher(tokenizer: object, text: str) -> LLMatcher:
+    matcher = LLMatcher(tokenizer, text, log_level=0, limits=_limits())  # type: ignore[arg-type]
+    if matcher.is_error():
+        raise _wrong(_one_line(matcher.get_error()))
+    return matcher
+
+
+def _one_line(error: str) -> str:
+    """The library's message without its context."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return " ".join(lines)[:400]
+
+
+def _wrong(message: str) -> RequestError:
+    return RequestError(f"structured output: {message}", param="structured")
