@@ -96,6 +96,14 @@ void make_cache(KVCache* self, std::string_view dtype, size_t layers, size_t blo
     new (self) KVCache(type, layers, blocks, block_size, kv_heads, head_dim);
 }
 
+void copy_blocks(KVCache& self, In<int32_t, 1> sources, In<int32_t, 1> targets) {
+    check(sources.size() == targets.size(), "sources and targets must have the same size");
+    check_indices(sources.data(), sources.size(), self.num_blocks(), "a source is outside of the cache");
+    check_indices(targets.data(), targets.size(), self.num_blocks(), "a target is outside of the cache");
+    for (size_t i = 0; i < sources.size(); ++i)
+        self.copy_block(static_cast<size_t>(sources.data()[i]), static_cast<size_t>(targets.data()[i]));
+}
+
 void rope_write(BoundBackend& self, Out<float, 2> qkv, Out<float, 2> q_out, KVCache& cache, size_t layer, size_t num_heads,
                 In<int32_t, 1> positions, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> rope_rows,
                 In<float, 2> cos, In<float, 2> sin, std::string_view qk_norm, In<float, 1> q_weight, In<float, 1> k_weight,
@@ -233,8 +241,10 @@ NB_MODULE(_core, m) {
         .def_prop_ro("columns", [](const BoundWeight& w) { return w.columns(); })
         .def_prop_ro("nbytes", [](const BoundWeight& w) { return w.nbytes(); });
 
-    nb::class_<KVCache>(m, "KVCache", "A paged key-value cache in float16 or float32.")
+    nb::class_<KVCache>(m, "KVCache", "A paged key-value cache in float16, float32 or 8 bits.")
         .def("__init__", &make_cache, "dtype"_a, "num_layers"_a, "num_blocks"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a)
+        .def("copy_blocks", &copy_blocks, exact("sources"), exact("targets"),
+             "Copy keys and values of all layers, one block after another.")
         .def_prop_ro("num_layers", &KVCache::num_layers)
         .def_prop_ro("num_blocks", &KVCache::num_blocks)
         .def_prop_ro("block_size", &KVCache::block_size)

@@ -1,5 +1,7 @@
 #include "kv_cache.h"
 
+#include <cstring>
+
 namespace headrace {
 
 namespace {
@@ -23,6 +25,10 @@ KVCache::KVCache(KVType type, size_t num_layers, size_t num_blocks, size_t block
       view_{nullptr, type, block_size, num_kv_heads, head_dim, (head_dim + 15) / 16 * 16, 0} {
     view_.block_stride = spread(num_layers * layer_bytes()) / bytes_of(type);
     memory_ = HugeMemory(nbytes());
+}
+
+void KVCache::copy_block(size_t from, size_t to) {
+    if (from != to) std::memcpy(block(to), block(from), num_layers_ * layer_bytes());
 }
 
 }  // namespace headrace

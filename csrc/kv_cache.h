@@ -20,6 +20,9 @@ public:
     size_t head_dim() const { return view_.head_dim; }
     size_t nbytes() const { return num_blocks_ * view_.block_stride * bytes_of(view_.type); }
 
+    // Keys and values of all layers; both are below num_blocks(). The blocks may be the same.
+    void copy_block(size_t from, size_t to);
+
     CacheView layer(size_t index) const {
         CacheView view = view_;
         view.data = memory_.data() + index * layer_bytes();
@@ -27,6 +30,7 @@ public:
     }
 
 private:
+    uint8_t* block(size_t index) const { return memory_.data() + index * view_.block_stride * bytes_of(view_.type); }
     size_t layer_bytes() const { return view_.num_kv_heads * view_.head_stride() * bytes_of(view_.type); }
 
     size_t num_layers_, num_blocks_;

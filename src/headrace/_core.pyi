@@ -40,6 +40,9 @@ class KVCache:
     def __init__(
         self, dtype: str, num_layers: int, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
     ) -> None: ...
+    def copy_blocks(self, sources: NDArray[np.int32], targets: NDArray[np.int32]) -> None:
+        """Copy keys and values of all layers, one block after another."""
+
     @property
     def num_layers(self) -> int: ...
     @property

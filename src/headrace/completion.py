@@ -38,6 +38,7 @@ class _Completion:
     def push(self, output: StepOutput) -> Chunk:
         """The chunk of a step; it ends with the token that completes a stop string, whatever came in the same step."""
         chunk = Chunk(self._index, "", output.token_ids, self._decoded(output.logprobs), output.finish_reason)
+        chunk.cumulative_logprob = output.cumulative_logprob
         text_ids = output.token_ids
         if output.stop_token_id is not None:
             if output.stop_token_id not in self._eos_token_ids:
@@ -155,6 +156,8 @@ class Collector:
             output.logprobs.extend(chunk.logprobs)
             for token_id, entry in zip(chunk.token_ids, chunk.logprobs, strict=True):  # in one order, however cut
                 output.cumulative_logprob = (output.cumulative_logprob or 0.0) + entry[token_id].logprob
+        if chunk.cumulative_logprob is not None:
+            output.cumulative_logprob = chunk.cumulative_logprob
         if chunk.finish_reason is not None:
             output.finish_reason = chunk.finish_reason.value
             output.stop_reason = chunk.stop_reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -40,6 +40,15 @@ class SamplingParams:
     """Subtracted from a token's logit once for each time that it stands in the output."""
     logit_bias: Mapping[int, float] | None = None
     """Added to the logits of the given token ids; -100 or less bans in practice."""
+    beam_width: int | None = None
+    """Search for the likeliest completions with this many beams instead of drawing; the n best of them come out.
+
+    Goes with n, the lengths, end and stop tokens and log-probabilities; what changes the distribution is refused."""
+    length_penalty: float = 1.0
+    """Beams are compared by their log-probability divided by length ** length_penalty: above 0 favours long ones."""
+    early_stopping: bool | str = False
+    """When beam_width completions have ended: True stops at once, False when none seems to get better, "never" when
+    none can. These three mean what they mean in transformers."""
     seed: int | None = None
     """Same seed, same text. None (or -1) draws one when the request is made."""
     stop: str | Sequence[str] | None = None
@@ -91,6 +100,8 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("top_k", 0, 2**31 - 1, "0 (off), -1 (off) or a count"),
     ("top_p", 1e-9, 1.0, "above 0 and at most 1"),
     ("min_p", 0.0, 1.0, "from 0 to 1"),
+    ("beam_width", 1, 256, "from 1 to 256"),
+    ("length_penalty", -10.0, 10.0, "from -10 to 10"),
     ("repetition_penalty", 1e-6, 1e6, "above 0 and at most 1,000,000"),
     ("presence_penalty", -2.0, 2.0, "from -2 to 2"),
     ("frequency_penalty", -2.0, 2.0, "from -2 to 2"),
@@ -100,9 +111,9 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("logprobs", 0, 2**31 - 1, "0 or more"),
     ("prompt_logprobs", 0, 2**31 - 1, "0 or more"),
 )
-_INTEGERS = {"n", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
+_INTEGERS = {"n", "beam_width", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
-_OPTIONAL = {"seed", "max_tokens", "logprobs", "prompt_logprobs"}
+_OPTIONAL = {"beam_width", "seed", "max_tokens", "logprobs", "prompt_logprobs"}
 
 
 def check_sampling_params(params: SamplingParams) -> None:
@@ -123,6 +134,7 @@ def check_sampling_params(params: SamplingParams) -> None:
         )
     _check_collections(params)
     _check_structured(params)
+    _check_beams(params)
 
 
 def _check_collections(params: SamplingParams) -> None:
@@ -154,3 +166,32 @@ def _check_structured(params: SamplingParams) -> None:
                 f" leave {name} out",
                 param=name,
             )
+
+
+_WITH_BEAMS = {
+    *("n", "beam_width", "length_penalty", "early_stopping", "seed", "stop_token_ids", "min_tokens", "max_tokens"),
+    *("ignore_eos", "logprobs", "prompt_logprobs", "include_stop_str_in_output", "skip_special_tokens"),
+}
+"""What a beam search takes; a seed changes nothing, since nothing is drawn."""
+
+
+def _check_beams(params: SamplingParams) -> None:
+    if not (isinstance(params.early_stopping, bool) or params.early_stopping == "never"):
+        raise RequestError(
+            f'early_stopping is {params.early_stopping!r}, expected True, False or "never"', param="early_stopping"
+        )
+    if params.beam_width is None:
+        for name, neutral in (("length_penalty", 1.0), ("early_stopping", False)):
+            if getattr(params, name) != neutral:
+                raise RequestError(f"{name} is for beam search; set beam_width, or leave it out", param=name)
+        return
+    if params.n > params.beam_width:
+        raise RequestError(
+            f"n is {params.n}, above beam_width {params.beam_width}: a search has as many results as beams", param="n"
+        )
+    for each in fields(params):
+        if each.name in _WITH_BEAMS or (each.name == "temperature" and params.temperature in (0, 1)):
+            continue
+        value = getattr(params, each.name)
+        if value != each.default and value not in ((), {}):
+            raise RequestError(f"{each.name} cannot be used with beam search; leave it out", param=each.name)

@@ -172,6 +172,8 @@ class StepOutput:
     """One entry for each of token_ids, when the request asked; without decoded_token"""
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     """Once, with the first token of sequence 0, when the request asked"""
+    cumulative_logprob: float | None = None
+    """Of a beam search's completions, which come whole: the sum of their tokens' log-probabilities"""
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     """The end-of-sequence or stop token that ended the sequence (it is the last of token_ids)"""
@@ -190,6 +192,8 @@ class Chunk:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     """The stop string or stop token id that ended it; None for end-of-sequence"""
+    cumulative_logprob: float | None = None
+    """See StepOutput"""
 
     def __str__(self) -> str:
         return self.text

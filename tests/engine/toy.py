@@ -55,6 +55,11 @@ class ToyDecoder:
         return logits
 
 
+class ToyOps(ReferenceOps):
+    def copy_blocks(self, cache: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> None:
+        cache[targets] = cache[sources]
+
+
 def make_engine(
     num_blocks: int = 64,
     max_context: int = 512,
@@ -65,7 +70,7 @@ def make_engine(
     config = EngineConfig(backend="reference", **settings)
     decoder = ToyDecoder(rope_switch)
     plan = KVPlan(num_blocks, config.block_size, 1, max_context, 0)
-    return Engine(decoder, ReferenceOps(), config, plan, new_constraint), decoder
+    return Engine(decoder, ToyOps(), config, plan, new_constraint), decoder
 
 
 def make_request(id_: str, prompt: list[int], *, max_tokens: int = 20, **params: object) -> Request:

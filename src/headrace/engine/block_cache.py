@@ -7,14 +7,17 @@ Where the keys and values lie is the backend's business.
 
 from __future__ import annotations
 
-from headrace.engine.prefix_tree import PrefixTree
+from headrace.engine.prefix_tree import Node, PrefixTree
 from headrace.engine.sequence import Sequence
 
 
 class BlockCache:
     """The blocks of one KV cache.
 
-    `adopt_prefix`, `grow`, `commit` and `release` mutate both the cache and the sequence given to them.
+    `adopt_prefix`, `fork`, `grow`, `commit` and `release` mutate both the cache and the sequences given to them.
+
+    Without `share_prefixes` a request's sequences still share blocks with one another, and with nobody else; what they
+    no longer hold is forgotten at once.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, share_prefixes: bool) -> None:
@@ -46,13 +49,22 @@ class BlockCache:
     def adopt_prefix(self, sequence: Sequence) -> None:
         """Give a sequence without blocks the longest cached prefix of its tokens; at least one stays to compute."""
         assert not sequence.block_ids
-        if not self._share_prefixes or sequence.wants_prompt_logprobs:
-            return
-        for node in self._tree.find(sequence.cache_key, sequence.token_ids):
-            self._tree.hold(node)
-            sequence.nodes.append(node)
-            sequence.block_ids.append(node.block_id)
-        sequence.num_computed = len(sequence.nodes) * self.block_size
+        if not sequence.wants_prompt_logprobs:
+            self._share(sequence, self._tree.find(self._salt(sequence), sequence.token_ids))
+
+    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
+        """Give a sequence without blocks those of another whose computed tokens it begins with.
+
+        Full blocks, which must have been committed, are shared. Returns the half-filled block and the one that it is to
+        be copied to; None if there is none, or no block to be had: then the child computes these tokens again.
+        """
+        assert not child.block_ids
+        self._share(child, parent.nodes)
+        if parent.num_computed == child.num_computed or self.num_available == 0:
+            return None
+        child.block_ids.append(self._take())
+        child.num_computed = parent.num_computed
+        return parent.block_ids[len(parent.nodes)], child.block_ids[-1]
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Give the sequence blocks for its first num_tokens tokens; False, with nothing changed, if that fails."""
@@ -60,18 +72,18 @@ class BlockCache:
         if missing > self.num_available:
             return False
         for _ in range(missing):
-            sequence.block_ids.append(self._free.pop() if self._free else self._tree.evict())
+            sequence.block_ids.append(self._take())
         return True
 
     def commit(self, sequence: Sequence) -> None:
         """Enter the sequence's full computed blocks into the tree; a block that is there already replaces its copy."""
-        size, nodes = self.block_size, sequence.nodes
-        while self._share_prefixes and (len(nodes) + 1) * size <= sequence.num_computed:
+        size, nodes, salt = self.block_size, sequence.nodes, self._salt(sequence)
+        while (len(nodes) + 1) * size <= sequence.num_computed:
             at, parent = len(nodes), nodes[-1] if nodes else None
             key = tuple(sequence.token_ids[at * size : (at + 1) * size])
-            node = self._tree.child(sequence.cache_key, parent, key)
+            node = self._tree.child(salt, parent, key)
             if node is None:
-                node = self._tree.insert(sequence.cache_key, parent, key, sequence.block_ids[at])
+                node = self._tree.insert(salt, parent, key, sequence.block_ids[at])
             else:
                 self._tree.hold(node)
                 self._free.append(sequence.block_ids[at])
@@ -80,15 +92,30 @@ class BlockCache:
             nodes.append(node)
 
     def release(self, sequence: Sequence) -> None:
-        """Take all blocks from the sequence; those in the tree stay cached."""
+        """Take all blocks from the sequence; those in the tree stay cached, if prefixes are shared."""
         self._free.extend(reversed(sequence.block_ids[len(sequence.nodes) :]))
         self._tree.drop(sequence.nodes)
         sequence.nodes.clear()
         sequence.block_ids.clear()
         sequence.num_tabled = 0
         sequence.num_computed = 0
+        if not self._share_prefixes:
+            self.clear()
 
     def clear(self) -> None:
         """Forget all cached prefixes that no sequence holds."""
         while self._tree.num_unheld:
             self._free.append(self._tree.evict())
+
+    def _share(self, sequence: Sequence, path: list[Node]) -> None:
+        for node in path:
+            self._tree.hold(node)
+            sequence.nodes.append(node)
+            sequence.block_ids.append(node.block_id)
+        sequence.num_computed = len(path) * self.block_size
+
+    def _take(self) -> int:
+        return self._free.pop() if self._free else self._tree.evict()
+
+    def _salt(self, sequence: Sequence) -> str:
+        return sequence.cache_key if self._share_prefixes else f"{sequence.rope_variant}:{sequence.request.id}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from headrace.config import EngineConfig
+from headrace.engine.beams import BeamSearch
 from headrace.engine.block_cache import BlockCache
 from headrace.engine.constraint import NewConstraint, unconstrained
 from headrace.engine.drafting import Drafting
@@ -39,6 +40,7 @@ class Engine:
         new_constraint: NewConstraint = unconstrained,
     ) -> None:
         self.plan = plan
+        self._max_sequences = config.max_sequences
         self._new_constraint = new_constraint
         self._drafting = Drafting(rope_switch=decoder.spec.rope_switch)
         self._blocks = BlockCache(plan.num_blocks, config.block_size, share_prefixes=config.prefix_cache)
@@ -68,11 +70,18 @@ class Engine:
         """Whether any sequence is waiting or running."""
         return bool(self._sequences)
 
-    def check_fits(self, prompt_tokens: int, max_tokens: int) -> None:
-        """Raise DoesNotFit if a sequence of that length could never run, even alone."""
-        needed = self._blocks.blocks_for(prompt_tokens + max_tokens)
+    def check_fits(self, prompt_tokens: int, max_tokens: int, beam_width: int | None = None) -> None:
+        """Raise DoesNotFit if a sequence of that length, or a search of that width, could never run, even alone."""
+        width, size = beam_width or 1, self._blocks.block_size
+        if width > self._max_sequences:
+            raise DoesNotFit(
+                f"beam_width is {width} and {self._max_sequences} sequences run at once; lower it, or start with more"
+                " --max-sequences",
+                param="beam_width",
+            )
+        shared = prompt_tokens // size
+        needed = shared + width * (self._blocks.blocks_for(prompt_tokens + max_tokens) - shared)
         if needed > self._blocks.num_blocks:
-            size = self._blocks.block_size
             raise DoesNotFit(
                 f"the request needs {needed * size:,} tokens of KV cache and there are"
                 f" {self._blocks.num_blocks * size:,}; shorten it, lower max_tokens, or start with more --kv-memory",
@@ -87,22 +96,22 @@ class Engine:
         """
         assert request.id not in self._sequences, f"request id {request.id} is in use"
         assert request.prompt_token_ids
-        self.check_fits(len(request.prompt_token_ids), request.max_tokens)
+        self.check_fits(len(request.prompt_token_ids), request.max_tokens, request.params.beam_width)
         sequences: dict[int, Sequence] = {}
-        for index in range(request.params.n):
+        for index in range(request.params.n if request.params.beam_width is None else 1):
             sequence = Sequence(request, index, self._num_arrivals, self._new_constraint(request))
             self._num_arrivals += 1
             sequences[index] = sequence
+            if request.params.beam_width is not None:
+                BeamSearch(sequence)
             self._scheduler.add(sequence)
         self._sequences[request.id] = sequences
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
-        """Drop a request, or one of its sequences; its blocks are free at once. Unknown ids are ignored."""
-        sequences = self._sequences.get(request_id, {})
-        for sequence in (
-            list(sequences.values()) if index is None else [s for s in sequences.values() if s.index == index]
-        ):
-            self._finish(sequence)
+        """Drop a request, or one of its completions; its blocks are free at once. Unknown ids are ignored."""
+        for sequence in list(self._sequences.get(request_id, {}).values()):
+            if index is None or (sequence.index == index and sequence.beam is None):
+                self._finish(sequence)
 
     def step(self) -> list[StepOutput]:
         """Advance every scheduled sequence; empty when there is nothing to do."""
@@ -152,6 +161,46 @@ class Engine:
                 outputs.append(output)
                 if output.finish_reason is not None:
                     self._finish(sequence)
+        for search in {id(s.beam.search): s.beam.search for s in plan if s.beam is not None}.values():
+            if search.is_ready:
+                outputs += self._advance(search)
+        return outputs
+
+    def _advance(self, search: BeamSearch) -> list[StepOutput]:
+        """The next token of a beam search; its results once it has ended."""
+        before = search.members
+        extensions = search.advance()
+        if not extensions:
+            outputs = self._results(search)
+            for sequence in before:
+                self._finish(sequence)
+            return outputs
+        forks = search.grow(extensions)
+        self._sequences[before[0].request.id] = {member.index: member for member in search.members}
+        for sequence in before:
+            if sequence not in search.members:
+                self._scheduler.remove(sequence)
+        copied = [self._scheduler.fork(parent, child) for parent, child in forks]
+        self._runner.copy_blocks([blocks for blocks in copied if blocks is not None])
+        return []
+
+    def _results(self, search: BeamSearch) -> list[StepOutput]:
+        first = search.members[0]
+        request, params = first.request, first.request.params
+        outputs = [
+            StepOutput(
+                request.id,
+                index,
+                each.token_ids,
+                logprobs=None if params.logprobs is None else each.logprobs,
+                cumulative_logprob=each.score,
+                finish_reason=each.finish_reason,
+                stop_token_id=each.token_ids[-1] if each.finish_reason is FinishReason.STOP else None,
+            )
+            for index, each in enumerate(search.hypotheses[: params.n])
+        ]
+        self._generation_tokens += sum(len(output.token_ids) for output in outputs)
+        self._add_prompt_facts(first, outputs[0])
         return outputs
 
     def _append(self, sequence: Sequence, tokens: list[Sampled]) -> StepOutput:
@@ -171,12 +220,16 @@ class Engine:
         if output.finish_reason is FinishReason.STOP and token_ids[-1] in sequence.stop_ids:
             output.stop_token_id = token_ids[-1]
         if is_first and sequence.index == 0:
-            self._prompt_tokens += sequence.num_prompt
-            output.num_cached_tokens = sequence.num_cached or 0
-            self._prefix_hits += output.num_cached_tokens
-            if request.params.prompt_logprobs is not None:
-                output.prompt_logprobs = sequence.prompt_logprobs
+            self._add_prompt_facts(sequence, output)
         return output
+
+    def _add_prompt_facts(self, sequence: Sequence, output: StepOutput) -> None:
+        """What is told once, with a request's first output."""
+        self._prompt_tokens += sequence.num_prompt
+        output.num_cached_tokens = sequence.num_cached or 0
+        self._prefix_hits += output.num_cached_tokens
+        if sequence.request.params.prompt_logprobs is not None:
+            output.prompt_logprobs = sequence.prompt_logprobs
 
     def _finish(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
 
+from headrace.engine.beams import Candidates
 from headrace.engine.rows import Masks, MaskTable, Row, accept
 from headrace.engine.sampling import SamplingTable
 from headrace.engine.sequence import Sequence
@@ -35,10 +37,13 @@ class _LogitRows:
     """… and their rows"""
     sampled: list[Row] = field(default_factory=list)
     sampled_at: list[int] = field(default_factory=list)
+    beams: list[Sequence] = field(default_factory=list)
+    """Beams that get their candidates"""
+    beams_at: list[int] = field(default_factory=list)
 
 
 class Runner:
-    """Runs steps. Reads the sequences; appends only to their `prompt_logprobs` and `num_tabled`."""
+    """Runs steps. Reads the sequences; writes only their `prompt_logprobs`, `num_tabled` and beams' `candidates`."""
 
     def __init__(self, decoder: Decoder, ops: Ops, cache: KVCache, *, max_sequences: int, max_blocks: int) -> None:
         self._decoder = decoder
@@ -62,10 +67,18 @@ class Runner:
         forwarded = time.perf_counter()
         if rows.prompt:
             self._add_prompt_logprobs(logits, rows)
+        if rows.beams:
+            self._set_candidates(logits, rows)
         sampled = self._sample(logits, rows, None if masks is None else masks.result()) if rows.sampled else {}
         self.seconds_in_forward += forwarded - started
         self.seconds_in_sampling += time.perf_counter() - forwarded
         return sampled
+
+    def copy_blocks(self, copied: SequenceOf[tuple[int, int]]) -> None:
+        """Copy blocks of the cache, each (from, to)."""
+        if copied:
+            sources, targets = np.array(copied, np.int32).T
+            self._ops.copy_blocks(self._cache, np.ascontiguousarray(sources), np.ascontiguousarray(targets))
 
     def _batch(self, plan: Mapping[Sequence, int]) -> tuple[Batch, _LogitRows]:
         token_ids: list[int] = []
@@ -87,7 +100,11 @@ class Runner:
             else:
                 token_ids.extend(sequence.token_ids[start:end])
                 token_ids.extend(sequence.drafts[: max(end - known, 0)])
-            for num_drafts in range(end - known + 1):
+            if sequence.beam is not None and end == known:
+                rows.beams.append(sequence)
+                rows.beams_at.append(len(logit_rows))
+                logit_rows.append(first + known - 1 - start)
+            for num_drafts in range(end - known + 1 if sequence.beam is None else 0):
                 rows.sampled.append(Row(sequence, num_drafts))
                 rows.sampled_at.append(len(logit_rows))
                 logit_rows.append(first + known - 1 + num_drafts - start)
@@ -125,7 +142,7 @@ class Runner:
         return self._tables[[sequence.row for sequence in plan], :widest]
 
     def _sample(self, logits: Array, rows: _LogitRows, masks: MaskTable | None) -> dict[Sequence, list[Sampled]]:
-        if rows.prompt:
+        if rows.prompt or rows.beams:
             logits = self._ops.select(logits, np.array(rows.sampled_at, np.int32))
         drawn = self._ops.sample(logits, self._sampling.batch(rows.sampled, masks)).tolist()
         accepted = accept(rows.sampled, drawn)
@@ -152,6 +169,14 @@ class Runner:
         found = self._ops.logprobs(self._ops.select(logits, np.array(asked, np.int32)), token_ids, max(counts))
         keys = [(rows[at].sequence, rows[at].num_drafts) for at in asked]
         return dict(zip(keys, _as_dicts(token_ids, counts, *found), strict=True))
+
+    def _set_candidates(self, logits: Array, rows: _LogitRows) -> None:
+        beams = [sequence.beam for sequence in rows.beams if sequence.beam is not None]
+        chosen = self._ops.select(logits, np.array(rows.beams_at, np.int32))
+        counts = [beam.search.num_candidates for beam in beams]
+        _, _, ids, logprobs = self._ops.logprobs(chosen, np.zeros(len(beams), np.int32), max(counts))
+        for beam, count, row_ids, row_logprobs in zip(beams, counts, ids, logprobs, strict=True):
+            beam.candidates = Candidates(row_ids[:count].tolist(), row_logprobs[:count].tolist())
 
     def _add_prompt_logprobs(self, logits: Array, rows: _LogitRows) -> None:
         counts = [sequence.request.params.prompt_logprobs or 0 for sequence, _ in rows.prompt]

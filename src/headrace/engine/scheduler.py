@@ -54,7 +54,7 @@ class Scheduler:
         for sequence in sorted(self.running, key=lambda s: s.num_uncomputed > 1):
             if budget == 0:
                 break
-            if sequence.row < 0:  # preempted for one before it
+            if sequence.row < 0 or sequence.num_uncomputed == 0:  # preempted for one before it; a beam that waits
                 continue
             num_tokens = self._chunk(sequence, budget)
             while not self.cache.grow(sequence, sequence.num_computed + num_tokens):
@@ -62,17 +62,32 @@ class Scheduler:
                     sequence.drafts = []
                     num_tokens = self._chunk(sequence, budget)
                     continue
-                victim = self.running[-1]
-                budget += plan.pop(victim, 0)
-                self._preempt(victim)
-                if victim is sequence:
+                budget += self._preempt(self.running[-1], plan)
+                if sequence.row < 0:
                     break
             else:
                 plan[sequence] = num_tokens
                 budget -= num_tokens
         if self.num_preemptions == num_preemptions:
             self._admit(plan, budget)
+        while not plan and self.waiting and self.running:  # beams hold what others of their search are in need of
+            self._preempt(self.running[-1], plan)
+            self._admit(plan, budget)
         return plan
+
+    def fork(self, parent: Sequence, child: Sequence) -> tuple[int, int] | None:
+        """Let a sequence run beside another whose computed tokens it begins with, on the same blocks.
+
+        Returns the blocks (from, to) that are to be copied before the next step, if any. Where there is no room the
+        child waits for its turn.
+        """
+        if parent.row < 0 or not self._free_rows:
+            self._wait(child)
+            return None
+        copied = self.cache.fork(parent, child)
+        child.row = self._free_rows.pop()
+        self._enter(child)
+        return copied
 
     def _admit(self, plan: dict[Sequence, int], budget: int) -> None:
         held_back: list[Sequence] = []
@@ -110,11 +125,15 @@ class Scheduler:
         return min(sequence.num_uncomputed + len(sequence.drafts), budget, limit)
 
     def _waits_for_sibling(self, sequence: Sequence) -> bool:
-        """The completions of a request wait until the first of them has computed the prompt, to share its blocks."""
-        if sequence.index == 0 or sequence.num_output:
+        """Sequences of one request do not compute the same blocks at the same time: one does, the others share them."""
+        if sequence.request.params.n == 1 and sequence.beam is None:
             return False
-        siblings = [s for s in self.running if s.request is sequence.request]
-        return bool(siblings) and all(s.num_computed < s.num_prompt for s in siblings)
+        size = self.cache.block_size
+        return any(
+            other.num_computed < _common_prefix(other, sequence) // size * size
+            for other in self.running
+            if other.request is sequence.request
+        )
 
     def _switch_rope(self) -> None:
         """Sequences that have outgrown the short rope factors start again with the long ones."""
@@ -128,13 +147,25 @@ class Scheduler:
         is_long = self._rope_switch is not None and len(sequence.token_ids) > self._rope_switch
         sequence.rope_variant = int(is_long)
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self.num_preemptions += 1
-        self._put_back(sequence)
+    def _preempt(self, victim: Sequence, plan: dict[Sequence, int]) -> int:
+        """Put a sequence back, with the others of a beam search, which could only wait for it.
+
+        Returns the tokens of the plan that it does not compute now.
+        """
+        search = None if victim.beam is None else victim.beam.search
+        given_back = 0
+        for sequence in [s for s in self.running if s is victim or (s.beam is not None and s.beam.search is search)]:
+            self.num_preemptions += 1
+            given_back += plan.pop(sequence, 0)
+            self._put_back(sequence)
+        return given_back
 
     def _put_back(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._release(sequence)
+        self._wait(sequence)
+
+    def _wait(self, sequence: Sequence) -> None:
         sequence.drafts = []
         at = 0  # the waiting ones that arrived earlier stay before it
         while at < len(self.waiting) and self.waiting[at].arrival < sequence.arrival:
@@ -145,3 +176,12 @@ class Scheduler:
         self.cache.release(sequence)
         self._free_rows.append(sequence.row)
         sequence.row = -1
+
+
+def _common_prefix(one: Sequence, other: Sequence) -> int:
+    """Tokens that two sequences of a request have in common from the beginning."""
+    start = one.num_prompt
+    pairs = zip(one.token_ids[start:], other.token_ids[start:], strict=False)
+    return start + next(
+        (at for at, (mine, theirs) in enumerate(pairs) if mine != theirs), min(one.num_output, other.num_output)
+    )

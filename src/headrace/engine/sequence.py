@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
+from typing import TYPE_CHECKING
+
 from headrace.engine.constraint import Constraint
 from headrace.engine.prefix_tree import Node
 from headrace.types import FinishReason, Request, TokenLogprobs
+
+if TYPE_CHECKING:
+    from headrace.engine.beams import Beam
 
 
 class Sequence:
@@ -12,6 +18,7 @@ class Sequence:
 
     __slots__ = (
         "arrival",
+        "beam",
         "block_ids",
         "constraint",
         "drafts",
@@ -39,6 +46,8 @@ class Sequence:
         """Prompt and output"""
         self.drafts: list[int] = []
         """Guesses of the tokens that follow, computed along in the next step; see `rows`"""
+        self.beam: Beam | None = None
+        """Set while it is part of a beam search"""
         self.constraint = constraint
         """What restricts the output, advanced past the output so far"""
         self.num_prompt = len(request.prompt_token_ids)
@@ -62,6 +71,16 @@ class Sequence:
         if constraint is not None:
             for at, token_id in enumerate(resumed):
                 constraint.take(token_id, request.max_tokens - at)
+
+    def copy(self, index: int) -> Sequence:
+        """A sequence with the same tokens that holds no blocks."""
+        other = copy(self)
+        other.index = index
+        other.token_ids = list(self.token_ids)
+        other.drafts, other.block_ids, other.nodes = [], [], []
+        other.num_computed = other.num_tabled = 0
+        other.row = -1
+        return other
 
     @property
     def num_output(self) -> int:

@@ -1,7 +1,8 @@
 """What a backend must do: the operations that the forward pass is written against.
 
 T tokens, R rows of logits, S sequences, H hidden size, D head size, V vocabulary. Activations are float32 arrays of
-the backend's own type (numpy on the CPU). Every operation but `rope_write` leaves its inputs as they are.
+the backend's own type (numpy on the CPU). Operations leave their inputs as they are, but for `rope_write` and
+`copy_blocks`.
 
 The contract behind determinism: what an operation computes for a row (a token, or a row of logits) is a fixed sequence
 of arithmetic that depends on that row, its sequence's keys and values, and the weights: never on the number of rows,
@@ -186,6 +187,9 @@ class Ops(ForwardOps, Protocol):
         self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
     ) -> KVCache:
         """An empty cache of num_blocks blocks of block_size tokens in each layer."""
+
+    def copy_blocks(self, cache: KVCache, sources: IntArray, targets: IntArray) -> None:
+        """Copy the keys and values of whole blocks, in all layers: block sources[i] into targets[i], in order."""
 
     def compile(self, forward: RecordableForward) -> Forward:
         """The same computation, bit for bit, as quick as the backend can repeat it.

@@ -118,6 +118,11 @@ class ReferenceOps:
         element = np.float16 if dtype is CacheType.F16 else np.float32
         return ReferenceCache(np.zeros(shape, element), np.zeros(shape, element), block_size, dtype)
 
+    def copy_blocks(self, cache: ReferenceCache, sources: IntArray, targets: IntArray) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            cache.keys[:, target] = cache.keys[:, source]
+            cache.values[:, target] = cache.values[:, source]
+
     def compile(self, forward: RecordableForward) -> Forward:
         return partial(forward, self)
 

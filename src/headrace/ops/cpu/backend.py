@@ -107,6 +107,9 @@ class CpuOps:
     ) -> _core.KVCache:
         return _core.KVCache(dtype, num_layers, num_blocks, block_size, layout.num_kv_heads, layout.head_dim)
 
+    def copy_blocks(self, cache: _core.KVCache, sources: IntArray, targets: IntArray) -> None:
+        cache.copy_blocks(sources, targets)
+
     def compile(self, forward: RecordableForward) -> Forward:
         return record(self._native, forward, self.clock)
 
