@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from headrace.errors import HeadraceError
     from headrace.llm import LLM
     from headrace.loaded_model import TextPrompt, TokensPrompt
-    from headrace.sampling_params import SamplingParams
+    from headrace.sampling_params import BeamSearchParams, SamplingParams
     from headrace.structured_output import StructuredOutput
-    from headrace.types import Chunk, CompletionOutput, Logprob, RequestOutput
+    from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, CompletionOutput, Logprob, RequestOutput
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,9 @@ __all__ = [
     "LLM",
     "AsyncLLM",
     "AsyncStream",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "Chunk",
     "CompletionOutput",
     "EngineConfig",
@@ -60,6 +63,9 @@ _HOMES = {
     "AsyncStream": "async_llm",
     "EngineConfig": "config",
     "HeadraceError": "errors",
+    "BeamSearchOutput": "types",
+    "BeamSearchParams": "sampling_params",
+    "BeamSearchSequence": "types",
     "Chunk": "types",
     "CompletionOutput": "types",
     "Logprob": "types",

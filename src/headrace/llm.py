@@ -17,8 +17,8 @@ from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
 from headrace.loaded_model import LoadedModel, Message, Prompt
-from headrace.sampling_params import SamplingParams
-from headrace.types import Chunk, RequestOutput
+from headrace.sampling_params import BeamSearchParams, SamplingParams
+from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, RequestOutput
 
 
 class LLM(LoadedModel):
@@ -93,6 +93,46 @@ class LLM(LoadedModel):
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = False
+    ) -> list[BeamSearchOutput]:
+        """The beam_width likeliest completions that a beam search finds for each prompt, as vLLM returns them.
+
+        `generate` with `SamplingParams(beam_width=…, n=…)` does the same search. Results are those of transformers:
+        the length that scores are divided by is the completion's (in vLLM the prompt counts too).
+
+        Raises:
+            RequestError: a prompt or parameter is wrong; nothing has run.
+        """
+        width = params.beam_width
+        sampling = SamplingParams(
+            n=width,
+            beam_width=width,
+            max_tokens=params.max_tokens,
+            ignore_eos=params.ignore_eos,
+            temperature=params.temperature,
+            length_penalty=params.length_penalty,
+            early_stopping=params.early_stopping,
+            include_stop_str_in_output=params.include_stop_str_in_output,
+            logprobs=2 * width,
+        )
+        return [self._beams(output) for output in self.generate(prompts, sampling, use_tqdm=use_tqdm)]
+
+    def _beams(self, output: RequestOutput) -> BeamSearchOutput:
+        return BeamSearchOutput(
+            [
+                BeamSearchSequence(
+                    tokens=(tokens := [*output.prompt_token_ids, *each.token_ids]),
+                    logprobs=each.logprobs or [],
+                    cum_logprob=each.cumulative_logprob or 0.0,
+                    text=None if self.tokenizer is None else self.tokenizer.decode(tokens),
+                    finish_reason=each.finish_reason,
+                    stop_reason=each.stop_reason,
+                )
+                for each in output.outputs
+            ]
+        )
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Chunk]:
         """Chunks of the completion as they become final; closing the iterator cancels the request.

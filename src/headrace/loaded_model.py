@@ -145,7 +145,8 @@ class LoadedModel:
             eos_token_ids=self._eos_token_ids,
             grammar=self._grammar_text(params, max_tokens),
         )
-        self._engine.check_fits(len(token_ids), request.max_tokens)
+        self._check_beams(request)
+        self._engine.check_fits(len(token_ids), request.max_tokens, params.beam_width)
         return OpenRequest(request, text, self.tokenizer)
 
     def compile_structured(self, params: SamplingParams) -> None:
@@ -220,6 +221,17 @@ class LoadedModel:
                 raise RequestError(
                     f"{param} has token id {token_id}; the model's ids are 0 to {self.spec.vocab_size - 1}", param=param
                 )
+
+    def _check_beams(self, request: Request) -> None:
+        """There must be as many tokens to go on with as beams, besides those that end."""
+        params = request.params
+        stops = request.eos_token_ids.union(params.stop_token_ids or ())
+        if params.beam_width is not None and params.beam_width + len(stops) > self.spec.vocab_size:
+            raise RequestError(
+                f"beam_width is {params.beam_width}; the model has {self.spec.vocab_size} tokens, {len(stops)} of them"
+                " end a completion",
+                param="beam_width",
+            )
 
     def _max_tokens(self, prompt_tokens: int, max_tokens: int | None) -> int:
         room = self.max_context - prompt_tokens

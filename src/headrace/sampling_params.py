@@ -94,6 +94,20 @@ class SamplingParams:
         return self.stop
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeamSearchParams:
+    """What `LLM.beam_search` takes, by vLLM's names. A search draws nothing, so a temperature has nothing to do."""
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    """Not vLLM's"""
+    include_stop_str_in_output: bool = False
+
+
 _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("n", 1, 1024, "from 1 to 1,024"),
     ("temperature", 0.0, 1e6, "from 0 (greedy) to 1,000,000"),
@@ -183,7 +197,7 @@ def _check_beams(params: SamplingParams) -> None:
     if params.beam_width is None:
         for name, neutral in (("length_penalty", 1.0), ("early_stopping", False)):
             if getattr(params, name) != neutral:
-                raise RequestError(f"{name} is for beam search; set beam_width, or leave it out", param=name)
+                raise RequestError(f"{name} is for beam search only; leave it out", param=name)
         return
     if params.n > params.beam_width:
         raise RequestError(

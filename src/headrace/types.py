@@ -247,3 +247,26 @@ class RequestOutput:
         """Token counts over all completions."""
         completion = sum(len(output.token_ids) for output in self.outputs)
         return Usage(len(self.prompt_token_ids), completion, self.num_cached_tokens)
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """One result of a beam search, shaped like vLLM's."""
+
+    tokens: list[int]
+    """Prompt and completion"""
+    logprobs: list[TokenLogprobs]
+    """Of each token of the completion: itself and the most likely ones"""
+    cum_logprob: float
+    """The sum of its tokens' log-probabilities"""
+    text: str | None
+    """All tokens as text, the prompt's too; None for a model without a tokenizer"""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """The results for one prompt, best first; as many as beams."""
+
+    sequences: list[BeamSearchSequence]

@@ -105,17 +105,16 @@ def test_equal_to_transformers(
     requests = []
     for seed, (length, width, num_stops) in enumerate([(5, 2, 1), (16, 3, 2), (33, 5, 3), (20, 8, 1), (40, 4, 0)]):
         token_ids = prompt(length, seed)
-        requests.append(
-            search(
-                f"r{seed}",
-                token_ids,
-                width,
-                stops=likely_stops(model, token_ids, num_stops),
-                max_tokens=(12, 20, 9, 14, 18)[seed],
-                early_stopping=early_stopping,
-                length_penalty=length_penalty,
-            )  # fmt: skip
+        request = search(
+            f"r{seed}",
+            token_ids,
+            width,
+            stops=likely_stops(model, token_ids, num_stops),
+            max_tokens=(12, 20, 9, 14, 18)[seed],
+            early_stopping=early_stopping,
+            length_penalty=length_penalty,
         )
+        requests.append(request)
     engine = engine_of()
     for request in requests:
         engine.submit(request)
@@ -202,9 +201,7 @@ def test_log_probabilities_of_each_token(engine_of: Callable[..., Engine]) -> No
         assert output.cumulative_logprob is not None
         chosen = [entry[token_id] for token_id, entry in zip(output.token_ids, output.logprobs, strict=True)]
         assert sum(each.logprob for each in chosen) == pytest.approx(output.cumulative_logprob, abs=1e-6)
-        assert all(
-            list(entry)[0] == token_id for token_id, entry in zip(output.token_ids, output.logprobs, strict=True)
-        )
+        assert output.token_ids == [next(iter(entry)) for entry in output.logprobs]
         assert all(4 <= len(entry) <= 5 for entry in output.logprobs)
         plain = Request(
             id="b", prompt_token_ids=(*prompt(25), *output.token_ids), seed=0, max_tokens=1,

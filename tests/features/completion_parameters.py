@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from features.asking import Asking
-from features.catalogue import COMPLETIONS, Parameter, no_effect, refused, works
+from features.catalogue import COMPLETIONS, Parameter, refused, works
 from features.shared_parameters import FOR_LATER
 
 
@@ -32,13 +32,20 @@ def _logprobs(ask: Asking) -> None:
     assert ask.choice()["logprobs"] is None
 
 
+def _best_of(ask: Asking) -> None:
+    assert ask.texts(use_beam_search=True, best_of=4, n=2) == ask.texts(use_beam_search=True, n=4)[:2]
+    assert ask.text(best_of=1) == ask.text()
+    ask.refusal("best_of", best_of=2)
+    ask.refusal("best_of", best_of=2, n=3, use_beam_search=True)
+
+
 PARAMETERS: Sequence[Parameter] = tuple(
     replace(one, endpoints=(COMPLETIONS,))
     for one in (
         works("prompt", _prompt, "text, token ids, or a list of either"),
         works("echo", _echo, "the text begins with the prompt; with max_tokens=0 it is scored alone"),
         works("logprobs", _logprobs, "tokens, their log-probabilities, the likeliest ones, and offsets in the text"),
-        no_effect("best_of", 1, why="only equal to n, which asks for no choice; more is a 400", source="OpenAI"),
+        works("best_of", _best_of, "with use_beam_search the beams, of which the n best come; else only equal to n"),
         refused("suffix", "x", why=FOR_LATER),
         refused("prompt_embeds", "AAAA", why="the engine takes token ids", source="vLLM"),
     )

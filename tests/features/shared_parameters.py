@@ -162,6 +162,60 @@ OF_MULTIMODAL = "there is no model with images, sound or video here"
 OF_REPLICAS = "there is one engine, nothing is handed on between several"
 FOR_LATER = "not yet"
 
+
+BEAMS = {"use_beam_search": True, "n": 4}
+"""What the parameters of beam search need"""
+
+
+def _sums(ask: Asking, **fields: object) -> list[float]:
+    """Of each choice's log-probabilities, divided by its length."""
+    sums = []
+    for choice in ask.answer(logprobs=True if ask.path.startswith("/chat") else 0, **fields)["choices"]:
+        logprobs = choice["logprobs"]
+        values = logprobs.get("token_logprobs") or [entry["logprob"] for entry in logprobs["content"]]
+        sums.append(sum(values) / len(values))
+    return sums
+
+
+def _use_beam_search(ask: Asking) -> None:
+    texts = ask.texts(**BEAMS)
+    assert len(set(texts)) == 4
+    sums = _sums(ask, **BEAMS)
+    assert sums == sorted(sums, reverse=True)
+    assert sums[0] >= _sums(ask)[0]  # greedy
+    assert texts == ask.texts(**BEAMS, temperature=None, seed=5)
+    streamed = [event["choices"][0] for event in ask.events(**BEAMS) if event["choices"]]
+    assert texts == [
+        "".join(
+            each.get("text") or each.get("delta", {}).get("content") or "" for each in streamed if each["index"] == i
+        )
+        for i in range(4)
+    ]
+    for name, value in (("top_k", 5), ("temperature", 0.5), ("stop", ["x"]), ("logit_bias", {"5": 1})):
+        ask.refusal(name, **BEAMS, **{name: value})
+    ask.refusal("response_format", **BEAMS, response_format={"type": "json_object"})
+
+
+def _lengths(ask: Asking, **fields: object) -> int:
+    """Tokens of four beams that may end soon."""
+    likely = {ask.llm.tokenizer.encode(text, add_special_tokens=False)[-1] for text in ask.texts(**BEAMS)}  # type: ignore[union-attr]
+    return int(ask.usage(**BEAMS, max_tokens=30, stop_token_ids=sorted(likely), **fields)["completion_tokens"])
+
+
+def _length_penalty(ask: Asking) -> None:
+    assert _lengths(ask, length_penalty=-5) < _lengths(ask, length_penalty=5, early_stopping="never")
+    ask.refusal("length_penalty", length_penalty=0.5)
+
+
+def _early_stopping(ask: Asking) -> None:
+    at_once, when_no_better, when_none_can = (
+        _lengths(ask, early_stopping=value, length_penalty=3) for value in (True, False, "never")
+    )
+    assert at_once <= when_no_better <= when_none_can
+    assert at_once < when_none_can
+    ask.refusal("early_stopping", early_stopping=True)
+
+
 PARAMETERS: Sequence[Parameter] = (
     works("model", _model, "another name than the served one is a 404"),
     works("stream", _stream, "server-sent events, whose pieces make up the same text"),
@@ -203,6 +257,9 @@ PARAMETERS: Sequence[Parameter] = (
     works("min_tokens", _min_tokens, "an end that would come at once comes after them", source="vLLM"),
     works("ignore_eos", _ignore_eos, "goes on after the end-of-sequence token", source="vLLM"),
     works("skip_special_tokens", _skip_special_tokens, "false shows them in the text", source="vLLM"),
+    works("use_beam_search", _use_beam_search, "the n likeliest of n beams, best first", source="vLLM"),
+    works("length_penalty", _length_penalty, "below 0 short ones come first", source="vLLM", needs=BEAMS),
+    works("early_stopping", _early_stopping, "true, false and never; true ends first", source="vLLM", needs=BEAMS),
     works("prompt_logprobs", _prompt_logprobs, "one entry for each prompt token", source="vLLM"),
     works("add_special_tokens", _add_special_tokens, "true adds the begin-of-sequence token", source="vLLM"),
     no_effect("user", "me", why="a name for the provider's records; there are none"),
@@ -233,9 +290,6 @@ PARAMETERS: Sequence[Parameter] = (
     refused("structured_outputs", {"regex": "a"}, why=FOR_LATER, source="vLLM"),
     refused("allowed_token_ids", [5], why=FOR_LATER, source="vLLM"),
     refused("bad_words", ["a"], why=FOR_LATER, source="vLLM"),
-    refused("use_beam_search", True, why=FOR_LATER, source="vLLM"),
-    refused("length_penalty", 0.5, why=FOR_LATER, source="vLLM"),
-    refused("early_stopping", True, why=FOR_LATER, source="vLLM"),
     refused("cache_salt", "salt", why=FOR_LATER, source="vLLM"),
     refused("priority", 1, why=FOR_LATER, source="vLLM"),
     refused("request_id", "mine", why=FOR_LATER, source="vLLM"),

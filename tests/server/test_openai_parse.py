@@ -130,7 +130,6 @@ REFUSED_CHAT = [
     ("store", 0),
     ("moderation", {"model": "m"}),
     ("prompt_cache_options", {"ttl": "30m"}),
-    ("use_beam_search", True),
     ("priority", False),
     ("guided_json", {}),
     ("documents", []),

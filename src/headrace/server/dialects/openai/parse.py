@@ -11,6 +11,7 @@ import msgspec
 from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
+from headrace.server.dialects.openai.beams import beam_search
 from headrace.server.dialects.openai.render import ChatRenderer, CompletionRenderer, RenderOptions
 from headrace.server.dialects.openai.requests import (
     ChatFields,
@@ -86,12 +87,6 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
         RequestError: of any kind; `param` is the JSON path of the field at fault.
     """
     fields = _decode(body, CompletionFields, COMPLETION)
-    n = 1 if fields.n is None else fields.n
-    if fields.best_of is not None and fields.best_of != n:
-        raise UnsupportedParameter(
-            f"best_of is {fields.best_of}, other than n ({n}): choosing among more is not supported; leave it out",
-            param="best_of",
-        )
     echo = bool(fields.echo)
     max_tokens = DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens
     prompt_only = echo and max_tokens == 0  # scores a prompt: one token is sampled, and thrown away
@@ -188,10 +183,12 @@ def _sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None,
 ) -> SamplingParams:
-    named: JsonObject = {name: getattr(defaults, name) for name in INHERITED}
+    beams = beam_search(fields)
+    named: JsonObject = {} if fields.use_beam_search else {name: getattr(defaults, name) for name in INHERITED}
     named |= {name: value for name in _COPIED if (value := getattr(fields, name)) is not None}
     return SamplingParams(
         **named,
+        **beams,
         structured=structured_output(fields),
         logit_bias=_logit_bias(fields.logit_bias),
         max_tokens=max_tokens,

@@ -93,6 +93,9 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     session_id: str | None = None  # vLLM's, to route between replicas
 
     # vLLM's, with its meaning
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None

@@ -20,7 +20,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "cache_salt": _NEVER,
-    "early_stopping": (False,),
     "ec_transfer_params": _NEVER,
     "guided_choice": _NEVER,
     "guided_decoding_backend": _NEVER,
@@ -29,7 +28,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "guided_regex": _NEVER,
     "guided_whitespace_pattern": _NEVER,
     "kv_transfer_params": _NEVER,
-    "length_penalty": (1, 1.0),
     "logits_processors": ([],),
     "logprob_token_ids": ([],),
     "mm_payload": ("tensors",),
@@ -46,7 +44,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "thinking_token_budget": (-1,),
     "truncate_prompt_tokens": _NEVER,
     "truncation_side": _NEVER,
-    "use_beam_search": (False,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
 }
