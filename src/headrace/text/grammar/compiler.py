@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from llguidance import LLMatcher, LLParserLimits
 
 from headrace.errors import RequestError
-from headrace.text.grammar.ending import find_ending
+from headrace.text.grammar.ending import EndingFinder
 from headrace.text.grammar.vocabulary import GrammarVocabulary
 
 _MOST_KEPT = 64
@@ -43,6 +44,8 @@ class Grammar:
     """The same over bytes"""
     ending: tuple[int, ...]
     """A shortest output that was found, in tokens"""
+    hints: tuple[bytes, ...]
+    """Texts that satisfy its patterns, for `EndingFinder`"""
 
     @property
     def num_needed(self) -> int:
@@ -93,15 +96,19 @@ class Grammars:
         if self._vocabulary is None:
             self._vocabulary = self._new_vocabulary()
         vocabulary = self._vocabulary
-        spelling = _new_matcher(vocabulary.spelling, text)
-        ending = find_ending(spelling, vocabulary, thorough=True)
+        parts = json.loads(text)
+        hints = tuple(hint.encode() for hint in parts["hints"])
+        grammar = json.dumps(parts["grammar"], ensure_ascii=False)
+        spelling = _new_matcher(vocabulary.spelling, grammar)
+        ending = EndingFinder(vocabulary, hints).find(spelling, thorough=True, patient=True)
         if ending is None:
             raise _wrong("no output that satisfies it was found; make it simpler, or check that something satisfies it")
         return Grammar(
             vocabulary=vocabulary,
-            tokens=_new_matcher(vocabulary.tokens, text),
+            tokens=_new_matcher(vocabulary.tokens, grammar),
             spelling=spelling,
             ending=tuple(ending),
+            hints=hints,
         )
 
 
@@ -114,6 +121,8 @@ def _new_matcher(tokenizer: object, text: str) -> LLMatcher:
 
 def _one_line(error: str) -> str:
     """The library's message without its context."""
+    if "patternProperty" in error:
+        return "patternProperties with patterns that may match the same name cannot be enforced; make them exclusive"
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     return " ".join(lines)[:400]
 

@@ -9,7 +9,7 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from headrace.text.grammar.compiler import Grammar
-from headrace.text.grammar.ending import find_ending
+from headrace.text.grammar.ending import EndingFinder
 
 Mask = NDArray[np.uint32]
 
@@ -28,6 +28,7 @@ class GrammarConstraint:
         self._tokens: LLMatcher = grammar.tokens.deep_copy()
         self._spelling: LLMatcher = grammar.spelling.deep_copy()
         self._ending: Sequence[int] = grammar.ending
+        self._finder = EndingFinder(grammar.vocabulary, grammar.hints)
         self._forced: list[list[int] | None] = [None]
         """What has no alternative, here and behind each push; None where it has not been worked out"""
         self._has_failed = False
@@ -122,9 +123,9 @@ class GrammarConstraint:
             return None
         if len(self._ending) <= room and self._completes(behind, self._ending):
             return self._ending
-        ending = find_ending(behind, self._vocabulary)
+        ending = self._finder.find(behind)
         if ending is not None and len(ending) > room:
-            ending = find_ending(behind, self._vocabulary, thorough=True)
+            ending = self._finder.find(behind, thorough=True)
         return ending if ending is not None and len(ending) <= room else None
 
     def _completes(self, matcher: LLMatcher, ending: Sequence[int]) -> bool:

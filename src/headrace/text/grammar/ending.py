@@ -1,14 +1,16 @@
 """Looks for short ways to complete an output.
 
 The search goes through a grammar over bytes. Where bytes have no alternative it follows them; where there is a choice
-it takes first what closes something. `thorough` also follows each alternative of a choice to its end and keeps the
-shortest. Everything is counted in steps, never in time, so that the same state gives the same ending.
+it takes first what closes something, and texts that are known to matter (hints: what satisfies a pattern). `thorough`
+also follows the alternatives of each choice to their ends and keeps the shortest. Everything is counted in steps,
+never in time, so that the same state gives the same ending.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from llguidance import LLMatcher
@@ -17,76 +19,84 @@ from headrace.text.grammar.vocabulary import NUM_BYTES, GrammarVocabulary
 
 _CLOSERS = b"}])\">;\n, ='0123456789"
 _OPENERS = b"{[(<"
-_MOST_CHOICES = 2_000
-"""Of one way"""
-_MOST_STEPS = 6_000
-"""Of a thorough search"""
-_MOST_ALTERNATIVES = 12
 _RANK = {byte: at for at, byte in enumerate(_CLOSERS)} | {byte: 1000 + at for at, byte in enumerate(_OPENERS)}
-_RANK_IN_TEXT = {byte: at for at, byte in enumerate(b"\"'\n")}
+_RANK_IN_TEXT = {byte: at for at, byte in enumerate(b"\"'\na")}
 _TEXT_FROM = 40
 """With so many choices it is the inside of a text"""
+_MOST_CHOICES = 1_000
+"""Of one way"""
+_MOST_STEPS = {False: 1_000, True: 10_000}
+"""Of a search, by whether there is time"""
+_MOST_ALTERNATIVES = 12
 _SAME_CHOICE = 4
 """How often the same choice is made in the same way before the next one is tried"""
+_MOST_SUFFIXES = 256
 
 
-def find_ending(start: LLMatcher, vocabulary: GrammarVocabulary, *, thorough: bool = False) -> list[int] | None:
-    """Few tokens that complete the output from the state of a matcher over `vocabulary.spelling`; None: none found."""
-    search = _Search(vocabulary)
-    matcher = start.deep_copy()
-    way = search.first_way(matcher, _MOST_CHOICES)
-    if thorough and way is not None:
-        way = search.improve(start, way)
-    return None if way is None else vocabulary.shortest(way)
+class EndingFinder:
+    """Finds endings in one vocabulary. Not for several threads at once."""
 
-
-class _Search:
-    def __init__(self, vocabulary: GrammarVocabulary) -> None:
-        size = vocabulary.spelling.vocab_size
-        self._mask = np.zeros(-(-size // 32), np.uint32)
-        self._single = vocabulary.single_bytes
+    def __init__(self, vocabulary: GrammarVocabulary, hints: Sequence[bytes] = ()) -> None:
+        self._vocabulary = vocabulary
+        self._mask = np.zeros(-(-vocabulary.spelling.vocab_size // 32), np.uint32)
+        self._suffixes = _suffixes(hints)
+        self._ranked = lru_cache(1024)(self._rank)
         self._steps = 0
+        self._most_steps = 0
 
-    def first_way(self, matcher: LLMatcher, most: int, prefix: Sequence[int] = ()) -> list[int] | None:
-        """To the end by the best-ranked choices; advances `matcher`."""
+    def find(self, start: LLMatcher, *, thorough: bool = False, patient: bool = False) -> list[int] | None:
+        """Few tokens that complete the output from the state of a matcher over bytes; None: none was found.
+
+        `patient` allows ten times the steps.
+        """
+        self._steps, self._most_steps = 0, _MOST_STEPS[patient]
+        way = self._first_way(start.deep_copy(), _MOST_CHOICES)
+        if thorough or way is None:
+            way = self._best_way(start, way)
+        return None if way is None else self._vocabulary.shortest(way)
+
+    def _first_way(self, matcher: LLMatcher, most: int, prefix: Sequence[int] = ()) -> list[int] | None:
+        """To the end by the best-ranked choices; advances `matcher`. `most` bytes at most."""
         way = list(prefix)
         seen: Counter[bytes] = Counter()
-        for _ in range(most):
+        most += len(way)
+        while len(way) <= most and self._steps < self._most_steps:
             self._follow(matcher, way)
             if matcher.is_accepting():
-                return way
+                return way if len(way) <= most else None
             choices = self._choices(matcher)
             if not choices:
                 return None
-            key = self._mask.tobytes()
+            key = self._seen
             seen[key] += 1
-            choice = choices[(seen[key] - 1) // _SAME_CHOICE % len(choices)]
-            if matcher.try_consume_tokens([choice]) != 1:
+            step = self._hint(matcher, choices) or [choices[(seen[key] - 1) // _SAME_CHOICE % len(choices)]]
+            if matcher.try_consume_tokens(step) != len(step):
                 return None
-            way.append(choice)
+            way.extend(step)
         return None
 
-    def improve(self, start: LLMatcher, way: list[int]) -> list[int]:
-        """At each choice along the way, the shortest of the ways that begin with its alternatives."""
+    def _best_way(self, start: LLMatcher, way: list[int] | None) -> list[int] | None:
+        """At each choice the alternative from which the first way is the shortest."""
         matcher = start.deep_copy()
         prefix: list[int] = []
-        while self._steps < _MOST_STEPS:
+        while self._steps < self._most_steps:
             self._follow(matcher, prefix)
             if matcher.is_accepting():
-                return min(prefix, way, key=len)
+                return prefix if way is None or len(prefix) < len(way) else way
+            if way is not None and way[: len(prefix)] != prefix:
+                return way
             choices = self._choices(matcher)
-            best: tuple[int, int] | None = None
+            if not choices:
+                return way
             for choice in choices[:_MOST_ALTERNATIVES]:
                 other = matcher.deep_copy()
                 if other.try_consume_tokens([choice]) != 1:
                     continue
-                room = min(_MOST_CHOICES, max(len(way) - len(prefix), 1))
-                found = self.first_way(other, room, [*prefix, choice])
-                if found is not None and (best is None or len(found) < best[0]):
-                    best = len(found), choice
-                    if len(found) < len(way):
-                        way = found
-            choice = way[len(prefix)] if best is None or best[0] >= len(way) else best[1]
+                room = _MOST_CHOICES if way is None else len(way) - len(prefix) - 2
+                found = self._first_way(other, room, [*prefix, choice]) if room >= 0 else None
+                if found is not None and (way is None or len(found) < len(way)):
+                    way = found
+            choice = choices[0] if way is None else way[len(prefix)]
             if matcher.try_consume_tokens([choice]) != 1:
                 return way
             prefix.append(choice)
@@ -98,14 +108,44 @@ class _Search:
         if forced and matcher.try_consume_tokens(forced) == len(forced):
             way.extend(forced)
 
-    def _choices(self, matcher: LLMatcher) -> list[int]:
+    def _choices(self, matcher: LLMatcher) -> tuple[int, ...]:
         """What can follow, best first."""
         self._steps += 1
         matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
-        if matcher.is_error():
-            return []
-        found = np.flatnonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little")).tolist()
+        self._seen = self._mask.tobytes()
+        return () if matcher.is_error() else self._ranked(self._seen)
+
+    def _rank(self, mask: bytes) -> tuple[int, ...]:
+        found = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")).tolist()
         special = [each for each in found if each >= NUM_BYTES]
-        single = [each for each in found if each in self._single] or [each for each in found if each < NUM_BYTES]
+        single = [each for each in found if each in self._vocabulary.single_bytes]
+        single = single or [each for each in found if each < NUM_BYTES]
         rank = _RANK if len(single) < _TEXT_FROM else _RANK_IN_TEXT
-        return sorted(single, key=lambda byte: (rank.get(byte, 500 if byte < 128 else 600), byte)) + special
+        single.sort(key=lambda byte: (rank.get(byte, 500 if byte < 128 else 600), byte))
+        return (*single, *special)
+
+    def _hint(self, matcher: LLMatcher, choices: Sequence[int]) -> list[int] | None:
+        """The shortest hint behind which a text may be closed, where it may not be closed here."""
+        if len(choices) < _TEXT_FROM or not self._suffixes or self._can_close(matcher):
+            return None
+        for suffix in self._suffixes:
+            if matcher.validate_tokens(suffix) != len(suffix):
+                continue
+            after = matcher.deep_copy()
+            after.try_consume_tokens(suffix)
+            if after.is_accepting() or self._can_close(after):
+                return suffix
+        return None
+
+    def _can_close(self, matcher: LLMatcher) -> bool:
+        """Whether a quotation mark ends a text here."""
+        after = matcher.deep_copy()
+        return after.try_consume_tokens([ord('"')]) == 1 and (
+            after.is_accepting() or len(self._choices(after)) < _TEXT_FROM
+        )
+
+
+def _suffixes(hints: Sequence[bytes]) -> list[list[int]]:
+    """All ends of the hints, short ones first."""
+    found = {hint[start:] for hint in hints for start in range(len(hint))}
+    return [list(each) for each in sorted(found, key=lambda each: (len(each), each))[:_MOST_SUFFIXES]]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-from llguidance import LLMatcher
+import re
+from collections.abc import Sequence
+from typing import Any
 
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
+from headrace.text.grammar import regex
+from headrace.text.grammar.json_schema import checked_schema
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
+_MOST_HINTS = 100
+_LONGEST_HINT = 200
+_JSON_TEXT = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"')
+_ANY_OBJECT = {"type": "object"}
 
 
 def grammar_text(structured: StructuredOutput) -> str:
@@ -21,30 +25,72 @@ def grammar_text(structured: StructuredOutput) -> str:
         RequestError: a keyword or construct cannot be enforced (the message names it), or it is malformed.
     """
     if structured.schema is not None:
-        return _json_grammar(_parse_json("json", structured.schema), structured)
+        return json_grammar(_parse_json("json", structured.schema), structured)
     if structured.json_object:
-        return _json_grammar({"type": "object"}, structured)
+        return json_grammar(_ANY_OBJECT, structured)
     if structured.regex is not None:
-        return LLMatcher.grammar_from_regex(structured.regex)
+        return regex_grammar(structured.regex)
     if structured.choice is not None:
-        return lark_grammar("start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in structured.choice))
+        texts = ("".join(f"\\x{{{ord(character):X}}}" for character in text) for text in structured.choice)
+        return _as_text({"lark_grammar": f"start: /{'|'.join(texts)}/"}, structured.choice[:_MOST_HINTS])
     if structured.grammar is not None:
         return lark_grammar(structured.grammar)
     raise RequestError("structured output: structural_tag is not supported yet; leave it out", param="structured")
 
 
+def json_grammar(schema: Any, options: StructuredOutput | None = None) -> str:
+    """The text of a grammar of JSON that satisfies a schema.
+
+    Raises:
+        RequestError: a keyword cannot be enforced or is malformed; the message has its path.
+    """
+    close_objects = options is not None and options.disable_additional_properties
+    checked = checked_schema(schema, close_objects=close_objects)
+    found = checked.schema
+    if isinstance(found, bool):
+        found = {} if found else {"allOf": [False]}
+    writing = _white_space(options)
+    if checked.has_escaped_names:
+        writing["json_allowed_escapes"] = 'nrbtf\\"'
+    hints = [json.dumps(example, ensure_ascii=False)[1:-1] for example in checked.examples]
+    return _as_text({"json_schema": {**found, "x-guidance": writing}}, hints)
+
+
+def regex_grammar(expression: str) -> str:
+    """The text of a grammar of what matches a regular expression as a whole.
+
+    Raises:
+        RequestError: it is malformed, cannot be enforced or stands for too much.
+    """
+    found = _expression("regex", expression)
+    return _as_text({"lark_grammar": f"start: /{found.text}/"}, [found.example])
+
+
 def lark_grammar(lark: str) -> str:
     """The text of a grammar in llguidance's Lark."""
-    return LLMatcher.grammar_from_lark(lark)
+    return _as_text({"lark_grammar": lark}, [json.loads(text) for text in _JSON_TEXT.findall(lark)[:_MOST_HINTS]])
 
 
-def _json_grammar(schema: Any, structured: StructuredOutput) -> str:
-    options: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    if structured.whitespace_pattern is not None:
-        options = {"whitespace_pattern": structured.whitespace_pattern}
-    elif structured.disable_any_whitespace:
-        options = {"whitespace_flexible": False}
-    return LLMatcher.grammar_from_json_schema(schema, overrides=options)
+def _white_space(options: StructuredOutput | None) -> dict[str, Any]:
+    """The library's options: as json.dumps writes, without choice, where nothing else is asked for."""
+    if options is not None and options.whitespace_pattern is not None:
+        return {"whitespace_pattern": _expression("whitespace_pattern", options.whitespace_pattern).text}
+    if options is not None and options.disable_any_whitespace:
+        return {"whitespace_flexible": False}
+    return {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def _as_text(grammar: dict[str, Any], hints: Sequence[str]) -> str:
+    """What `compiler.Grammars` takes: the library's grammar, and texts that help to find endings."""
+    hints = [hint for hint in dict.fromkeys(hints) if 0 < len(hint) <= _LONGEST_HINT]
+    return json.dumps({"grammar": {"grammars": [grammar]}, "hints": hints}, ensure_ascii=False)
+
+
+def _expression(name: str, expression: str) -> regex.Expression:
+    try:
+        return regex.whole(expression)
+    except regex.RegexError as error:
+        raise RequestError(f"structured output: {name}: {error}", param="structured") from error
 
 
 def _parse_json(name: str, text: str) -> Any:
