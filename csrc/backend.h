@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "kv_cache.h"
 #include "pool.h"
+#include "sampling.h"
 #include "weight.h"
 
 namespace headrace {
@@ -78,40 +79,6 @@ struct MoeJob {
     float scale;
     const float* add;
     float* out;
-};
-
-// As headrace.types.SamplingBatch.
-struct SampleJob {
-    const float* logits;  // [num_rows, vocabulary]
-    size_t num_rows, vocabulary;
-    const float *temperature, *top_p, *min_p, *repetition_penalty, *presence_penalty, *frequency_penalty;
-    const int32_t* top_k;
-    const uint64_t* seed;
-    const uint32_t *stream, *position;
-    const int32_t *history, *history_start, *output_start;
-    const int32_t *bias_ids, *bias_start;
-    const float* bias_values;
-    const uint32_t* masks;    // [masks, words of the vocabulary]
-    const int32_t* mask_row;  // [num_rows]: -1 for none
-    int32_t* out;
-};
-
-struct LogprobsJob {
-    const float* logits;
-    size_t num_rows, vocabulary, top;
-    const int32_t* token_ids;
-    float* logprob;      // [num_rows]
-    int32_t* rank;       // [num_rows]
-    int32_t* top_ids;    // [num_rows, top]
-    float* top_logprobs; // [num_rows, top]
-};
-
-// One thread's memory for sampling; all of it sized before the threads start.
-struct SamplerMemory {
-    std::vector<float> logits, weights, scratch;
-    std::vector<int32_t> counts;  // all zero between rows
-    std::vector<int32_t> order;
-    void resize(size_t vocabulary);
 };
 
 class Backend {

@@ -1,4 +1,4 @@
-// With bind_tape.cpp the only file that knows Python: checks what comes from there, then calls the backend on plain pointers.
+// With the other bind_*.cpp the only file that knows Python: checks what comes from there, calls the backend on plain pointers.
 //
 // Arrays are C-contiguous and of the exact type (TypeError otherwise); shapes and indices that do not fit raise
 // ValueError. Outputs are allocated by the caller. The interpreter lock is released for calls that take long.
@@ -154,54 +154,6 @@ void moe(BoundBackend& self, In<float, 2> x, const BoundWeight& router, Experts 
               out.data()});
 }
 
-template <class... Arrays>
-void check_sizes(size_t size, const char* message, const Arrays&... arrays) {
-    check(((arrays.size() == size) && ...), message);
-}
-
-void sample(BoundBackend& self, In<float, 2> logits, In<float, 1> temperature, In<int32_t, 1> top_k, In<float, 1> top_p,
-            In<float, 1> min_p, In<float, 1> repetition_penalty, In<float, 1> presence_penalty,
-            In<float, 1> frequency_penalty, In<uint64_t, 1> seed, In<uint32_t, 1> stream, In<uint32_t, 1> position,
-            In<int32_t, 1> history, In<int32_t, 1> history_start, In<int32_t, 1> output_start, In<int32_t, 1> bias_ids,
-            In<float, 1> bias_values, In<int32_t, 1> bias_start, In<uint32_t, 2> masks, In<int32_t, 1> mask_row,
-            Out<int32_t, 1> out) {
-    const size_t rows = logits.shape(0), vocabulary = logits.shape(1);
-    check(vocabulary >= 1, "logits must have at least one column");
-    check_sizes(rows, "every parameter must have one entry for each row of logits", temperature, top_k, top_p, min_p,
-                repetition_penalty, presence_penalty, frequency_penalty, seed, stream, position, output_start, mask_row, out);
-    check_sizes(rows + 1, "history_start and bias_start must be [rows + 1]", history_start, bias_start);
-    check_offsets(history_start.data(), rows + 1, history.size(), "history_start must rise from 0 to the size of history");
-    check_offsets(bias_start.data(), rows + 1, bias_ids.size(), "bias_start must rise from 0 to the size of bias_ids");
-    check(bias_values.size() == bias_ids.size(), "bias_values must have the size of bias_ids");
-    check_indices(history.data(), history.size(), vocabulary, "a token id in history is outside of the vocabulary");
-    check_indices(bias_ids.data(), bias_ids.size(), vocabulary, "a token id in bias_ids is outside of the vocabulary");
-    check(masks.shape(0) == 0 || masks.shape(1) == (vocabulary + 31) / 32, "masks must have one bit for each token");
-    for (size_t r = 0; r < rows; ++r) {
-        const int32_t mask = mask_row.data()[r];
-        check(mask >= -1 && (mask < 0 || static_cast<size_t>(mask) < masks.shape(0)), "mask_row lies outside of masks");
-        const int32_t start = history_start.data()[r], end = history_start.data()[r + 1], output = output_start.data()[r];
-        check(start == end || (start <= output && output <= end), "output_start lies outside of its row's history");
-    }
-    const Session session(self, rows * vocabulary * 8);
-    self.sample({logits.data(), rows, vocabulary, temperature.data(), top_p.data(), min_p.data(),
-                 repetition_penalty.data(), presence_penalty.data(), frequency_penalty.data(), top_k.data(), seed.data(),
-                 stream.data(), position.data(), history.data(), history_start.data(), output_start.data(),
-                 bias_ids.data(), bias_start.data(), bias_values.data(), masks.data(), mask_row.data(), out.data()});
-}
-
-void logprobs(BoundBackend& self, In<float, 2> logits, In<int32_t, 1> token_ids, Out<float, 1> logprob,
-              Out<int32_t, 1> rank, Out<int32_t, 2> top_ids, Out<float, 2> top_logprobs) {
-    const size_t rows = logits.shape(0), vocabulary = logits.shape(1), top = top_ids.shape(1);
-    check(vocabulary >= 1 && top <= vocabulary, "top must be at most the size of the vocabulary");
-    check_sizes(rows, "token_ids, logprob and rank must be [rows]", token_ids, logprob, rank);
-    check_shape(top_ids, rows, top, "top_ids must be [rows, top]");
-    check_shape(top_logprobs, rows, top, "top_logprobs must be [rows, top]");
-    check_indices(token_ids.data(), rows, vocabulary, "a token id is outside of the vocabulary");
-    const Session session(self, rows * vocabulary * 8);
-    self.logprobs({logits.data(), rows, vocabulary, top, token_ids.data(), logprob.data(), rank.data(), top_ids.data(),
-                   top_logprobs.data()});
-}
-
 double read_rate(BoundBackend& self, In<float, 1> data) {
     check(data.size() >= 1u << 18, "data must have at least 262,144 values");
     const Session session(self, data.size());
@@ -268,14 +220,9 @@ NB_MODULE(_core, m) {
              exact("query_start"), exact("block_tables"), "scale"_a, "window"_a, "softcap"_a, exact("out"))
         .def("moe", &moe, exact("x"), "router"_a, "gate_up"_a, "down"_a, "top_k"_a, "normalize"_a, "activation"_a,
              "scale"_a, maybe("add"), exact("out"))
-        .def("sample", &sample, exact("logits"), exact("temperature"), exact("top_k"), exact("top_p"), exact("min_p"),
-             exact("repetition_penalty"), exact("presence_penalty"), exact("frequency_penalty"), exact("seed"),
-             exact("stream"), exact("position"), exact("history"), exact("history_start"), exact("output_start"),
-             exact("bias_ids"), exact("bias_values"), exact("bias_start"), exact("masks"), exact("mask_row"), exact("out"))
-        .def("logprobs", &logprobs, exact("logits"), exact("token_ids"), exact("logprob"), exact("rank"),
-             exact("top_ids"), exact("top_logprobs"))
         .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")
         .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.")
         .def("dot_rate", &dot_rate, "Operations per second of all threads on bytes, a multiply-add is two.");
     bind_tape(m, backend);
+    bind_sampling(backend);
 }

@@ -144,5 +144,6 @@ inline auto exact(const char* name) { return nb::arg(name).noconvert(); }
 inline auto maybe(const char* name) { return nb::arg(name).noconvert().none(); }
 
 void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend);
+void bind_sampling(nb::class_<BoundBackend>& backend);
 
 }  // namespace headrace

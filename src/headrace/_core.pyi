@@ -200,26 +200,18 @@ class Backend:
     def sample(
         self,
         logits: FloatArray,
-        temperature: FloatArray,
-        top_k: IntArray,
-        top_p: FloatArray,
-        min_p: FloatArray,
-        repetition_penalty: FloatArray,
-        presence_penalty: FloatArray,
-        frequency_penalty: FloatArray,
-        seed: NDArray[np.uint64],
-        stream: NDArray[np.uint32],
-        position: NDArray[np.uint32],
+        rows: NDArray[np.uint8],
         history: IntArray,
-        history_start: IntArray,
-        output_start: IntArray,
         bias_ids: IntArray,
         bias_values: FloatArray,
-        bias_start: IntArray,
+        phrase_ids: IntArray,
+        phrase_start: IntArray,
         masks: NDArray[np.uint32],
-        mask_row: IntArray,
+        token_sets: NDArray[np.uint32],
         out: IntArray,
-    ) -> None: ...
+    ) -> None:
+        """Draw a token for each row; `rows` [R, bytes of SAMPLING_ROW] gets the next mirostat_mu."""
+
     def logprobs(
         self,
         logits: FloatArray,

@@ -29,6 +29,7 @@ from headrace.text.grammar.compiler import Grammars
 from headrace.text.grammar.constraint import GrammarConstraint
 from headrace.text.grammar.specification import grammar_text
 from headrace.text.grammar.vocabulary import GrammarVocabulary
+from headrace.text.phrases import Phrases, TokenPhrases
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import Request, draw_seed
 
@@ -89,6 +90,7 @@ class LoadedModel:
             decoder = load_decoder(files, ops, quantize=self.config.quantize, spec=self.spec)
             self.tokenizer = building.result()
             """None for a folder without a tokenizer, which runs on token ids"""
+        self._phrases = None if self.tokenizer is None else Phrases(self.tokenizer, self.spec.vocab_size)
         self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
         plan = plan_kv_cache(
@@ -132,10 +134,13 @@ class LoadedModel:
         self._check_ids("prompt", token_ids)
         self._check_ids("logit_bias", params.logit_bias or ())
         self._check_ids("stop_token_ids", params.stop_token_ids or ())
+        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
         if params.stop_strings and self.tokenizer is None:
             raise RequestError(
                 "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
             )
+        bad_phrases = self._phrase_ids(params, "bad_words")
+        self._check_some_allowed(params, bad_phrases)
         request = Request(
             id=request_id or f"request-{next(self._request_numbers)}",
             prompt_token_ids=tuple(token_ids),
@@ -144,6 +149,8 @@ class LoadedModel:
             max_tokens=max_tokens,
             eos_token_ids=self._eos_token_ids,
             grammar=self._grammar_text(params, max_tokens),
+            bad_phrases=bad_phrases,
+            dry_breakers=self._phrase_ids(params, "dry_sequence_breakers") if params.dry_multiplier else (),
         )
         self._check_beams(request)
         self._engine.check_fits(len(token_ids), request.max_tokens, params.beam_width)
@@ -231,6 +238,26 @@ class LoadedModel:
                 f"beam_width is {params.beam_width}; the model has {self.spec.vocab_size} tokens, {len(stops)} of them"
                 " end a completion",
                 param="beam_width",
+            )
+
+    def _phrase_ids(self, params: SamplingParams, name: str) -> TokenPhrases:
+        texts = tuple(getattr(params, name))
+        if not texts:
+            return ()
+        if self._phrases is None:
+            raise RequestError(f"{name} needs a tokenizer, and the model has none; make it an empty list", param=name)
+        return self._phrases.bad_words(texts) if name == "bad_words" else self._phrases.dry_breakers(texts)
+
+    def _check_some_allowed(self, params: SamplingParams, bad_phrases: TokenPhrases) -> None:
+        if params.allowed_token_ids is None:
+            return
+        banned = {phrase[0] for phrase in bad_phrases if len(phrase) == 1}
+        if params.min_tokens:
+            banned |= self._eos_token_ids.union(params.stop_token_ids or ())
+        if banned.issuperset(params.allowed_token_ids):
+            raise RequestError(
+                "allowed_token_ids leaves nothing to draw: bad_words and min_tokens ban all of them",
+                param="allowed_token_ids",
             )
 
     def _max_tokens(self, prompt_tokens: int, max_tokens: int | None) -> int:

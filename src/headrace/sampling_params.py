@@ -13,10 +13,18 @@ from headrace.structured_output import StructuredOutput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """What a request asks of the sampler. Names, defaults and meaning are vLLM's, where vLLM has them.
+    """What a request asks of the sampler. Names, defaults and meaning are vLLM's, or llama.cpp's where vLLM has none.
 
-    Applied in this order: logit_bias and min_tokens, penalties, temperature, min_p, top_k, top_p, then one draw keyed
-    by (seed, output position).
+    A token is found in this order:
+
+    1. bans: allowed_token_ids (and a grammar), logit_bias, min_tokens, bad_words, no_repeat_ngram_size;
+    2. penalties: repetition, frequency and presence, DRY;
+    3. temperature, fixed or dynamic; 0 takes the most likely token, and the steps behind it do nothing;
+    4. filters, each on what the one before it leaves: top_n_sigma, min_p, top_k, typical_p, top_p, XTC — or mirostat;
+    5. one draw keyed by (seed, output position).
+
+    This is vLLM's order, with what only llama.cpp has in llama.cpp's place among it. llama.cpp itself has min_p behind
+    top_p and the temperature last: with a temperature above 1 its filters keep fewer tokens than these.
 
     Raises:
         RequestError: a value is out of range; `param` names it.
@@ -26,18 +34,55 @@ class SamplingParams:
     """Number of independent completions; completion i draws with (seed, i)."""
     temperature: float = 1.0
     """Divides the logits; 0 is greedy."""
-    top_k: int = 0
-    """Keep only the k most likely tokens; 0 (or -1) keeps all."""
-    top_p: float = 1.0
-    """Keep the smallest set of most likely tokens whose probabilities reach p."""
+    dynatemp_range: float = 0.0
+    """Dynamic temperature: from temperature less this to temperature plus this (never below 0), the higher the more
+    uncertain the model is; 0 is off."""
+    dynatemp_exponent: float = 1.0
+    """The share of that way is this power of the entropy's share of the largest entropy possible."""
+    top_n_sigma: float = 0.0
+    """Keep tokens whose logit is at most n standard deviations of all logits below the highest; 0 (or -1) keeps all."""
     min_p: float = 0.0
     """Keep tokens at least min_p times as likely as the most likely one."""
+    top_k: int = 0
+    """Keep only the k most likely tokens; 0 (or -1) keeps all."""
+    typical_p: float = 1.0
+    """Keep the tokens whose surprise is nearest to the entropy, until their probabilities reach p (arXiv:2202.00666,
+    locally typical sampling)."""
+    top_p: float = 1.0
+    """Keep the smallest set of most likely tokens whose probabilities reach p."""
+    xtc_probability: float = 0.0
+    """How often XTC, "exclude top choices", does what it says; 0 is off."""
+    xtc_threshold: float = 0.1
+    """XTC: of the tokens at least this likely only the least likely one stays. Above 0.5 there is no second one."""
+    mirostat: int = 0
+    """2: hold the surprise of the output at mirostat_tau bits a token (Mirostat 2.0, arXiv:2007.14966), in place of all
+    other filters; 0 is off. Mirostat 1 is not implemented."""
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    """How quickly mirostat follows."""
     repetition_penalty: float = 1.0
     """Divides positive (multiplies negative) logits of every token in the prompt or output."""
     presence_penalty: float = 0.0
     """Subtracted from the logit of every token in the output."""
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time that it stands in the output."""
+    dry_multiplier: float = 0.0
+    """DRY, "don't repeat yourself": a token that would continue a repetition of n tokens loses
+    dry_multiplier * dry_base ** (n - dry_allowed_length) of its logit; 0 is off."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    """Repetitions of fewer tokens cost nothing."""
+    dry_penalty_last_n: int = -1
+    """How many of the last tokens of prompt and output DRY looks at; -1 is all, 0 none."""
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    """DRY sees no repetition over tokens that hold one of these strings, or over the tokens that spell it."""
+    no_repeat_ngram_size: int = 0
+    """No n tokens in a row stand twice in prompt and output; 0 is off."""
+    bad_words: Sequence[str] | None = None
+    """Texts that are not to appear: the last token of each is banned behind its other tokens. Each is banned as the
+    tokenizer writes it alone and behind a space; other ways to spell it from tokens are not."""
+    allowed_token_ids: Sequence[int] | None = None
+    """The only tokens that may be drawn, together with what a grammar allows (which decides where nothing is left)."""
     logit_bias: Mapping[int, float] | None = None
     """Added to the logits of the given token ids; -100 or less bans in practice."""
     beam_width: int | None = None
@@ -62,7 +107,7 @@ class SamplingParams:
     ignore_eos: bool = False
     """Go on after the model's end-of-sequence tokens."""
     logprobs: int | None = None
-    """For each output position, this many most likely tokens besides the chosen one."""
+    """For each output position, this many most likely tokens besides the chosen one; -1 is the whole vocabulary."""
     prompt_logprobs: int | None = None
     """The same for each prompt position (the first has none)."""
     include_stop_str_in_output: bool = False
@@ -72,16 +117,17 @@ class SamplingParams:
     """The form that the output has, complete when it ends: a JSON Schema, a regular expression, a grammar …"""
 
     def __post_init__(self) -> None:
-        for name, kind in (("stop", "strings"), ("stop_token_ids", "token ids")):
+        for name, kind in _LISTS.items():
             values = getattr(self, name)
+            if values is None and name == "allowed_token_ids":  # where () is something else
+                continue
             values = (values,) if isinstance(values, str) and name == "stop" else () if values is None else values
             if not isinstance(values, Iterable) or isinstance(values, str | bytes):
                 raise RequestError(f"{name} is {values!r}, expected a list of {kind}", param=name)
             object.__setattr__(self, name, tuple(values))  # frozen
-        if self.top_k == -1:
-            object.__setattr__(self, "top_k", 0)
-        if self.seed == -1:
-            object.__setattr__(self, "seed", None)
+        for name, value in (("top_k", 0), ("top_n_sigma", 0.0), ("seed", None)):
+            if getattr(self, name) == -1:
+                object.__setattr__(self, name, value)
         for name, *_ in _RANGES:
             if isinstance(value := getattr(self, name), np.generic):
                 object.__setattr__(self, name, value.item())
@@ -108,24 +154,49 @@ class BeamSearchParams:
     include_stop_str_in_output: bool = False
 
 
+_LISTS = {
+    "stop": "strings",
+    "bad_words": "strings",
+    "dry_sequence_breakers": "strings",
+    "stop_token_ids": "token ids",
+    "allowed_token_ids": "token ids",
+}
 _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("n", 1, 1024, "from 1 to 1,024"),
     ("temperature", 0.0, 1e6, "from 0 (greedy) to 1,000,000"),
-    ("top_k", 0, 2**31 - 1, "0 (off), -1 (off) or a count"),
-    ("top_p", 1e-9, 1.0, "above 0 and at most 1"),
+    ("dynatemp_range", 0.0, 1e6, "from 0 (off) to 1,000,000"),
+    ("dynatemp_exponent", 0.0, 1e6, "from 0 to 1,000,000"),
+    ("top_n_sigma", 0.0, 1e6, "0 (off), -1 (off) or a number of standard deviations"),
     ("min_p", 0.0, 1.0, "from 0 to 1"),
     ("beam_width", 1, 256, "from 1 to 256"),
     ("length_penalty", -10.0, 10.0, "from -10 to 10"),
+    ("top_k", 0, 2**31 - 1, "0 (off), -1 (off) or a count"),
+    ("typical_p", 1e-9, 1.0, "above 0 and at most 1"),
+    ("top_p", 1e-9, 1.0, "above 0 and at most 1"),
+    ("xtc_probability", 0.0, 1.0, "from 0 (off) to 1"),
+    ("xtc_threshold", 0.0, 1.0, "from 0 to 1"),
+    ("mirostat", 0, 2, "0 (off) or 2"),
+    ("mirostat_tau", 0.0, 1e6, "from 0 to 1,000,000"),
+    ("mirostat_eta", 0.0, 1e6, "from 0 to 1,000,000"),
+    ("dry_multiplier", 0.0, 1e6, "from 0 (off) to 1,000,000"),
+    ("dry_base", 1.0, 1e6, "from 1 to 1,000,000"),
+    ("dry_allowed_length", 1, 2**31 - 1, "1 or more"),
+    ("dry_penalty_last_n", -1, 2**31 - 1, "-1 (all), 0 (off) or a count"),
+    ("no_repeat_ngram_size", 0, 2**31 - 1, "0 (off) or more"),
     ("repetition_penalty", 1e-6, 1e6, "above 0 and at most 1,000,000"),
     ("presence_penalty", -2.0, 2.0, "from -2 to 2"),
     ("frequency_penalty", -2.0, 2.0, "from -2 to 2"),
     ("seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
     ("min_tokens", 0, 2**31 - 1, "0 or more"),
     ("max_tokens", 1, 2**31 - 1, "1 or more"),
-    ("logprobs", 0, 2**31 - 1, "0 or more"),
-    ("prompt_logprobs", 0, 2**31 - 1, "0 or more"),
+    ("logprobs", -1, 2**31 - 1, "-1 (all) or a count"),
+    ("prompt_logprobs", -1, 2**31 - 1, "-1 (all) or a count"),
 )
 _INTEGERS = {"n", "beam_width", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
+_INTEGERS = {
+    *("n", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"),
+    *("mirostat", "dry_allowed_length", "dry_penalty_last_n", "no_repeat_ngram_size"),
+}
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 _OPTIONAL = {"beam_width", "seed", "max_tokens", "logprobs", "prompt_logprobs"}
 
@@ -146,18 +217,23 @@ def check_sampling_params(params: SamplingParams) -> None:
         raise RequestError(
             f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens"
         )
+    if params.mirostat == 1:
+        raise RequestError("mirostat is 1, which is not implemented; use 2 (Mirostat 2.0)", param="mirostat")
     _check_collections(params)
     _check_structured(params)
     _check_beams(params)
 
 
 def _check_collections(params: SamplingParams) -> None:
-    for string in params.stop_strings:
-        if not isinstance(string, str) or not string:
-            raise RequestError(f"stop has {string!r}, expected non-empty strings", param="stop")
+    for name in (name for name, kind in _LISTS.items() if kind == "strings"):
+        for string in getattr(params, name):
+            if not isinstance(string, str) or not string:
+                raise RequestError(f"{name} has {string!r}, expected non-empty strings", param=name)
+    if params.allowed_token_ids == ():
+        raise RequestError("allowed_token_ids is empty: no token could be drawn", param="allowed_token_ids")
     if not isinstance(params.logit_bias, Mapping | None):
         raise RequestError("logit_bias is no mapping, expected token ids to numbers", param="logit_bias")
-    for name in ("stop_token_ids", "logit_bias"):
+    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
         for token_id in getattr(params, name) or ():
             if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
                 raise RequestError(f"{name} has {token_id!r}, expected token ids", param=name)

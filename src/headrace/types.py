@@ -65,7 +65,14 @@ class Request:
     """The text of a grammar that every output satisfies, from `text.grammar.specification`."""
     cache_salt: str = ""
     """Prefixes are shared only between requests with the same salt."""
+    bad_phrases: tuple[tuple[int, ...], ...] = ()
+    """params.bad_words as token ids"""
+    dry_breakers: tuple[tuple[int, ...], ...] = ()
+    """params.dry_sequence_breakers as token ids"""
     resume: tuple[tuple[int, ...], ...] = ()
+    resume_mirostat: tuple[float | None, ...] = ()
+    """For a mirostat request that goes on after a restart: of each of its n sequences the `mirostat_mu` of its last
+    StepOutput, None for one without output. Whoever keeps the emitted ids has to keep these beside them."""
 
 
 def draw_seed() -> int:
@@ -95,69 +102,90 @@ class Batch:
     """[R] int32: which of the T tokens need logits"""
 
 
-@dataclass(slots=True)
-class SamplingBatch:
-    """The sampler's parameters for R rows of logits; ragged fields as (values, offsets [R + 1])."""
-
-    temperature: FloatArray
-    top_k: IntArray
-    top_p: FloatArray
-    min_p: FloatArray
-    repetition_penalty: FloatArray
-    presence_penalty: FloatArray
-    frequency_penalty: FloatArray
-    seed: NDArray[np.uint64]
-    stream: NDArray[np.uint32]
-    """[R]: index of the completion within its request"""
-    position: NDArray[np.uint32]
-    """[R]: number of output tokens so far; with seed and stream the key of the draw"""
-    history: IntArray
-    """Prompt and output ids of the rows that have penalties"""
-    history_start: IntArray
-    """[R + 1]; an empty range means no penalties"""
-    output_start: IntArray
-    """[R]: where in `history` the row's output begins"""
-    bias_ids: IntArray
-    bias_values: FloatArray
-    """Added to the logits; -inf bans a token"""
-    bias_start: IntArray
-    masks: NDArray[np.uint32]
-    """[M, ceil(V / 32)]: bit i % 32 of word i // 32 says whether token i may be drawn"""
-    mask_row: IntArray
-    """[R]: which mask the row has, -1 for none"""
-
-    @classmethod
-    def of(cls, num_rows: int, **values: Any) -> Self:
-        """Rows that draw from the whole distribution but for `values`: arrays, or a number for all rows."""
-        ids, floats, offsets = np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(num_rows + 1, np.int32)
-        ragged = {
-            "history": ids,
-            "history_start": offsets,
-            "bias_ids": ids,
-            "bias_values": floats,
-            "bias_start": offsets,
-        }
-        given: dict[str, Any] = ragged | {"masks": np.empty((0, 0), np.uint32)} | values
-        for name, (kind, neutral) in _NEUTRAL.items():
-            value = np.asarray(values.get(name, neutral), kind)
-            given[name] = np.full(num_rows, value) if value.ndim == 0 else value
-        return cls(**given)
-
-
-_NEUTRAL: Mapping[str, tuple[type[np.generic], float]] = {
+_SAMPLING_FIELDS: Mapping[str, tuple[type[np.generic], float]] = {
+    "seed": (np.uint64, 0),
+    "stream": (np.uint32, 0),  # index of the completion within its request
+    "position": (np.uint32, 0),  # number of output tokens so far; with seed and stream the key of the draw
+    # SamplingParams
     "temperature": (np.float32, 1),
-    "top_k": (np.int32, 0),
-    "top_p": (np.float32, 1),
-    "min_p": (np.float32, 0),
+    "dynatemp_range": (np.float32, 0),
+    "dynatemp_exponent": (np.float32, 1),
     "repetition_penalty": (np.float32, 1),
     "presence_penalty": (np.float32, 0),
     "frequency_penalty": (np.float32, 0),
-    "seed": (np.uint64, 0),
-    "stream": (np.uint32, 0),
-    "position": (np.uint32, 0),
-    "output_start": (np.int32, 0),
-    "mask_row": (np.int32, -1),
+    "dry_multiplier": (np.float32, 0),
+    "dry_base": (np.float32, 1.75),
+    "top_n_sigma": (np.float32, 0),
+    "min_p": (np.float32, 0),
+    "typical_p": (np.float32, 1),
+    "top_p": (np.float32, 1),
+    "xtc_probability": (np.float32, 0),
+    "xtc_threshold": (np.float32, 0.1),
+    "mirostat_tau": (np.float32, 5),
+    "mirostat_eta": (np.float32, 0.1),
+    "mirostat_mu": (np.float32, 0),  # mirostat's state; `sample` writes the one behind the token that it draws
+    "mirostat": (np.int32, 0),
+    "top_k": (np.int32, 0),
+    "no_repeat_ngram_size": (np.int32, 0),
+    "dry_allowed_length": (np.int32, 2),
+    "dry_penalty_last_n": (np.int32, -1),
+    # What the row takes of the batch's tables: an index, -1 for none, or a range
+    "mask": (np.int32, -1),
+    "allowed_set": (np.int32, -1),  # of token_sets: the only tokens that may be drawn
+    "breaker_set": (np.int32, -1),  # of token_sets: tokens over which DRY sees no repetition
+    "history_start": (np.int32, 0),
+    "output_start": (np.int32, 0),  # where in its history the row's output begins
+    "history_end": (np.int32, 0),
+    "bias_start": (np.int32, 0),
+    "bias_end": (np.int32, 0),
+    "ban_start": (np.int32, 0),  # phrases of which the last token is banned behind the others
+    "ban_end": (np.int32, 0),
+    "breaker_start": (np.int32, 0),  # phrases over which DRY sees no repetition
+    "breaker_end": (np.int32, 0),
 }
+SAMPLING_ROW = np.dtype([(name, kind) for name, (kind, _) in _SAMPLING_FIELDS.items()])
+"""One row's parameters of a SamplingBatch; the native sampler reads the same record (csrc/sampling.h)"""
+
+
+def neutral_rows(num_rows: int) -> NDArray[np.void]:
+    """SAMPLING_ROW records that draw from the whole distribution."""
+    return np.full(num_rows, np.array(tuple(neutral for _, neutral in _SAMPLING_FIELDS.values()), SAMPLING_ROW))
+
+
+def _no_ids() -> IntArray:
+    return np.empty(0, np.int32)
+
+
+def _no_bits() -> NDArray[np.uint32]:
+    return np.empty((0, 0), np.uint32)
+
+
+@dataclass(slots=True)
+class SamplingBatch:
+    """The sampler's parameters for R rows of logits, and tables of which the rows name their parts."""
+
+    rows: NDArray[np.void]
+    """[R] records of SAMPLING_ROW"""
+    history: IntArray = field(default_factory=_no_ids)
+    """Prompt and output ids of rows with penalties, n-grams or phrases; rows may share parts of it"""
+    bias_ids: IntArray = field(default_factory=_no_ids)
+    bias_values: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    """Added to the logits; -inf bans a token"""
+    phrase_ids: IntArray = field(default_factory=_no_ids)
+    phrase_start: IntArray = field(default_factory=lambda: np.zeros(1, np.int32))
+    """[P + 1]: where each of P phrases begins in `phrase_ids`, and the end of the last one; none is empty"""
+    masks: NDArray[np.uint32] = field(default_factory=_no_bits)
+    """[M, ceil(V / 32)]: bit i % 32 of word i // 32 says whether token i may be drawn"""
+    token_sets: NDArray[np.uint32] = field(default_factory=_no_bits)
+    """[N, ceil(V / 32)]: the same of sets that stay from step to step"""
+
+    @classmethod
+    def of(cls, num_rows: int, **values: Any) -> Self:
+        """Neutral rows but for `values`: fields of SAMPLING_ROW (arrays, or a number for all rows) or of this class."""
+        rows = neutral_rows(num_rows)
+        for name in [name for name in values if name in _SAMPLING_FIELDS]:
+            rows[name] = values.pop(name)
+        return cls(rows, **values)
 
 
 @dataclass(slots=True)
@@ -179,6 +207,8 @@ class StepOutput:
     """The end-of-sequence or stop token that ended the sequence (it is the last of token_ids)"""
     num_cached_tokens: int = 0
     """Prompt tokens that came from the prefix cache"""
+    mirostat_mu: float | None = None
+    """Mirostat's state behind the last of token_ids, for Request.resume_mirostat; None without mirostat"""
 
 
 @dataclass(slots=True)

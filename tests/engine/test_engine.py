@@ -71,15 +71,15 @@ def test_a_hit_always_leaves_the_last_token_to_compute(length: int) -> None:
 
 
 def test_each_position_and_completion_has_a_draw_of_its_own() -> None:
-    table = SamplingTable(4)
+    table = SamplingTable(4, 64)
     sequences = [Sequence(make_request("a", [1, 2], n=2, seed=3), index, index) for index in range(2)]
     for row, sequence in enumerate(sequences):
         sequence.row = row
     sequences[1].token_ids += [5, 6, 7]
     batch = table.batch([Row(sequence) for sequence in sequences])
-    assert batch.position.tolist() == [0, 3]
-    assert batch.stream.tolist() == [0, 1]
-    assert batch.seed.tolist() == [7, 7]
+    assert batch.rows["position"].tolist() == [0, 3]
+    assert batch.rows["stream"].tolist() == [0, 1]
+    assert batch.rows["seed"].tolist() == [7, 7]
 
 
 def test_a_salt_keeps_prefixes_apart() -> None:

@@ -29,6 +29,8 @@ class Drafting:
 
     def _room(self, sequence: Sequence) -> int:
         """Drafts that can be of use: the token after the last one is the last that the sequence may have."""
+        if sequence.mirostat_mu is not None:
+            return 0  # each draw depends on the one before it
         known = len(sequence.token_ids)
         room = sequence.request.max_tokens - sequence.num_output - 1
         if self._rope_switch is not None and known <= self._rope_switch:

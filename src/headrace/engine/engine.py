@@ -216,7 +216,9 @@ class Engine:
             if request.params.logprobs is None
             else [t.logprobs for t in tokens if t.logprobs is not None],
             finish_reason=sequence.ends_with(token_ids[-1], sequence.num_output),
+            mirostat_mu=tokens[-1].mirostat_mu,
         )
+        sequence.mirostat_mu = output.mirostat_mu
         if output.finish_reason is FinishReason.STOP and token_ids[-1] in sequence.stop_ids:
             output.stop_token_id = token_ids[-1]
         if is_first and sequence.index == 0:

@@ -25,6 +25,8 @@ class Sampled:
 
     token_id: int
     logprobs: TokenLogprobs | None
+    mirostat_mu: float | None = None
+    """Mirostat's state behind it; None without mirostat"""
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class Runner:
         self._ops = ops
         self._cache = cache
         self._tables = np.zeros((max_sequences, max_blocks), np.int32)
-        self._sampling = SamplingTable(max_sequences)
+        self._sampling = SamplingTable(max_sequences, decoder.spec.vocab_size)
         self._masks = Masks(decoder.spec.vocab_size)
         self.seconds_in_forward = 0.0
         self.seconds_in_sampling = 0.0
@@ -144,11 +146,20 @@ class Runner:
     def _sample(self, logits: Array, rows: _LogitRows, masks: MaskTable | None) -> dict[Sequence, list[Sampled]]:
         if rows.prompt or rows.beams:
             logits = self._ops.select(logits, np.array(rows.sampled_at, np.int32))
-        drawn = self._ops.sample(logits, self._sampling.batch(rows.sampled, masks)).tolist()
+        batch = self._sampling.batch(rows.sampled, masks)
+        drawn = self._ops.sample(logits, batch).tolist()
         accepted = accept(rows.sampled, drawn)
         logprobs = self._logprobs(logits, rows.sampled, accepted)
+        states = {  # a sequence with mirostat has no drafts, so one row
+            row.sequence: float(batch.rows[at]["mirostat_mu"])
+            for at, row in enumerate(rows.sampled)
+            if row.sequence.mirostat_mu is not None
+        }
         return {
-            sequence: [Sampled(token_id, logprobs.get((sequence, at))) for at, token_id in enumerate(token_ids)]
+            sequence: [
+                Sampled(token_id, logprobs.get((sequence, at)), states.get(sequence))
+                for at, token_id in enumerate(token_ids)
+            ]
             for sequence, token_ids in accepted.items()
         }
 
@@ -159,7 +170,7 @@ class Runner:
         asked: list[int] = []
         counts: list[int] = []
         for at, row in enumerate(rows):
-            count = row.sequence.request.params.logprobs
+            count = self._num_logprobs(row.sequence.request.params.logprobs)
             if count is not None and row.num_drafts < len(accepted[row.sequence]):
                 asked.append(at)
                 counts.append(count)
@@ -178,8 +189,11 @@ class Runner:
         for beam, count, row_ids, row_logprobs in zip(beams, counts, ids, logprobs, strict=True):
             beam.candidates = Candidates(row_ids[:count].tolist(), row_logprobs[:count].tolist())
 
+    def _num_logprobs(self, asked: int | None) -> int | None:
+        return self._decoder.spec.vocab_size if asked == -1 else asked
+
     def _add_prompt_logprobs(self, logits: Array, rows: _LogitRows) -> None:
-        counts = [sequence.request.params.prompt_logprobs or 0 for sequence, _ in rows.prompt]
+        counts = [self._num_logprobs(sequence.request.params.prompt_logprobs) or 0 for sequence, _ in rows.prompt]
         token_ids = np.array([sequence.token_ids[position + 1] for sequence, position in rows.prompt], np.int32)
         chosen = self._ops.select(logits, np.array(rows.prompt_at, np.int32))
         found = self._ops.logprobs(chosen, token_ids, max(counts))

@@ -1,100 +1,205 @@
-"""The sampler's parameters of the running sequences, kept in arrays so that a step only picks rows from them."""
+"""The sampler's parameters of the running sequences, kept as records so that a step only picks rows from them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
+from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.engine.rows import MaskTable, Row
 from headrace.engine.sequence import Sequence
-from headrace.types import SamplingBatch
+from headrace.types import FloatArray, IntArray, Request, SamplingBatch, neutral_rows
 
-_FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-_NO_MASKS = np.empty((0, 0), np.uint32)
-_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_COPIED = (
+    *("temperature", "dynatemp_range", "dynatemp_exponent", "top_n_sigma", "min_p", "top_k", "typical_p", "top_p"),
+    *("xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta", "no_repeat_ngram_size"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n"),
+)
+_NEUTRAL_WITHOUT_HISTORY = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "no_repeat_ngram_size": 0,
+}
 
 
 class SamplingTable:
-    """One row of parameters for each running sequence; `set` when it enters a row, `batch` in each step."""
+    """One record of parameters for each running sequence; filled when it enters a row, picked from in each step."""
 
-    def __init__(self, num_rows: int) -> None:
-        self._floats = {name: np.zeros(num_rows, np.float32) for name in _FLOATS}
-        self._top_k = np.zeros(num_rows, np.int32)
-        self._seed = np.zeros(num_rows, np.uint64)
-        self._stream = np.zeros(num_rows, np.uint32)
-        self._has_penalties = np.zeros(num_rows, np.bool_)
+    def __init__(self, num_rows: int, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._rows = neutral_rows(num_rows)
         self._owner: list[Sequence | None] = [None] * num_rows
-
-    def set(self, sequence: Sequence) -> None:
-        """Fill the sequence's row. Does nothing when it is filled already."""
-        row, params = sequence.row, sequence.request.params
-        if self._owner[row] is sequence:
-            return
-        self._owner[row] = sequence
-        for name, column in self._floats.items():
-            column[row] = getattr(params, name)
-        self._top_k[row] = params.top_k
-        self._seed[row] = sequence.request.seed & 0xFFFFFFFFFFFFFFFF
-        self._stream[row] = sequence.index
-        self._has_penalties[row] = any(getattr(params, name) != value for name, value in _NEUTRAL.items())
+        self._extras: list[_Extras | None] = [None] * num_rows
+        self._laid_out: list[_Extras] = []
+        """Whose parts stand in …"""
+        self._tables = SamplingBatch(self._rows[:0])
+        """… the tables of this, in that order"""
 
     def batch(self, of_rows: SequenceOf[Row], masks: MaskTable | None = None) -> SamplingBatch:
         """The parameters of the given rows of logits, in that order."""
-        for row in of_rows:
-            self.set(row.sequence)
-        rows = [row.sequence.row for row in of_rows]
-        history, history_start, output_start = self._histories(of_rows, self._has_penalties[rows])
-        bias_ids, bias_values, bias_start = _biases(of_rows)
-        floats = {name: column[rows] for name, column in self._floats.items()}
-        return SamplingBatch(
-            temperature=floats["temperature"],
-            top_k=self._top_k[rows],
-            top_p=floats["top_p"],
-            min_p=floats["min_p"],
-            repetition_penalty=floats["repetition_penalty"],
-            presence_penalty=floats["presence_penalty"],
-            frequency_penalty=floats["frequency_penalty"],
-            seed=self._seed[rows],
-            stream=self._stream[rows],
-            position=np.array([row.num_output for row in of_rows], np.uint32),
-            history=np.array(history, np.int32),
-            history_start=np.array(history_start, np.int32),
-            output_start=np.array(output_start, np.int32),
-            bias_ids=np.array(bias_ids, np.int32),
-            bias_values=np.array(bias_values, np.float32),
-            bias_start=np.array(bias_start, np.int32),
-            masks=_NO_MASKS if masks is None else masks.masks,
-            mask_row=np.full(len(rows), -1, np.int32) if masks is None else masks.row,
+        index = []
+        special: list[tuple[int, _Extras]] = []
+        for at, row in enumerate(of_rows):
+            sequence = row.sequence
+            if self._owner[sequence.row] is not sequence:
+                self._enter(sequence)
+            index.append(sequence.row)
+            extras = self._extras[sequence.row]
+            if extras is not None:
+                special.append((at, extras))
+        if special:
+            self._lay_out([extras for _, extras in special])
+        rows = self._rows[index]
+        rows["position"] = [row.num_output for row in of_rows]
+        if masks is not None:
+            rows["mask"] = masks.row
+        batch = SamplingBatch(rows) if masks is None else SamplingBatch(rows, masks=masks.masks)
+        if special:
+            tables = self._tables
+            batch.bias_ids, batch.bias_values = tables.bias_ids, tables.bias_values
+            batch.phrase_ids, batch.phrase_start = tables.phrase_ids, tables.phrase_start
+            batch.token_sets = tables.token_sets
+            batch.history = _fill_changing(rows, of_rows, special)
+        return batch
+
+    def _enter(self, sequence: Sequence) -> None:
+        at, params = sequence.row, sequence.request.params
+        self._owner[at] = sequence
+        self._rows[at] = neutral_rows(1)[0]
+        record = self._rows[at]
+        for name in _COPIED:
+            record[name] = getattr(params, name)
+        record["seed"] = sequence.request.seed & 0xFFFFFFFFFFFFFFFF
+        record["stream"] = sequence.index
+        self._extras[at] = _Extras(sequence, self._vocab_size) if _has_extras(sequence.request) else None
+
+    def _lay_out(self, special: list[_Extras]) -> None:
+        """Put the parts that stay from step to step into tables, one after the other; only when they change."""
+        extras = list(dict.fromkeys(special))
+        if extras == self._laid_out:
+            return
+        self._laid_out = extras
+        tables = self._tables = SamplingBatch(self._rows[:0])
+        tables.bias_ids = np.concatenate([each.bias_ids for each in extras])
+        tables.bias_values = np.concatenate([each.bias_values for each in extras])
+        phrases: list[tuple[int, ...]] = []
+        sets: list[NDArray[np.uint32]] = []
+        num_biases = 0
+        for each in extras:
+            record = self._rows[each.row]
+            record["bias_start"] = num_biases + each.num_early
+            num_biases += len(each.bias_ids)
+            record["bias_end"] = num_biases
+            for name, own in (("ban", each.banned), ("breaker", each.breakers)):
+                record[f"{name}_start"] = len(phrases)
+                phrases += own
+                record[f"{name}_end"] = len(phrases)
+            for name, bits in (("allowed_set", each.allowed_set), ("breaker_set", each.breaker_set)):
+                record[name] = -1 if bits is None else len(sets)
+                sets += [] if bits is None else [bits]
+        tables.phrase_ids = np.array([token_id for phrase in phrases for token_id in phrase], np.int32)
+        tables.phrase_start = np.array([0, *accumulate(len(phrase) for phrase in phrases)], np.int32)
+        if sets:
+            tables.token_sets = np.stack(sets)
+
+
+class _Extras:
+    """What a sequence has besides its record."""
+
+    __slots__ = (
+        *("allowed_set", "banned", "bias_ids", "bias_values", "breaker_set", "breakers", "history"),
+        *("min_tokens", "mirostat", "num_early", "row"),
+    )
+
+    def __init__(self, sequence: Sequence, vocab_size: int) -> None:
+        request = sequence.request
+        params = request.params
+        early = request.eos_token_ids.union(params.stop_token_ids or ()) if params.min_tokens else ()
+        bias = params.logit_bias or {}
+        breakers = request.dry_breakers if params.dry_multiplier else ()
+        self.row = sequence.row
+        self.min_tokens = params.min_tokens
+        self.mirostat = bool(params.mirostat)
+        self.num_early = len(early)
+        """Leading biases that hold for the first min_tokens only"""
+        self.bias_ids: IntArray = np.array([*early, *bias], np.int32)
+        self.bias_values: FloatArray = np.array([*[-np.inf] * len(early), *bias.values()], np.float32)
+        self.banned = request.bad_phrases
+        self.breakers = [phrase for phrase in breakers if len(phrase) > 1]
+        self.breaker_set = (
+            _bits((phrase[0] for phrase in breakers if len(phrase) == 1), vocab_size) if breakers else None
         )
-
-    @staticmethod
-    def _histories(
-        of_rows: SequenceOf[Row], has_penalties: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    ) -> tuple[list[int], list[int], list[int]]:
-        history: list[int] = []
-        history_start, output_start = [0], []
-        for row, has in zip(of_rows, has_penalties, strict=True):
-            output_start.append(len(history) + (row.sequence.num_prompt if has else 0))
-            if has:
-                history.extend(row.sequence.token_ids)
-                history.extend(row.sequence.drafts[: row.num_drafts])
-            history_start.append(len(history))
-        return history, history_start, output_start
+        self.allowed_set = None if params.allowed_token_ids is None else _bits(params.allowed_token_ids, vocab_size)
+        self.history = _History() if _needs_history(request) else None
 
 
-def _biases(of_rows: SequenceOf[Row]) -> tuple[list[int], list[float], list[int]]:
-    ids: list[int] = []
-    values: list[float] = []
-    start = [0]
-    for row in of_rows:
-        request = row.sequence.request
-        if request.params.logit_bias:
-            ids.extend(request.params.logit_bias)
-            values.extend(request.params.logit_bias.values())
-        if row.num_output < request.params.min_tokens:
-            banned = request.eos_token_ids.union(request.params.stop_token_ids or ())
-            ids.extend(banned)
-            values.extend([-np.inf] * len(banned))
-        start.append(len(ids))
-    return ids, values, start
+class _History:
+    """Prompt and output of a sequence as an array that grows with them."""
+
+    __slots__ = ("_buffer", "_known")
+
+    def __init__(self) -> None:
+        self._buffer: IntArray = np.empty(0, np.int32)
+        self._known = 0
+
+    def with_drafts(self, sequence: Sequence) -> IntArray:
+        """The sequence's tokens and all its drafts; valid until the next call."""
+        known = len(sequence.token_ids)
+        size = known + len(sequence.drafts)
+        if size > len(self._buffer):
+            grown = np.empty(2 * size, np.int32)
+            grown[: self._known] = self._buffer[: self._known]
+            self._buffer = grown
+        self._buffer[self._known : known] = sequence.token_ids[self._known :]
+        self._buffer[known:size] = sequence.drafts
+        self._known = known
+        return self._buffer[:size]
+
+
+def _fill_changing(
+    rows: NDArray[np.void], of_rows: SequenceOf[Row], special: SequenceOf[tuple[int, _Extras]]
+) -> IntArray:
+    """Set what changes from step to step; returns the histories, each once for all rows of its sequence."""
+    histories: list[IntArray] = []
+    start = end = 0
+    last: _Extras | None = None
+    for at, extras in special:
+        row, record = of_rows[at], rows[at]
+        if row.num_output < extras.min_tokens:
+            record["bias_start"] -= extras.num_early
+        if extras.mirostat:
+            record["mirostat_mu"] = row.sequence.mirostat_mu
+        if extras.history is None:
+            continue
+        if extras is not last:
+            last = extras
+            histories.append(extras.history.with_drafts(row.sequence))
+            start, end = end, end + len(histories[-1])
+        record["history_start"] = start
+        record["output_start"] = start + row.sequence.num_prompt
+        record["history_end"] = start + row.sequence.num_prompt + row.num_output
+    return np.concatenate(histories) if histories else np.empty(0, np.int32)
+
+
+def _has_extras(request: Request) -> bool:
+    params = request.params
+    plain = not (params.logit_bias or params.min_tokens or params.mirostat) and params.allowed_token_ids is None
+    return not plain or _needs_history(request)
+
+
+def _needs_history(request: Request) -> bool:
+    changed = any(getattr(request.params, name) != value for name, value in _NEUTRAL_WITHOUT_HISTORY.items())
+    return changed or bool(request.bad_phrases)
+
+
+def _bits(token_ids: Iterable[int], vocab_size: int) -> NDArray[np.uint32]:
+    """A set of tokens as [ceil(V / 32)] words."""
+    is_in = np.zeros(-(-vocab_size // 32) * 32, np.bool_)
+    is_in[list(token_ids)] = True
+    return np.packbits(is_in, bitorder="little").view(np.uint32)

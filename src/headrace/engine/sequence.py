@@ -23,6 +23,7 @@ class Sequence:
         "constraint",
         "drafts",
         "index",
+        "mirostat_mu",
         "nodes",
         "num_cached",
         "num_computed",
@@ -50,6 +51,8 @@ class Sequence:
         """Set while it is part of a beam search"""
         self.constraint = constraint
         """What restricts the output, advanced past the output so far"""
+        self.mirostat_mu = _mirostat_mu(request, index)
+        """Mirostat's state behind the output so far; None without mirostat"""
         self.num_prompt = len(request.prompt_token_ids)
         self.num_computed = 0
         """Leading tokens whose keys and values are in the cache"""
@@ -114,3 +117,13 @@ class Sequence:
     def cache_key(self) -> str:
         """Sequences share prefixes only with others of the same key."""
         return f"{self.rope_variant}:{self.request.cache_salt}"
+
+
+def _mirostat_mu(request: Request, index: int) -> float | None:
+    if not request.params.mirostat:
+        return None
+    kept = request.resume_mirostat[index] if request.resume_mirostat else None
+    if kept is None:
+        assert not (request.resume and request.resume[index]), "a resumed sequence with mirostat needs its state"
+        return 2 * request.params.mirostat_tau  # of the algorithm
+    return kept

@@ -202,9 +202,14 @@ class Ops(ForwardOps, Protocol):
     def sample(self, logits: Array, batch: SamplingBatch) -> IntArray:
         """One token id for each row of logits [R, V], as SamplingParams says → [R] int32.
 
+        Writes mirostat's state behind the token into `batch.rows["mirostat_mu"]`; changes nothing else.
+
         The draw: u = Philox4x32-10 (arXiv/SC'11 Salmon et al.) with key = seed and counter = (position, stream, 0, 0),
         53 bits of it as a fraction; the first kept token, in order of ids, whose cumulative probability exceeds u.
-        Ties: greedy takes the lowest id; top_k keeps all tokens as likely as the k-th; top_p adds lower ids first.
+        XTC's decision is another number of the generator, with 1 as the counter's third word.
+        Ties: greedy takes the lowest id; top_k keeps all tokens as likely as the k-th; top_p and typical_p add lower
+        ids first; XTC leaves the highest id. A row of which nothing is left gives the lowest id that mask and allowed
+        set allow, or the mask alone if they have no token in common.
         """
 
     def logprobs(

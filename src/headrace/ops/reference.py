@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import Forward, HeadLayout, MoeWeights, QkNormWeights, RecordableForward, RopeTable
 from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
+from headrace.ops.reference_sampling import sample_row
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
 
@@ -259,40 +260,7 @@ class ReferenceOps:
         return y
 
     def sample(self, logits: FloatArray, batch: SamplingBatch) -> IntArray:
-        return np.array([self._sample_row(logits[r], batch, r) for r in range(len(logits))], np.int32)
-
-    def _sample_row(self, logits: FloatArray, batch: SamplingBatch, r: int) -> int:
-        logits = logits.copy()
-        biased = slice(batch.bias_start[r], batch.bias_start[r + 1])
-        np.add.at(logits, batch.bias_ids[biased], batch.bias_values[biased])
-        allowed = np.ones(len(logits), np.bool_)
-        if (mask := batch.mask_row[r]) >= 0:
-            bits = np.unpackbits(batch.masks[mask].view(np.uint8), bitorder="little")
-            allowed = bits[: len(logits)].astype(np.bool_)
-            logits[~allowed] = -np.inf
-        start, end = batch.history_start[r], batch.history_start[r + 1]
-        if end > start:
-            seen = np.unique(batch.history[start:end])
-            penalty = batch.repetition_penalty[r]
-            logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
-            produced, counts = np.unique(batch.history[batch.output_start[r] : end], return_counts=True)
-            logits[produced] -= batch.frequency_penalty[r] * counts.astype(np.float32) + batch.presence_penalty[r]
-        if logits.max() == -np.inf:
-            return int(np.argmax(allowed))
-        if batch.temperature[r] == 0:
-            return int(np.argmax(logits))
-        logits = logits / batch.temperature[r]
-        weights = np.exp((logits - logits.max()).astype(np.float64))
-        weights[weights < batch.min_p[r]] = 0
-        if 0 < batch.top_k[r] < len(logits):
-            weights[logits < np.sort(logits)[-batch.top_k[r]]] = 0
-        if batch.top_p[r] < 1:
-            order = np.argsort(-weights, kind="stable")
-            before = np.cumsum(weights[order]) - weights[order]
-            weights[order[before >= batch.top_p[r] * weights.sum()]] = 0
-        cumulative = np.cumsum(weights)
-        u = philox_uniform(int(batch.seed[r]), int(batch.stream[r]), int(batch.position[r]))
-        return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+        return np.array([sample_row(logits[r], batch, batch.rows[r]) for r in range(len(logits))], np.int32)
 
     def logprobs(
         self, logits: FloatArray, token_ids: IntArray, top: int
@@ -317,20 +285,3 @@ def _rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
-
-
-def philox_uniform(seed: int, stream: int, position: int) -> float:
-    """A fraction in [0, 1) with 53 bits from Philox4x32-10: key = seed, counter = (position, stream, 0, 0)."""
-    mask = 0xFFFFFFFF
-    key = [seed & mask, (seed >> 32) & mask]
-    counter = [position & mask, stream & mask, 0, 0]
-    for _ in range(10):
-        first, second = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
-        counter = [
-            (second >> 32) ^ counter[1] ^ key[0],
-            second & mask,
-            (first >> 32) ^ counter[3] ^ key[1],
-            first & mask,
-        ]
-        key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
-    return ((counter[0] << 21) ^ (counter[1] >> 11)) * 2.0**-53

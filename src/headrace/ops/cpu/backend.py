@@ -27,7 +27,7 @@ from headrace.ops.base import (
 from headrace.ops.cpu.tape import Clock, record
 from headrace.ops.cpu.weight import CpuWeight, native_weight
 from headrace.ops.kinds import Activation, CacheType, NormKind
-from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+from headrace.types import SAMPLING_ROW, Batch, FloatArray, IntArray, SamplingBatch
 
 _CODECS: Final = MappingProxyType({name: (values, size) for name, values, size in _core.codecs()})
 
@@ -236,24 +236,14 @@ class CpuOps:
         out = np.empty(len(logits), np.int32)
         self._native.sample(
             logits,
-            batch.temperature,
-            batch.top_k,
-            batch.top_p,
-            batch.min_p,
-            batch.repetition_penalty,
-            batch.presence_penalty,
-            batch.frequency_penalty,
-            batch.seed,
-            batch.stream,
-            batch.position,
+            batch.rows.view(np.uint8).reshape(-1, SAMPLING_ROW.itemsize),
             batch.history,
-            batch.history_start,
-            batch.output_start,
             batch.bias_ids,
             batch.bias_values,
-            batch.bias_start,
+            batch.phrase_ids,
+            batch.phrase_start,
             batch.masks,
-            batch.mask_row,
+            batch.token_sets,
             out,
         )
         return out

@@ -17,8 +17,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     # vLLM's
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
     "cache_salt": _NEVER,
     "ec_transfer_params": _NEVER,
     "guided_choice": _NEVER,
