@@ -64,13 +64,13 @@ class AsyncLLM(LoadedModel):
         return stream
 
     async def prepare(self, sampling_params: SamplingParams) -> None:
-        """Compile what its structured output needs in a thread, so that no stream waits while `submit` would.
+        """Compile what structured output and DRY need in a thread, so that no stream waits while `submit` would.
 
         Raises:
             RequestError: it cannot be enforced, is malformed, or takes too much work.
         """
-        if sampling_params.structured is not None:
-            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile_structured, sampling_params)
+        if sampling_params.structured is not None or sampling_params.dry_multiplier:
+            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile, sampling_params)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> AsyncStream:
         """`submit` with the model's own defaults, up to the end of the text, when `sampling_params` is None."""

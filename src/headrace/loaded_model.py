@@ -139,7 +139,7 @@ class LoadedModel:
             raise RequestError(
                 "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
             )
-        bad_phrases = self._phrase_ids(params, "bad_words")
+        bad_phrases = self._bad_phrases(params)
         self._check_some_allowed(params, bad_phrases)
         request = Request(
             id=request_id or f"request-{next(self._request_numbers)}",
@@ -150,20 +150,21 @@ class LoadedModel:
             eos_token_ids=self._eos_token_ids,
             grammar=self._grammar_text(params, max_tokens),
             bad_phrases=bad_phrases,
-            dry_breakers=self._phrase_ids(params, "dry_sequence_breakers") if params.dry_multiplier else (),
+            dry_breakers=self._dry_breakers(params),
         )
         self._check_beams(request)
         self._engine.check_fits(len(token_ids), request.max_tokens, params.beam_width)
         return OpenRequest(request, text, self.tokenizer)
 
-    def compile_structured(self, params: SamplingParams) -> None:
-        """Work out what `params.structured` needs, so that submitting it takes no time; safe in any thread.
+    def compile(self, params: SamplingParams) -> None:
+        """Work out what `params` needs of the vocabulary, so that submitting it takes no time; safe in any thread.
 
         Raises:
-            RequestError: it cannot be enforced, is malformed, or takes too much work.
+            RequestError: a structure cannot be enforced, is malformed, or takes too much work.
         """
         if params.structured is not None:
             self._grammars.compile(grammar_text(params.structured))
+        self._dry_breakers(params)
 
     def _grammar_text(self, params: SamplingParams, max_tokens: int) -> str | None:
         if params.structured is None:
@@ -240,13 +241,18 @@ class LoadedModel:
                 param="beam_width",
             )
 
-    def _phrase_ids(self, params: SamplingParams, name: str) -> TokenPhrases:
-        texts = tuple(getattr(params, name))
-        if not texts:
+    def _bad_phrases(self, params: SamplingParams) -> TokenPhrases:
+        return self._phrases_for("bad_words").bad_words(params.bad_words) if params.bad_words else ()
+
+    def _dry_breakers(self, params: SamplingParams) -> TokenPhrases:
+        if not params.dry_multiplier or not params.dry_sequence_breakers:
             return ()
+        return self._phrases_for("dry_sequence_breakers").dry_breakers(tuple(params.dry_sequence_breakers))
+
+    def _phrases_for(self, param: str) -> Phrases:
         if self._phrases is None:
-            raise RequestError(f"{name} needs a tokenizer, and the model has none; make it an empty list", param=name)
-        return self._phrases.bad_words(texts) if name == "bad_words" else self._phrases.dry_breakers(texts)
+            raise RequestError(f"{param} needs a tokenizer, and the model has none; make it an empty list", param=param)
+        return self._phrases
 
     def _check_some_allowed(self, params: SamplingParams, bad_phrases: TokenPhrases) -> None:
         if params.allowed_token_ids is None:

@@ -65,7 +65,8 @@ def _temperature(ask: Asking) -> None:
     assert len({ask.text(seed=seed, **WANDERING) for seed in range(4)}) == 4
 
 
-def _only_likeliest(ask: Asking, **fields: object) -> None:
+def only_likeliest(ask: Asking, **fields: object) -> None:
+    """All seeds give the text of temperature 0."""
     texts = {ask.text(seed=seed, **{**WANDERING, **fields}) for seed in range(4)}
     assert texts == {ask.text(temperature=0)}
 
@@ -73,7 +74,7 @@ def _only_likeliest(ask: Asking, **fields: object) -> None:
 def _penalty(name: str) -> Parameter:
     def prove(ask: Asking) -> None:
         fewer, plain, more = (
-            len(set(_tokens(ask, max_tokens=120, repetition_penalty=1, **{name: value}))) for value in (2, 0, -2)
+            len(set(tokens(ask, max_tokens=120, repetition_penalty=1, **{name: value}))) for value in (2, 0, -2)
         )
         assert fewer > plain > more
 
@@ -81,22 +82,23 @@ def _penalty(name: str) -> Parameter:
 
 
 def _repetition_penalty(ask: Asking) -> None:
-    tokens = _tokens(ask, max_tokens=40, repetition_penalty=1e6)
-    assert len(set(tokens)) == len(tokens) == 40
-    assert len(set(_tokens(ask, max_tokens=40, repetition_penalty=1))) < 40
+    different = tokens(ask, max_tokens=40, repetition_penalty=1e6)
+    assert len(set(different)) == len(different) == 40
+    assert len(set(tokens(ask, max_tokens=40, repetition_penalty=1))) < 40
 
 
-def _tokens(ask: Asking, **fields: object) -> Sequence[str]:
+def tokens(ask: Asking, **fields: object) -> Sequence[str]:
+    """The texts of an answer's tokens."""
     logprobs = ask.choice(logprobs=True if ask.path.startswith("/chat") else 0, **fields)["logprobs"]
     return logprobs["tokens"] if "tokens" in logprobs else [entry["token"] for entry in logprobs["content"]]
 
 
 def _logit_bias(ask: Asking) -> None:
-    [token] = set(_tokens(ask, logit_bias={str(TOKEN): 100}))
+    [token] = set(tokens(ask, logit_bias={str(TOKEN): 100}))
     assert token == ask.llm.tokenizer.token_text(TOKEN)  # type: ignore[union-attr]
-    greedy = _tokens(ask)[0]
+    greedy = tokens(ask)[0]
     [banned] = [i for i in range(2000) if ask.llm.tokenizer.token_text(i) == greedy][:1]  # type: ignore[union-attr]
-    assert _tokens(ask, logit_bias={str(banned): -100})[0] != greedy
+    assert tokens(ask, logit_bias={str(banned): -100})[0] != greedy
 
 
 def _seed(ask: Asking) -> None:
@@ -243,9 +245,9 @@ PARAMETERS: Sequence[Parameter] = (
     works("max_tokens", _max_tokens, "so many tokens, finish_reason length"),
     works("n", _n, "so many texts, each its own, all repeated by the seed"),
     works("temperature", _temperature, "0 always gives the same text, 2 never"),
-    works("top_p", lambda ask: _only_likeliest(ask, top_p=1e-6), "next to 0 only the likeliest token is left"),
-    works("top_k", lambda ask: _only_likeliest(ask, top_k=1), "1 leaves only the likeliest token", source="vLLM"),
-    works("min_p", lambda ask: _only_likeliest(ask, min_p=1), "1 leaves only the likeliest token", source="vLLM"),
+    works("top_p", lambda ask: only_likeliest(ask, top_p=1e-6), "next to 0 only the likeliest token is left"),
+    works("top_k", lambda ask: only_likeliest(ask, top_k=1), "1 leaves only the likeliest token", source="vLLM"),
+    works("min_p", lambda ask: only_likeliest(ask, min_p=1), "1 leaves only the likeliest token", source="vLLM"),
     _penalty("presence_penalty"),
     _penalty("frequency_penalty"),
     works("repetition_penalty", _repetition_penalty, "so high that no token comes twice; at 1 some do", source="vLLM"),
@@ -288,8 +290,6 @@ PARAMETERS: Sequence[Parameter] = (
     refused("store", True, why="nothing is stored; false is taken", source="OpenAI", takes=("=false",)),
     refused("response_format", {"type": "json_object"}, why=FOR_LATER, takes=("[text]",)),
     refused("structured_outputs", {"regex": "a"}, why=FOR_LATER, source="vLLM"),
-    refused("allowed_token_ids", [5], why=FOR_LATER, source="vLLM"),
-    refused("bad_words", ["a"], why=FOR_LATER, source="vLLM"),
     refused("cache_salt", "salt", why=FOR_LATER, source="vLLM"),
     refused("priority", 1, why=FOR_LATER, source="vLLM"),
     refused("request_id", "mine", why=FOR_LATER, source="vLLM"),

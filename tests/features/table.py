@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from features import chat_parameters, completion_parameters, shared_parameters
+from features import chat_parameters, completion_parameters, sampler_parameters, shared_parameters
 from features.catalogue import CHAT, COMPLETIONS, Parameter, Status
 from features.service import asking
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/features.md"
 PARAMETERS: Sequence[Parameter] = (
     *shared_parameters.PARAMETERS,
+    *sampler_parameters.PARAMETERS,
     *chat_parameters.PARAMETERS,
     *completion_parameters.PARAMETERS,
 )

@@ -75,6 +75,9 @@ class FakeLLM:
         self.chats.append({"messages": messages, **options})
         return [256] * options["add_special_tokens"] + list(self.chat_template.render(messages).encode())
 
+    async def prepare(self, params: SamplingParams) -> None:
+        """There is nothing to compile."""
+
     def submit(self, prompt: Any, params: SamplingParams, *, request_id: str | None = None) -> FakeStream:
         if not self.is_alive:
             raise EngineError("the engine is closed; make a new one")

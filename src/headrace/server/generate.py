@@ -150,8 +150,7 @@ async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Except
 
 async def _prepare(call: Call, llm: AsyncLLM) -> None:
     try:
-        if call.params.structured is not None:
-            await llm.prepare(call.params)
+        await llm.prepare(call.params)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
 
