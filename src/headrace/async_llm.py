@@ -16,6 +16,7 @@ from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
 from headrace.loaded_model import LoadedModel, Prompt
 from headrace.sampling_params import SamplingParams
+from headrace.text.answer import Reading
 from headrace.types import Chunk, RequestOutput, StepOutput, TokenLogprobs, Usage
 
 _T = TypeVar("_T")
@@ -45,14 +46,21 @@ class AsyncLLM(LoadedModel):
         """Whether the engine still takes requests."""
         return self._thread.is_alive
 
-    def submit(self, prompt: Prompt, sampling_params: SamplingParams, *, request_id: str | None = None) -> AsyncStream:
-        """Check a prompt and queue it.
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        reading: Reading | None = None,
+    ) -> AsyncStream:
+        """Check a prompt and queue it; `reading` comes with the prompt of a chat (`encode_chat`).
 
         Raises:
             RequestError: nothing has been queued; `param` names the field at fault.
             EngineError: the engine has died or is closed.
         """
-        opened = self._prepare(prompt, sampling_params, request_id)
+        opened = self._prepare(prompt, sampling_params, request_id, reading=reading)
         self._loop = asyncio.get_running_loop()
         stream = AsyncStream(opened, self._thread, self._forget)
         self._streams[opened.request.id] = stream

@@ -18,6 +18,7 @@ from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
 from headrace.loaded_model import LoadedModel, Message, Prompt
 from headrace.sampling_params import BeamSearchParams, SamplingParams
+from headrace.text.tools.definitions import ToolChoice
 from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, RequestOutput
 
 
@@ -58,8 +59,7 @@ class LLM(LoadedModel):
         several = _as_prompts(prompts)
         each = _one_for_each(self.default_params if sampling_params is None else sampling_params, len(several))
         opened = [self._prepare(prompt, own) for prompt, own in zip(several, each, strict=True)]
-        show_progress = use_tqdm and len(several) > 1 and sys.stderr.isatty()
-        return self._collect(opened, show_progress=show_progress)
+        return self._run(opened, use_tqdm=use_tqdm)
 
     def chat(
         self,
@@ -67,6 +67,8 @@ class LLM(LoadedModel):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        parallel_tool_calls: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -74,16 +76,19 @@ class LLM(LoadedModel):
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of {"role": …, "content": …}.
 
-        `sampling_params` None is the model's own defaults, up to the end of the answer.
+        `sampling_params` None is the model's own defaults, up to the end of the answer. An output's `text` is the
+        answer without the thought before it (`reasoning`) and the calls of `tools` (`tool_calls`).
 
         Raises:
             MissingChatTemplate: the model has none.
             RequestError: the template refuses the messages.
         """
-        prompts = [
+        chats = [
             self.encode_chat(
                 one,
                 tools=tools,
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
                 chat_template_kwargs=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -92,7 +97,11 @@ class LLM(LoadedModel):
         ]
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+        each = _one_for_each(sampling_params, len(chats))
+        opened = [
+            self._prepare(chat.token_ids, own, reading=chat.reading) for chat, own in zip(chats, each, strict=True)
+        ]
+        return self._run(opened, use_tqdm=use_tqdm)
 
     def beam_search(
         self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = False
@@ -152,11 +161,21 @@ class LLM(LoadedModel):
         sampling_params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        parallel_tool_calls: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Iterator[Chunk]:
-        """`stream` for a conversation; see `chat`."""
-        token_ids = self.encode_chat(messages, tools=tools, chat_template_kwargs=chat_template_kwargs)
-        return self.stream(token_ids, sampling_params)
+        """`stream` for a conversation; see `chat`. Pieces of thoughts and calls are in the chunks beside the text."""
+        chat = self.encode_chat(
+            messages,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        if sampling_params is None:
+            sampling_params = replace(self.default_params, max_tokens=None)
+        return self._stream(self._prepare(chat.token_ids, sampling_params, reading=chat.reading))
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""
@@ -178,6 +197,9 @@ class LLM(LoadedModel):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _run(self, opened: list[OpenRequest], *, use_tqdm: bool) -> list[RequestOutput]:
+        return self._collect(opened, show_progress=use_tqdm and len(opened) > 1 and sys.stderr.isatty())
 
     def _collect(self, opened: list[OpenRequest], *, show_progress: bool) -> list[RequestOutput]:
         collectors = [Collector(one) for one in opened]

@@ -6,6 +6,8 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard
@@ -17,12 +19,20 @@ from headrace.config import EngineConfig
 from headrace.engine.constraint import Constraint
 from headrace.engine.engine import Engine
 from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
-from headrace.errors import ConfigError, ContextTooLong, DamagedFile, MissingChatTemplate, RequestError
+from headrace.errors import (
+    ConfigError,
+    ContextTooLong,
+    DamagedFile,
+    MissingChatTemplate,
+    RequestError,
+    UnsupportedParameter,
+)
 from headrace.hub.resolve import resolve_model
 from headrace.model.loader import load_decoder, read_spec
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
+from headrace.text.answer import AnswerFormat, Reading, answer_format
 from headrace.text.chat import load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.grammar.compiler import Grammars
@@ -31,6 +41,7 @@ from headrace.text.grammar.specification import grammar_text
 from headrace.text.grammar.vocabulary import GrammarVocabulary
 from headrace.text.phrases import Phrases, TokenPhrases
 from headrace.text.tokenizer import Tokenizer
+from headrace.text.tools.definitions import ToolChoice, read_tools
 from headrace.types import Request, draw_seed
 
 
@@ -49,6 +60,14 @@ class TokensPrompt(TypedDict):
 
 Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
 Message: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A conversation as the engine gets it, and how the answers to it are read."""
+
+    token_ids: list[int]
+    reading: Reading
 
 
 class LoadedModel:
@@ -117,8 +136,17 @@ class LoadedModel:
         """Lines worth telling a user: the model, its memory, the KV cache plan"""
         self._request_numbers = itertools.count()
 
-    def _prepare(self, prompt: Prompt, params: SamplingParams, request_id: str | None = None) -> OpenRequest:
+    def _prepare(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        reading: Reading | None = None,
+    ) -> OpenRequest:
         """Tokenise and check a prompt; the result's `request` is what the engine takes.
+
+        `reading` comes with a chat's prompt (`encode_chat`).
 
         Raises:
             RequestError: nothing of this has been queued; `param` names the field at fault.
@@ -154,7 +182,12 @@ class LoadedModel:
         )
         self._check_beams(request)
         self._engine.check_fits(len(token_ids), request.max_tokens, params.beam_width)
-        return OpenRequest(request, text, self.tokenizer)
+        return OpenRequest(request, text, self.tokenizer, reading)
+
+    @cached_property
+    def answer_format(self) -> AnswerFormat:
+        """How the model writes thoughts and tool calls, as far as its chat template shows."""
+        return AnswerFormat() if self.chat_template is None else answer_format(self.chat_template)
 
     def compile(self, params: SamplingParams) -> None:
         """Work out what `params` needs of the vocabulary, so that submitting it takes no time; safe in any thread.
@@ -187,32 +220,48 @@ class LoadedModel:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: ToolChoice | None = None,
+        parallel_tool_calls: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         add_special_tokens: bool = False,
-    ) -> list[int]:
-        """A conversation through the model's chat template as token ids.
+    ) -> EncodedChat:
+        """A conversation through the model's chat template.
 
         Templates write their special tokens themselves; `add_special_tokens` adds the tokenizer's own around them.
 
         Raises:
             MissingChatTemplate: the model has none.
-            RequestError: the template refuses the messages.
+            RequestError: the template refuses the messages, or knows no tools.
         """
         if self.chat_template is None or self.tokenizer is None:
             raise MissingChatTemplate(
                 f"{self.name} has no chat template; give one with --chat-template FILE, or use completions",
                 param="messages",
             )
+        asked = read_tools(tools, tool_choice, is_parallel=parallel_tool_calls)
+        if asked is not None and not self.answer_format.has_calls:
+            raise RequestError(
+                f"the chat template of {self.name} knows no tools; leave tools out, or give a template that does with"
+                " --chat-template FILE",
+                param="tools",
+            )
+        if asked is not None and asked.choice == "required":
+            raise UnsupportedParameter("tool_choice can be none or auto so far", param="tool_choice")
         text = self.chat_template.render(
             messages,
-            tools=tools,
+            tools=None if asked is None else asked.definitions,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             template_kwargs=chat_template_kwargs,
         )
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        reading = Reading(
+            self.answer_format,
+            in_thought=self.answer_format.opens_thought(text),
+            tools=asked.schemas if asked is not None and asked.choice != "none" else None,
+        )
+        return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading)
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         text, token_ids = _prompt_parts(prompt)

@@ -211,6 +211,26 @@ class StepOutput:
     """Mirostat's state behind the last of token_ids, for Request.resume_mirostat; None without mirostat"""
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: its id and name once, with the first piece, then its arguments (JSON) as they come."""
+
+    index: int
+    """Which of the completion's calls, from 0"""
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool call as a whole. `arguments` is JSON as the model wrote it; broken off if the completion was."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(slots=True)
 class Chunk:
     """A piece of one completion's text, as soon as it is final. `str(chunk)` is its text."""
@@ -224,6 +244,11 @@ class Chunk:
     """The stop string or stop token id that ended it; None for end-of-sequence"""
     cumulative_logprob: float | None = None
     """See StepOutput"""
+    reasoning: str = ""
+    """A piece of the thought that comes before the answer; chat only, as the calls"""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    num_reasoning_tokens: int = 0
+    """How many of token_ids belong to the thought"""
 
     def __str__(self) -> str:
         return self.text
@@ -236,6 +261,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the completion tokens, those of thoughts"""
 
     @property
     def total_tokens(self) -> int:
@@ -254,6 +281,10 @@ class CompletionOutput:
     logprobs: list[TokenLogprobs] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    reasoning: str = ""
+    """The thought before the answer, without its markers"""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    num_reasoning_tokens: int = 0
 
     def finished(self) -> bool:
         """Whether it has ended."""
@@ -276,7 +307,8 @@ class RequestOutput:
     def usage(self) -> Usage:
         """Token counts over all completions."""
         completion = sum(len(output.token_ids) for output in self.outputs)
-        return Usage(len(self.prompt_token_ids), completion, self.num_cached_tokens)
+        reasoning = sum(output.num_reasoning_tokens for output in self.outputs)
+        return Usage(len(self.prompt_token_ids), completion, self.num_cached_tokens, reasoning)
 
 
 @dataclass(slots=True)

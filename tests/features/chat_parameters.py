@@ -66,6 +66,32 @@ def _continue(ask: Asking) -> None:
     ask.refusal("continue_final_message", messages=messages, continue_final_message=True)
 
 
+def _tools(ask: Asking) -> None:
+    assert (
+        ask.usage(tools=[TOOL])["prompt_tokens"] > ask.usage()["prompt_tokens"] == ask.usage(tools=[])["prompt_tokens"]
+    )
+    called = {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"far": 1}'}}
+    result = {"role": "tool", "tool_call_id": "a", "content": "a dog"}
+    said = {"role": "assistant", "content": None, "tool_calls": [called]}
+    with_call, without = [USER, said, result, USER], [USER, result, USER]
+    assert ask.usage(messages=with_call)["prompt_tokens"] > ask.usage(messages=without)["prompt_tokens"] + 8
+    ask.refusal("tools", tools=[TOOL, TOOL])
+
+
+def _tool_choice(ask: Asking) -> None:
+    assert ask.text(tools=[TOOL], tool_choice="none") == ask.text(tools=[TOOL], tool_choice="auto")
+    ask.refusal("tool_choice", tools=[TOOL], tool_choice="required")
+    ask.refusal("tool_choice", tool_choice="required")
+
+
+def _include_reasoning(ask: Asking) -> None:
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    message = ask.choice(**thinking)["message"]
+    assert message["reasoning_content"] == message["reasoning"] != ""
+    assert message["content"] is None
+    assert "reasoning_content" not in ask.choice(include_reasoning=False, **thinking)["message"]
+
+
 def _echo(ask: Asking) -> None:
     fields = {
         "messages": [USER, {"role": "assistant", "content": ", there was a"}],
@@ -81,12 +107,16 @@ PARAMETERS: Sequence[Parameter] = tuple(
         works(
             "messages",
             _messages,
-            "system, developer, user and assistant with text, whole or in parts, through the model's template",
-            takes=tuple(
-                f"[{role}]{rest}"
-                for role in ("developer", "system", "user", "assistant")
-                for rest in ("", ".content", ".content[text]", ".content[text].text", ".name")
-                if (role, rest) not in (("assistant", ""), ("assistant", ".name"))  # no content
+            "system, developer, user, assistant and tool with text, whole or in parts, thoughts and tool calls, through"
+            " the model's template",
+            takes=(
+                *(
+                    f"[{role}]{rest}"
+                    for role in ("developer", "system", "user", "assistant", "tool")
+                    for rest in ("", ".content", ".content[text]", ".content[text].text", ".name")
+                    if (role, rest) not in (("assistant", ""), ("assistant", ".name"), ("tool", ".name"))  # no content
+                ),
+                "[tool].tool_call_id",
             ),
         ),
         works("max_completion_tokens", _max_completion_tokens, "as max_tokens; both only if equal"),
@@ -130,12 +160,29 @@ PARAMETERS: Sequence[Parameter] = tuple(
             takes=("=medium",),
         ),
         refused("reasoning_effort", "low", "high", why=FOR_LATER, takes=("=none",)),
-        refused("tools", [TOOL], why=FOR_LATER),
-        refused("tool_choice", "required", why=FOR_LATER, takes=("=none", "=auto")),
-        no_effect("parallel_tool_calls", True, False, why="there are no tools yet"),
+        works(
+            "tools",
+            _tools,
+            "the model's template shows them; calls come as tool_calls",
+            takes=tuple(
+                f"[function]{rest}"
+                for rest in (
+                    *("", ".type=function", ".function", ".function.name", ".function.description"),
+                    *(".function.parameters", ".function.strict=true", ".function.strict=false"),
+                )
+            ),
+        ),
+        works(
+            "tool_choice",
+            _tool_choice,
+            "none hides calls",
+            takes=("=none", "=auto"),
+            needs={"tools": [TOOL]},
+        ),
+        works("parallel_tool_calls", _tools, "with tools"),
         refused("functions", [{"name": "f"}], why="tools replaced it", source="OpenAI"),
         refused("function_call", {"name": "f"}, why="tools replaced it", source="OpenAI", takes=("=none", "=auto")),
-        refused("include_reasoning", False, why=FOR_LATER, source="vLLM"),
+        works("include_reasoning", _include_reasoning, "false leaves the thought out of the answer", source="vLLM"),
         refused("documents", [{"title": "a", "text": "b"}], why=FOR_LATER, source="vLLM"),
         refused("chat_template", "{{ x }}", why=FOR_LATER, source="vLLM"),
         refused("media_io_kwargs", {"a": {}}, why=OF_MULTIMODAL, source="vLLM"),

@@ -17,8 +17,10 @@ from typing import Any
 
 from headrace.engine.stats import EngineStats
 from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingChatTemplate, RequestError
+from headrace.loaded_model import EncodedChat
 from headrace.sampling_params import SamplingParams
 from headrace.server.run import listen, make_server, url
+from headrace.text.answer import AnswerFormat, Reading
 from headrace.types import Chunk, FinishReason, Logprob, TokenLogprobs, Usage
 
 SENTENCE = b"the quick brown fox jumps over the lazy dog, then naps. "
@@ -69,16 +71,17 @@ class FakeLLM:
     chats: list[dict[str, Any]] = field(default_factory=list)
     is_closed: bool = False
 
-    def encode_chat(self, messages: Any, **options: Any) -> list[int]:
+    def encode_chat(self, messages: Any, **options: Any) -> EncodedChat:
         if self.chat_template is None:
             raise MissingChatTemplate("fake has no chat template; give one with --chat-template FILE", param="messages")
         self.chats.append({"messages": messages, **options})
-        return [256] * options["add_special_tokens"] + list(self.chat_template.render(messages).encode())
+        ids = [256] * options["add_special_tokens"] + list(self.chat_template.render(messages).encode())
+        return EncodedChat(ids, Reading(AnswerFormat()))
 
     async def prepare(self, params: SamplingParams) -> None:
         """There is nothing to compile."""
 
-    def submit(self, prompt: Any, params: SamplingParams, *, request_id: str | None = None) -> FakeStream:
+    def submit(self, prompt: Any, params: SamplingParams, *, reading: Any = None) -> FakeStream:
         if not self.is_alive:
             raise EngineError("the engine is closed; make a new one")
         text = prompt if isinstance(prompt, str) else None

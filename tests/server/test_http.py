@@ -15,7 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace import __version__
 from headrace.errors import EngineError
+from headrace.loaded_model import EncodedChat
 from headrace.server.app import create_app
+from headrace.text.answer import AnswerFormat, Reading
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 JSON = {"content-type": "application/json"}
@@ -192,10 +194,10 @@ def test_a_long_prompt_does_not_hold_up_the_others(path: str) -> None:
     has_begun, may_end = threading.Event(), threading.Event()
     llm = FakeLLM(max_context=10**6)
 
-    def slowly(*_: Any, **__: Any) -> list[int]:
+    def slowly(*_: Any, **__: Any) -> Any:
         has_begun.set()
         assert may_end.wait(30)
-        return [1]
+        return [1] if path == "completions" else EncodedChat([1], Reading(AnswerFormat()))
 
     long = "x" * 20_000
     if path == "completions":

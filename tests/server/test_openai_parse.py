@@ -114,9 +114,6 @@ def test_what_changes_nothing_is_taken(name: str) -> None:
 
 
 REFUSED_CHAT = [
-    ("tools", [TOOL]),
-    ("tool_choice", "required"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("functions", [{"name": "f"}]),
     ("function_call", {"name": "f"}),
     ("audio", {"voice": "ash", "format": "wav"}),
@@ -162,7 +159,12 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": "a", "nmae": "b"}]}, "messages[0].nmae"),
-    ({"messages": [{"role": "tool", "content": "a", "tool_call_id": "1"}]}, "messages[0].role"),
+    ({"messages": [{"role": "function", "content": "a", "name": "f"}]}, "messages[0].role"),
+    ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "params": {}}}]}, "tools[0].function.params"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"messages": [{"role": "function", "content": "a", "name": "f"}]}, "messages[0].role"),
     ({"messages": [{"role": "boss", "content": "a"}]}, "messages[0].role"),
     (
@@ -170,7 +172,10 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
         "messages[0].content[0].type",
     ),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
-    ({"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL]}]}, "messages[0].tool_calls[0]"),
+    (
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [TOOL]}]},
+        "messages[0].tool_calls[0].function.parameters",
+    ),
     ({"messages": [{"role": "assistant", "content": "", "refusal": "no"}]}, "messages[0].refusal"),
     ({"model": 5}, "model"),
     ({"model": None}, "model"),
@@ -291,8 +296,8 @@ def test_required_and_unknown_fields_say_so() -> None:
         chat(temprature=1)
     with pytest.raises(RequestError, match=r"^max_tokens: expected int or null, got str$"):
         chat(max_tokens="5")
-    with pytest.raises(UnsupportedParameter, match="expected system, developer, user or assistant"):
-        chat(messages=[{"role": "tool", "content": "a", "tool_call_id": "1"}])
+    with pytest.raises(UnsupportedParameter, match="expected system, developer, user, assistant or tool"):
+        chat(messages=[{"role": "function", "content": "a", "name": "f"}])
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

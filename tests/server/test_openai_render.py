@@ -13,7 +13,8 @@ from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Served
 from headrace.server.dialects.openai.logprobs import chat_logprobs, completion_logprobs
 from headrace.server.dialects.openai.models import render_models
-from headrace.server.dialects.openai.render import ChatRenderer, CompletionRenderer, RenderOptions, render_failure
+from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions, render_failure
+from headrace.server.dialects.openai.render_chat import ChatRenderer
 from headrace.server.errors import Failure
 from headrace.types import Chunk, CompletionOutput, FinishReason, Logprob, RequestOutput
 

@@ -15,6 +15,7 @@ from headrace.types import Chunk, FinishReason, RequestOutput, TokenLogprobs, Us
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM, AsyncStream
+    from headrace.text.answer import Reading
 
 _LONG_PROMPT = 10_000
 """Characters; fewer take less time than the way to a thread and back is worth"""
@@ -166,8 +167,8 @@ async def _open_prompt(
     text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
     try:
         is_long = _num_characters(prompt) >= _LONG_PROMPT
-        token_ids = await asyncio.to_thread(_token_ids, prompt, llm) if is_long else _token_ids(prompt, llm)
-        stream = llm.submit(text or "" if token_ids is None else list(token_ids), call.params)
+        encoded, reading = await asyncio.to_thread(_encode, prompt, llm) if is_long else _encode(prompt, llm)
+        stream = llm.submit(encoded, call.params, reading=reading)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
@@ -181,20 +182,27 @@ def _num_characters(prompt: ChatPrompt | TextPrompt) -> int:
     return sum(len(str(message.get("content"))) for message in prompt.messages)
 
 
-def _token_ids(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> Sequence[int] | None:
-    """The prompt as token ids; None for a text that no tokenizer is there for, which `submit` then says."""
+def _encode(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> tuple[str | list[int], Reading | None]:
+    """The prompt as token ids, and how a chat's answers are read; a text that no tokenizer is there for stays text,
+    which `submit` then says."""
     if isinstance(prompt, ChatPrompt):
         return _encode_chat(prompt, llm)
     if not isinstance(prompt.prompt, str):
-        return prompt.prompt
-    return None if llm.tokenizer is None else llm.tokenizer.encode(prompt.prompt, prompt.add_special_tokens)
+        return list(prompt.prompt), None
+    if llm.tokenizer is None:
+        return prompt.prompt, None
+    return llm.tokenizer.encode(prompt.prompt, prompt.add_special_tokens), None
 
 
-def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> list[int]:
-    return llm.encode_chat(
+def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
+    chat = llm.encode_chat(
         prompt.messages,
+        tools=prompt.tools,
+        tool_choice=prompt.tool_choice,
+        parallel_tool_calls=prompt.parallel_tool_calls,
         chat_template_kwargs=prompt.chat_template_kwargs,
         add_generation_prompt=prompt.add_generation_prompt,
         continue_final_message=prompt.continue_final_message,
         add_special_tokens=prompt.add_special_tokens,
     )
+    return chat.token_ids, chat.reading

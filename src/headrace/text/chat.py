@@ -6,6 +6,7 @@ import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,26 @@ from headrace.text import folder_vocab, gguf_vocab
 from headrace.text import messages as chat_messages
 from headrace.text.messages import Message
 from headrace.text.template_environment import RaisedByTemplateError, TemplateEnvironment, render
+from headrace.text.tools.known import find_known
 
 DEFAULT = "default"
 TOOL_USE = "tool_use"
 
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 _CONTINUE_MARK = "HEADRACE-CONTINUES-HERE "
-_PROBE_TOOL = {
+_PROBE_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "look", "description": "Look", "parameters": {"type": "object", "properties": {}}},
 }
+
+
+class _NoCalls(Enum):
+    """Says that a template writes no tool calls."""
+
+    NO_CALLS = 0
+
+
+_NO_CALLS = _NoCalls.NO_CALLS
 
 
 class ChatTemplate:
@@ -92,7 +103,7 @@ class ChatTemplate:
             **self._special_tokens,
             "documents": None,
             **further,
-            "tools": chat_messages.plain(list(tools), "tools", "tools") if tools else None,
+            "tools": template.adapt_tools(chat_messages.plain(list(tools), "tools", "tools")) if tools else None,
             "add_generation_prompt": add_generation_prompt,
         }
         if continue_final_message:
@@ -121,6 +132,7 @@ class CompiledTemplate:
         self, name: str, source: str, environment: TemplateEnvironment, special_tokens: Mapping[str, str]
     ) -> None:
         self._name = name
+        self._source = source
         self._special_tokens = special_tokens
         try:
             self._template = environment.from_string(source)
@@ -155,8 +167,31 @@ class CompiledTemplate:
         """Content and tool arguments in the form that this template reads."""
         if any("tool_calls" in message for message in conversation):
             change = chat_messages.write_arguments if self._wants_arguments_as_text else chat_messages.parse_arguments
-            conversation = change(conversation)
+            conversation = [self._adapt_calls(message) for message in change(conversation)]
         return [self._adapt_content(message) for message in conversation]
+
+    def adapt_tools(self, tools: list[Any]) -> list[Any]:
+        """Definitions of tools with all that this template needs of them."""
+        if self._reads_missing_descriptions:
+            return tools
+        return [{**tool, "function": {"description": "", **tool["function"]}} for tool in tools]
+
+    def _adapt_calls(self, message: Message) -> Message:
+        """Calls, with a content that this template writes them beside; as content, where it only describes them."""
+        if not message.get("tool_calls"):
+            return {key: value for key, value in message.items() if key != "tool_calls"}
+        if self._content_beside_calls is not _NO_CALLS:
+            return message if message.get("content") else {**message, "content": self._content_beside_calls}
+        format_ = find_known((self._source,))
+        if format_ is None:
+            raise RequestError(
+                "the model's chat template knows no tool calls; leave out messages with tool_calls, or give a template "
+                "that does with --chat-template FILE",
+                param="messages",
+            )
+        content = chat_messages.flatten(message.get("content")) or ""
+        calls = format_.write([call.get("function", call) for call in message["tool_calls"]])
+        return {key: value for key, value in message.items() if key != "tool_calls"} | {"content": content + calls}
 
     def _adapt_content(self, message: Message) -> Message:
         content = message.get("content")
@@ -193,15 +228,40 @@ class CompiledTemplate:
 
     @cached_property
     def _wants_arguments_as_text(self) -> bool:
-        def probe(arguments: object) -> str:
-            call = {"type": "function", "id": "call00001", "function": {"name": "look", "arguments": arguments}}
-            question: Message = {"role": "user", "content": "hello"}
-            answer: Message = {"role": "tool", "tool_call_id": "call00001", "name": "look", "content": "seen"}
-            return self._try([question, {"role": "assistant", "content": "", "tool_calls": [call]}, answer])
-
-        return "NEEDLE" not in probe({"key": "NEEDLE"}).replace("'NEEDLE'", "") and "NEEDLE" in probe(
-            '{"key": "NEEDLE"}'
+        content = self._content_beside_calls
+        if content is _NO_CALLS:
+            return False
+        as_object, as_text = (
+            self._probe_call(content, {"key": "NEEDLE"}),
+            self._probe_call(content, '{"key": "NEEDLE"}'),
         )
+        return "NEEDLE" not in as_object.replace("'NEEDLE'", "") and "NEEDLE" in as_text
+
+    @cached_property
+    def _content_beside_calls(self) -> str | _NoCalls | None:
+        """Empty text, or null where the template writes calls only beside that."""
+        for content in ("", None):
+            for arguments in ({"key": "NEEDLE"}, '{"key": "NEEDLE"}'):
+                if "NEEDLE" in self._probe_call(content, arguments):
+                    return content
+        return _NO_CALLS
+
+    @cached_property
+    def _reads_missing_descriptions(self) -> bool:
+        function = {key: value for key, value in _PROBE_TOOL["function"].items() if key != "description"}
+        arguments = {**self._special_tokens, "documents": None, "add_generation_prompt": False}
+        messages: list[Message] = [{"role": "user", "content": "hello"}]
+        try:
+            self.render({**arguments, "messages": messages, "tools": [{"type": "function", "function": function}]})
+        except HeadraceError:
+            return not self._try(messages)
+        return True
+
+    def _probe_call(self, content: str | _NoCalls | None, arguments: object) -> str:
+        call = {"type": "function", "id": "call00001", "function": {"name": "look", "arguments": arguments}}
+        question: Message = {"role": "user", "content": "hello"}
+        answer: Message = {"role": "tool", "tool_call_id": "call00001", "name": "look", "content": "seen"}
+        return self._try([question, {"role": "assistant", "content": content, "tool_calls": [call]}, answer])
 
     def _try(self, conversation: Sequence[Message]) -> str:
         """What the template makes of a conversation, with a tool if it needs one; nothing if it fails."""

@@ -29,16 +29,21 @@ class Detokenizer:
 
     All pieces together are what `Tokenizer.decode` gives for all the ids. `prompt_token_ids` are ids that the sequence
     goes on from: they give no text, but decide whether the first piece starts a text, where vocabularies of
-    SentencePiece drop a space.
+    SentencePiece drop a space. `kept` are special tokens that stay in the text all the same.
     """
 
     def __init__(
-        self, tokenizer: TokenDecoder, skip_special_tokens: bool = True, prompt_token_ids: Sequence[int] = ()
+        self,
+        tokenizer: TokenDecoder,
+        skip_special_tokens: bool = True,
+        prompt_token_ids: Sequence[int] = (),
+        *,
+        kept: frozenset[int] = frozenset(),
     ) -> None:
         table = tokenizer.byte_table
-        skipped = table.special if skip_special_tokens else frozenset[int]()
+        skipped = table.special - kept if skip_special_tokens else frozenset[int]()
         if table.joining is None:
-            self._joiner: Joiner = WholeJoiner(tokenizer, skip_special_tokens)
+            self._joiner: Joiner = WholeJoiner(tokenizer, skipped)
             return
         at_start = not any(
             table.name(token_id) is not None and token_id not in skipped for token_id in prompt_token_ids
@@ -187,9 +192,9 @@ class ByteRun:
 class WholeJoiner:
     """For decoders without a table: decodes everything again and gives out what the last token did not change."""
 
-    def __init__(self, tokenizer: TokenDecoder, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: TokenDecoder, skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
+        self._skipped = skipped
         self._token_ids: list[int] = []
         self._num_emitted = 0
 
@@ -197,7 +202,7 @@ class WholeJoiner:
         """See Detokenizer."""
         if not token_ids:
             return ""
-        self._token_ids.extend(token_ids)
+        self._token_ids.extend(token_id for token_id in token_ids if token_id not in self._skipped)
         before = self._decode(self._token_ids[:-1])
         text = self._decode(self._token_ids)
         stable = 0
@@ -213,7 +218,7 @@ class WholeJoiner:
         return self._emit(self._decode(self._token_ids))
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode_whole(token_ids, self._skip_special_tokens)
+        return self._tokenizer.decode_whole(token_ids, skip_special_tokens=False)
 
     def _emit(self, text: str) -> str:
         piece = text[self._num_emitted :]

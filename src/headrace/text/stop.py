@@ -21,6 +21,11 @@ class StopStrings:
         self._held = ""
         self._matched: str | None = None
 
+    @property
+    def has_matched(self) -> bool:
+        """Whether a stop string has been found."""
+        return self._matched is not None
+
     def push(self, text: str) -> tuple[str, str | None]:
         """(text that is now final, the stop string that was found or None).
 

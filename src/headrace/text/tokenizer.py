@@ -29,6 +29,7 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         """Tokens that `decode` leaves out when it skips special tokens"""
+        self._special_texts = {token_id: added[token_id].content for token_id in self.special_ids}
 
     @classmethod
     def from_files(cls, files: ModelFiles) -> Tokenizer | None:
@@ -56,6 +57,11 @@ class Tokenizer:
             return self.encode_batch([text], add_special_tokens)[0]
         _check_text(text)
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def special_ids_in(self, texts: Sequence[str]) -> frozenset[int]:
+        """The special tokens that are written in one of the texts."""
+        whole = "\n".join(texts)
+        return frozenset(token_id for token_id, special in self._special_texts.items() if special and special in whole)
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of each text, on several threads."""

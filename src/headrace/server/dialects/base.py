@@ -21,6 +21,11 @@ class ChatPrompt:
     """A conversation, to be rendered by the model's chat template. Content is a string or parts of text."""
 
     messages: Sequence[JsonObject]
+    tools: Sequence[JsonObject] | None = None
+    """[{"type": "function", "function": {"name", "description", "parameters"}}]"""
+    tool_choice: str | JsonObject | None = None
+    """none, auto, required or {"type": "function", "function": {"name"}}"""
+    parallel_tool_calls: bool = True
     chat_template_kwargs: JsonObject = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False

@@ -12,14 +12,18 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
 from headrace.server.dialects.openai.beams import beam_search
-from headrace.server.dialects.openai.render import ChatRenderer, CompletionRenderer, RenderOptions
+from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions
+from headrace.server.dialects.openai.render_chat import ChatRenderer
 from headrace.server.dialects.openai.requests import (
+    AssistantMessage,
     ChatFields,
     CompletionFields,
     DeveloperMessage,
     Message,
     SharedFields,
     StreamOptions,
+    Tool,
+    ToolMessage,
 )
 from headrace.server.dialects.openai.structured import structured_name, structured_output
 from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION, refuse_unsupported
@@ -41,7 +45,7 @@ _COPIED = (
 )
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
-_TAGS = {"role": "system, developer, user or assistant", "type": "text: other content is not supported"}
+_TAGS = {"role": "system, developer, user, assistant or tool", "type": "text: other content is not supported"}
 _FORMATS = "text, json_object, json_schema or structural_tag"
 
 T = TypeVar("T", bound=SharedFields)
@@ -68,6 +72,8 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
         prompt_logprobs=prompt_logprobs,
         role=role,
         prefix=_plain_text(fields.messages[-1]) if fields.echo and last_role == role else "",
+        include_reasoning=fields.include_reasoning is not False,
+        is_call_named=isinstance(fields.tool_choice, dict),
     )
     return Call(
         model=fields.model,
@@ -236,6 +242,9 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
         raise RequestError(message, param="continue_final_message")
     return ChatPrompt(
         messages=[_template_message(message, index) for index, message in enumerate(fields.messages)],
+        tools=[_tool(tool, index) for index, tool in enumerate(fields.tools or ())],
+        tool_choice=fields.tool_choice,
+        parallel_tool_calls=fields.parallel_tool_calls is not False,
         chat_template_kwargs=fields.chat_template_kwargs or {},
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
@@ -243,23 +252,50 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
     )
 
 
+def _tool(tool: Tool, index: int) -> JsonObject:
+    if tool.type != "function" or tool.function is None:
+        path = f"tools[{index}]" + (".function" if tool.type == "function" else ".type")
+        raise UnsupportedParameter(f"{path}: only tools of type function are supported", param=path)
+    function = msgspec.to_builtins(tool.function)
+    return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
+
+
 def _template_message(message: Message, index: int) -> JsonObject:
     """What the chat template gets: parts stay parts, it knows whether the model's template reads them."""
-    content: str | list[JsonObject]
-    if isinstance(message.content, str):
-        content = message.content
-    elif message.content:
-        content = [{"type": "text", "text": part.text} for part in message.content]
-    else:
-        path = f"messages[{index}].content"
-        raise RequestError(f"{path} is an empty list, expected text", param=path)
     # The tag is the role; no template in use tells a developer from the system.
     role = "system" if isinstance(message, DeveloperMessage) else str(message.__struct_config__.tag)
-    return {"role": role, "content": content} | ({} if message.name is None else {"name": message.name})
+    read: JsonObject = {"role": role, "content": _content(message, index)}
+    if message.name is not None:
+        read["name"] = message.name
+    if isinstance(message, ToolMessage):
+        read["tool_call_id"] = message.tool_call_id
+    if isinstance(message, AssistantMessage):
+        thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
+        if thought is not None:
+            read["reasoning_content"] = thought
+        if message.tool_calls:
+            read["tool_calls"] = [
+                {"id": call.id, "type": call.type, "function": msgspec.to_builtins(call.function)}
+                for call in message.tool_calls
+            ]
+    return read
+
+
+def _content(message: Message, index: int) -> str | list[JsonObject] | None:
+    content, path = message.content, f"messages[{index}].content"
+    if isinstance(content, str):
+        return content
+    if content:
+        return [{"type": "text", "text": part.text} for part in content]
+    if content is None and isinstance(message, AssistantMessage) and message.tool_calls:
+        return None
+    if content is None:
+        raise RequestError(f"{path} is required where there are no tool_calls", param=path)
+    raise RequestError(f"{path} is an empty list, expected text", param=path)
 
 
 def _plain_text(message: Message) -> str:
-    content = message.content
+    content = message.content or ""
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 

@@ -1,4 +1,4 @@
-"""Chunks into the answers of OpenAI's two generating endpoints, streamed or whole.
+"""Chunks into the answers of OpenAI's generating endpoints, streamed or whole: what they share, and completions.
 
 A streamed token is one bytes-formatting of a prepared head: most of an event never changes within a stream.
 vLLM's additions are kept: `stop_reason` in a finished choice, `prompt_logprobs` when asked.
@@ -15,7 +15,7 @@ from msgspec.json import encode
 
 from headrace.server import sse
 from headrace.server.dialects.base import JsonObject, Progress, Served
-from headrace.server.dialects.openai.logprobs import chat_logprobs, completion_logprobs, prompt_logprobs
+from headrace.server.dialects.openai.logprobs import completion_logprobs, prompt_logprobs
 from headrace.server.errors import Failure
 from headrace.types import Chunk, CompletionOutput, RequestOutput
 
@@ -33,6 +33,10 @@ class RenderOptions:
     role: str = "assistant"
     prefix: str = ""
     """Chat with echo: the message that is being continued."""
+    include_reasoning: bool = True
+    """Chat: the thought is part of the answer."""
+    is_call_named: bool = False
+    """Chat: the request named the tool to call, and a call does not show in finish_reason (as in OpenAI's API)."""
     echo: bool = False
     """Completions: the prompt is part of the text."""
     prompt_only: bool = False
@@ -46,7 +50,7 @@ def render_failure(failure: Failure) -> bytes:
     return encode({"error": body})
 
 
-class _Answer:
+class Answer:
     """What both endpoints share: identity, the usage object, how a stream ends."""
 
     stream_media_type = sse.MEDIA_TYPE
@@ -90,6 +94,7 @@ class _Answer:
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
+            "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
         }
 
     def _chunk_tail(self, progress: Sequence[Progress]) -> bytes:
@@ -98,63 +103,7 @@ class _Answer:
         return b'],"usage":' + encode(self._usage(progress)) + b"}" + sse.END
 
 
-class ChatRenderer(_Answer):
-    """POST /v1/chat/completions."""
-
-    id_prefix = "chatcmpl"
-    kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-
-    def begin(self) -> bytes:
-        """Each choice's role, and with echo the message that is continued."""
-        delta = encode({"role": self.options.role, "content": self.options.prefix})
-        return b"".join(self._event(index, delta, self._tail) for index in range(self.options.n))
-
-    def chunks(self, prompt_index: int, chunks: Sequence[Chunk], progress: Sequence[Progress]) -> bytes:
-        """One event for each chunk that says something."""
-        assert prompt_index == 0  # a chat has one prompt
-        tail = self._chunk_tail(progress)
-        return b"".join([self._chunk(chunk, tail) for chunk in chunks if _says_something(chunk)])
-
-    def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
-        """The chat.completion object."""
-        body = self._identity(self.kind)
-        body["choices"] = [self._choice(choice) for choice in outputs[0].outputs]
-        body["usage"] = self._usage(outputs)
-        if self.options.prompt_logprobs is not None:
-            body["prompt_logprobs"] = _prompt_logprobs(outputs[0], self.options.prompt_logprobs)
-        return encode(body)
-
-    def _chunk(self, chunk: Chunk, tail: bytes) -> bytes:
-        delta = b'{"content":%b}' % encode(chunk.text) if chunk.text else b"{}"
-        logprobs = b"null"
-        if self.options.logprobs is not None and chunk.token_ids:
-            shown = chat_logprobs(chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self.served)
-            logprobs = encode(shown)
-        return self._event(chunk.index, delta, tail, logprobs, _finish(chunk))
-
-    def _event(
-        self, index: int, delta: bytes, tail: bytes, logprobs: bytes = b"null", finish: bytes = b"null"
-    ) -> bytes:
-        return b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}%b' % (
-            *(self._head, index, delta, logprobs, finish, tail),
-        )
-
-    def _choice(self, output: CompletionOutput) -> JsonObject:
-        logprobs = None
-        if self.options.logprobs is not None:
-            logprobs = chat_logprobs(output.token_ids, output.logprobs or [], self.options.logprobs, self.served)
-        content = self.options.prefix + output.text
-        return {
-            "index": output.index,
-            "message": {"role": self.options.role, "content": content, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": output.finish_reason,
-            "stop_reason": output.stop_reason,
-        }
-
-
-class CompletionRenderer(_Answer):
+class CompletionRenderer(Answer):
     """POST /v1/completions."""
 
     id_prefix = "cmpl"
@@ -208,7 +157,7 @@ class CompletionRenderer(_Answer):
             )
             logprobs = encode(shown)
         self._offsets[index] += len(chunk.text)
-        return self._event(index, chunk.text, tail, logprobs, _finish(chunk))
+        return self._event(index, chunk.text, tail, logprobs, finish(chunk))
 
     def _event(self, index: int, text: str, tail: bytes, logprobs: bytes, finish: bytes) -> bytes:
         return b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}%b' % (
@@ -238,7 +187,7 @@ class CompletionRenderer(_Answer):
             "stop_reason": None if options.prompt_only else choice.stop_reason,
         }
         if options.prompt_logprobs is not None:
-            rendered["prompt_logprobs"] = _prompt_logprobs(output, options.prompt_logprobs)
+            rendered["prompt_logprobs"] = shown_prompt_logprobs(output, options.prompt_logprobs)
         return rendered
 
 
@@ -246,12 +195,13 @@ def _says_something(chunk: Chunk) -> bool:
     return bool(chunk.text or chunk.logprobs or chunk.finish_reason)
 
 
-def _finish(chunk: Chunk) -> bytes:
-    """The value of finish_reason, and with it vLLM's stop_reason."""
+def finish(chunk: Chunk, reason: str | None = None) -> bytes:
+    """The value of finish_reason (`reason`, if given), and with it vLLM's stop_reason."""
     if chunk.finish_reason is None:
         return b"null"
-    return b'"%b","stop_reason":%b' % (chunk.finish_reason.value.encode(), encode(chunk.stop_reason))
+    return b'"%b","stop_reason":%b' % ((reason or chunk.finish_reason.value).encode(), encode(chunk.stop_reason))
 
 
-def _prompt_logprobs(output: RequestOutput, num_top: int) -> list[object]:
+def shown_prompt_logprobs(output: RequestOutput, num_top: int) -> list[object]:
+    """vLLM's field, of one prompt."""
     return prompt_logprobs(output.prompt_logprobs or [], num_top, output.prompt_token_ids)

@@ -6,7 +6,7 @@ the spec that are not here are in unsupported.py; any other name is refused.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
 
@@ -160,19 +160,65 @@ class UserMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="r
     name: str | None = None
 
 
+class CalledFunction(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a tool call of the conversation called."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A tool call of the conversation, as an answer gave it."""
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+    index: int | None = None
+    """Stands in streamed pieces, which clients put together"""
+
+
 class AssistantMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="assistant"):
     """What the model said. A client may send back an answer as it got it: the empty fields are allowed."""
 
-    content: Content
+    content: Content | None = None
+    tool_calls: list[CalledTool] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    """The same by its other name"""
     name: str | None = None
     refusal: None = None
     annotations: list[None] | None = None
     audio: None = None
     function_call: None = None
-    tool_calls: list[None] | None = None
 
 
-Message: TypeAlias = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage
+class ToolMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="tool"):
+    """What a tool call gave."""
+
+    content: Content
+    tool_call_id: str
+    name: str | None = None
+
+
+Message: TypeAlias = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+class FunctionDefinition(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """A JSON schema; none is a function without parameters"""
+    strict: bool | None = None  # no effect: arguments always keep to the schema
+
+
+class Tool(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A tool. Other kinds than functions are refused by name."""
+
+    type: str = "function"
+    function: FunctionDefinition | None = None
+    custom: Any = None
 
 
 class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
@@ -182,8 +228,12 @@ class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     # vLLM's
+    include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
