@@ -230,6 +230,18 @@ def test_beams_share_their_blocks(prefix_cache: bool) -> None:
         assert engine.stats().kv_blocks_cached == 0
 
 
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_a_search_comes_back_with_all_its_beams(prefix_cache: bool) -> None:
+    width, length, max_tokens = 4, 16 * 12 + 5, 100
+    engine, decoder = make_engine(num_blocks=40, prefix_cache=prefix_cache)
+    engine.submit(make_request("plain", [1] * 200, max_tokens=250))  # it came first, and grows
+    engine.submit(make_request("a", list(range(60)) * 3 + [1] * 17, n=width, beam_width=width, max_tokens=max_tokens))
+    drain(engine)
+    assert engine.stats().num_preemptions == width  # once, and not again before there is room for all
+    once = 200 + 249 + length + width * (max_tokens - 1)
+    assert decoder.num_tokens - once < (length if prefix_cache else 2 * length)  # the prompt at most once more
+
+
 def test_cancelling_frees_all_beams() -> None:
     engine, _ = make_engine()
     for steps in range(12):

@@ -93,9 +93,12 @@ class Scheduler:
         held_back: list[Sequence] = []
         while self.waiting and budget > 0 and self._free_rows:
             sequence = self.waiting.popleft()
-            if self._waits_for_sibling(sequence):
+            if self._waits_for_sibling(sequence) and sequence.beam is None:
                 held_back.append(sequence)
                 continue
+            if self._waits_for_sibling(sequence) or self._is_too_wide(sequence):
+                self.waiting.appendleft(sequence)
+                break
             self._set_rope_variant(sequence)
             self.cache.adopt_prefix(sequence)
             if sequence.num_cached is None:
@@ -134,6 +137,16 @@ class Scheduler:
             for other in self.running
             if other.request is sequence.request
         )
+
+    def _is_too_wide(self, sequence: Sequence) -> bool:
+        """Whether a search that was put back has no room for all its beams: one alone would only hold its blocks."""
+        if sequence.beam is None or any(member.row >= 0 for member in sequence.beam.search.members):
+            return False
+        members, shared = sequence.beam.search.members, sequence.num_prompt // self.cache.block_size
+        needed = shared + sum(self.cache.blocks_for(len(member.token_ids)) - shared for member in members)
+        is_too_wide = needed > self.cache.num_available or len(members) > len(self._free_rows)
+        assert self.running or not is_too_wide, "a search that fits alone does not fit into an empty cache"
+        return is_too_wide
 
     def _switch_rope(self) -> None:
         """Sequences that have outgrown the short rope factors start again with the long ones."""
