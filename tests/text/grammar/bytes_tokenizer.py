@@ -19,14 +19,15 @@ END = 256
 
 
 def bytes_tokenizer(*more: str) -> Tokenizer:
-    """Token i is byte i; then the end of the output, then texts of several bytes."""
+    """Token i is byte i; then the end of the output, then texts of several bytes (special ones where they begin <|)."""
     characters = {byte: character for character, byte in character_to_byte().items()}
     vocabulary = {characters[byte]: byte for byte in range(256)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.add_special_tokens(["<end>"])
-    backend.add_tokens(list(more))
+    for text in more:
+        (backend.add_special_tokens if text.startswith("<|") else backend.add_tokens)([text])
     return Tokenizer(Vocabulary(backend, eos_token_ids=frozenset({END})))
 
 

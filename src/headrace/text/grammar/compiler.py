@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from llguidance import LLMatcher, LLParserLimits
@@ -17,15 +18,18 @@ from headrace.text.grammar.vocabulary import GrammarVocabulary
 _MOST_KEPT = 64
 _LONGEST_TEXT = 1_000_000
 """Characters; the schemas that people use are a hundredth of that"""
+_STACK_BYTES = 512 * 2**20
+"""Of the compiling thread, in address space: the library goes down a chain of references by recursion"""
+_STACK_LOCK = threading.Lock()
 
 
 def _limits() -> LLParserLimits:
-    """Of work, so that what explodes is refused within a second, and no step takes long. Defaults are 5 times these."""
+    """Of work, so that what explodes is refused within a second, and no step takes long."""
     return LLParserLimits(
         initial_lexer_fuel=200_000,
         step_lexer_fuel=100_000,
-        step_max_items=20_000,
-        max_items_in_row=2_000,
+        step_max_items=50_000,
+        max_items_in_row=10_000,
         max_lexer_states=50_000,
         max_grammar_size=100_000,
         precompute_large_lexemes=False,
@@ -62,6 +66,7 @@ class Grammars:
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
+        self._worker: ThreadPoolExecutor | None = None
 
     def has(self, text: str) -> bool:
         """Whether `compile` answers at once."""
@@ -77,7 +82,7 @@ class Grammars:
             return known
         with self._compiling:  # one at a time: no more than one core for it
             if (known := self._get(text)) is None:
-                known = self._compile(text)
+                known = self._in_worker(text)
                 with self._lock:
                     self._kept[text] = known
                     while len(self._kept) > _MOST_KEPT:
@@ -89,6 +94,19 @@ class Grammars:
             if (known := self._kept.get(text)) is not None:
                 self._kept.move_to_end(text)
             return known
+
+    def _in_worker(self, text: str) -> Grammar:
+        """In the one thread that has stack enough."""
+        if self._worker is not None:
+            return self._worker.submit(self._compile, text).result()
+        with _STACK_LOCK:  # the size is taken when a thread starts, and is the process's until then
+            before = threading.stack_size(_STACK_BYTES)
+            try:
+                self._worker = ThreadPoolExecutor(1, "headrace-grammars")
+                compiling = self._worker.submit(self._compile, text)
+            finally:
+                threading.stack_size(before)
+        return compiling.result()
 
     def _compile(self, text: str) -> Grammar:
         if len(text) > _LONGEST_TEXT:

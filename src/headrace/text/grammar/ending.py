@@ -19,17 +19,20 @@ from headrace.text.grammar.vocabulary import NUM_BYTES, GrammarVocabulary
 
 _CLOSERS = b"}])\">;\n, ='0123456789"
 _OPENERS = b"{[(<"
+_BRACKETS = frozenset(b"}])")
 _RANK = {byte: at for at, byte in enumerate(_CLOSERS)} | {byte: 1000 + at for at, byte in enumerate(_OPENERS)}
 _RANK_IN_TEXT = {byte: at for at, byte in enumerate(b"\"'\na")}
 _TEXT_FROM = 40
 """With so many choices it is the inside of a text"""
-_MOST_CHOICES = 1_000
+_MOST_BYTES = 20_000
 """Of one way"""
 _MOST_STEPS = {False: 1_000, True: 10_000}
 """Of a search, by whether there is time"""
 _MOST_ALTERNATIVES = 12
 _SAME_CHOICE = 4
-"""How often the same choice is made in the same way before the next one is tried"""
+"""How often the same choice is made in the same way before the next one is tried, where it is not …"""
+_SAME_CLOSER = 256
+"""… to close something"""
 _MOST_SUFFIXES = 256
 
 
@@ -50,7 +53,7 @@ class EndingFinder:
         `patient` allows ten times the steps.
         """
         self._steps, self._most_steps = 0, _MOST_STEPS[patient]
-        way = self._first_way(start.deep_copy(), _MOST_CHOICES)
+        way = self._first_way(start.deep_copy(), _MOST_BYTES)
         if thorough or way is None:
             way = self._best_way(start, way)
         return None if way is None else self._vocabulary.shortest(way)
@@ -69,7 +72,8 @@ class EndingFinder:
                 return None
             key = self._seen
             seen[key] += 1
-            step = self._hint(matcher, choices) or [choices[(seen[key] - 1) // _SAME_CHOICE % len(choices)]]
+            times = _SAME_CLOSER if choices[0] in _BRACKETS else _SAME_CHOICE
+            step = self._hint(matcher, choices) or [choices[(seen[key] - 1) // times % len(choices)]]
             if matcher.try_consume_tokens(step) != len(step):
                 return None
             way.extend(step)
@@ -92,7 +96,7 @@ class EndingFinder:
                 other = matcher.deep_copy()
                 if other.try_consume_tokens([choice]) != 1:
                     continue
-                room = _MOST_CHOICES if way is None else len(way) - len(prefix) - 2
+                room = _MOST_BYTES if way is None else len(way) - len(prefix) - 2
                 found = self._first_way(other, room, [*prefix, choice]) if room >= 0 else None
                 if found is not None and (way is None or len(found) < len(way)):
                     way = found
@@ -104,7 +108,8 @@ class EndingFinder:
 
     def _follow(self, matcher: LLMatcher, way: list[int]) -> None:
         """Take the bytes that have no alternative."""
-        forced = list(matcher.compute_ff_bytes())
+        found = matcher.compute_ff_bytes()
+        forced = matcher.compute_ff_tokens() if b"\xff" in found else list(found)  # which marks a special token
         if forced and matcher.try_consume_tokens(forced) == len(forced):
             way.extend(forced)
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -27,7 +28,11 @@ _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 _VALUES = ("enum", "const", "default", "examples", "example")
 """Keywords whose contents are no schemas"""
 _MOST_DEPTH = 64
-_MOST_NODES = 20_000
+_MOST_NODES = 10_000
+_MOST_PROPERTIES = 1_000
+"""Of one object"""
+_LARGEST_MULTIPLE = 20_000
+"""Digits of multipleOf as a whole number, all together: 0.25 counts as 25"""
 _LARGEST_EXACT = 2**53
 _MOST_COUNT = 100_000
 
@@ -75,6 +80,8 @@ class _Checker:
         is_old = isinstance(dialect, str) and "/draft-0" in dialect
         self._annotations = ANNOTATIONS - OLD_ASSERTIONS if is_old else ANNOTATIONS
         self._anchors: dict[str, Any] | None = None
+        self._multiple = 1
+        """The least common multiple of all multipleOf without their powers of ten"""
         self.has_escaped_names = False
         self.examples: list[str] = []
         self._one_ofs: list[tuple[str, list[Schema]]] = []
@@ -152,9 +159,18 @@ class _Checker:
                 raise SchemaError(f"{path}.{keyword}", f"expected a number, and it is {_short(value)}")
             if abs(value) > _LARGEST_EXACT:
                 raise SchemaError(f"{path}.{keyword}", "numbers beyond 2^53 cannot be enforced exactly")
-            if keyword == "multipleOf" and not 1e-6 <= value <= 1e9:
-                raise SchemaError(f"{path}.{keyword}", "expected a number from 0.000001 to 1,000,000,000")
+            if keyword == "multipleOf":
+                self._check_multiple(value, f"{path}.{keyword}")
             found[keyword] = value
+
+    def _check_multiple(self, value: float, path: str) -> None:
+        if not 1e-6 <= value <= 1e9:
+            raise SchemaError(path, "expected a number from 0.000001 to 1,000,000,000")
+        self._multiple = math.lcm(
+            self._multiple, int("".join(map(str, Decimal(str(value)).normalize().as_tuple().digits)))
+        )
+        if self._multiple > _LARGEST_MULTIPLE:
+            raise SchemaError(path, f"multiples of more than {_LARGEST_MULTIPLE:,} take too much work")
 
     def _strings(self, schema: Mapping[str, Any], found: dict[str, Any], path: str) -> None:
         _copy_counts(schema, found, path, "minLength", "maxLength")
@@ -196,6 +212,8 @@ class _Checker:
             members = schema[keyword]
             if not isinstance(members, dict):
                 raise SchemaError(f"{path}.{keyword}", "expected an object of schemas")
+            if len(members) > _MOST_PROPERTIES:
+                raise SchemaError(f"{path}.{keyword}", f"expected at most {_MOST_PROPERTIES:,}")
             found[keyword] = {
                 name: self._node(each, f"{path}.{keyword}.{name}", depth) for name, each in members.items()
             }

@@ -9,12 +9,18 @@ from typing import Any
 
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
-from headrace.text.grammar import regex
+from headrace.text.grammar import gbnf, regex, structural_tag
 from headrace.text.grammar.json_schema import checked_schema
 
 _MOST_HINTS = 100
+_MOST_OF_CHOICES = 50_000
 _LONGEST_HINT = 200
 _JSON_TEXT = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"')
+_QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\[(?:[^\]\\\n]|\\.)*\]|(?:\#|//)[^\n]*""")
+_LARK_START = re.compile(r"^[ \t]*[?!]?start[ \t]*:", re.MULTILINE)
+_LARK_RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*[ \t]*:", re.MULTILINE)
+_LONGEST_GRAMMAR = 50_000
+_MOST_RULES = 1_000
 _ANY_OBJECT = {"type": "object"}
 
 
@@ -31,11 +37,15 @@ def grammar_text(structured: StructuredOutput) -> str:
     if structured.regex is not None:
         return regex_grammar(structured.regex)
     if structured.choice is not None:
+        if sum(map(len, structured.choice)) > _MOST_OF_CHOICES:
+            raise _wrong(f"choice has more than {_MOST_OF_CHOICES:,} characters; make it smaller")
         texts = ("".join(f"\\x{{{ord(character):X}}}" for character in text) for text in structured.choice)
         return _as_text({"lark_grammar": f"start: /{'|'.join(texts)}/"}, structured.choice[:_MOST_HINTS])
     if structured.grammar is not None:
-        return lark_grammar(structured.grammar)
-    raise RequestError("structured output: structural_tag is not supported yet; leave it out", param="structured")
+        return _written_grammar(structured.grammar)
+    assert structured.tag is not None
+    lark, literals = structural_tag.as_lark(_parse_json("structural_tag", structured.tag), inline_json)
+    return _as_text({"lark_grammar": lark}, literals)
 
 
 def json_grammar(schema: Any, options: StructuredOutput | None = None) -> str:
@@ -44,6 +54,21 @@ def json_grammar(schema: Any, options: StructuredOutput | None = None) -> str:
     Raises:
         RequestError: a keyword cannot be enforced or is malformed; the message has its path.
     """
+    checked, hints = _library_schema(schema, options)
+    return _as_text({"json_schema": checked}, hints)
+
+
+def inline_json(schema: Any) -> str:
+    """JSON that satisfies a schema, as an expression inside of a Lark rule.
+
+    Raises:
+        RequestError: as for `json_grammar`.
+    """
+    return f"%json {json.dumps(_library_schema(schema, None)[0], ensure_ascii=False)}"
+
+
+def _library_schema(schema: Any, options: StructuredOutput | None) -> tuple[dict[str, Any], list[str]]:
+    """The schema as the library enforces it in full, and texts that match its patterns."""
     close_objects = options is not None and options.disable_additional_properties
     checked = checked_schema(schema, close_objects=close_objects)
     found = checked.schema
@@ -53,7 +78,7 @@ def json_grammar(schema: Any, options: StructuredOutput | None = None) -> str:
     if checked.has_escaped_names:
         writing["json_allowed_escapes"] = 'nrbtf\\"'
     hints = [json.dumps(example, ensure_ascii=False)[1:-1] for example in checked.examples]
-    return _as_text({"json_schema": {**found, "x-guidance": writing}}, hints)
+    return {**found, "x-guidance": writing}, hints
 
 
 def regex_grammar(expression: str) -> str:
@@ -69,6 +94,30 @@ def regex_grammar(expression: str) -> str:
 def lark_grammar(lark: str) -> str:
     """The text of a grammar in llguidance's Lark."""
     return _as_text({"lark_grammar": lark}, [json.loads(text) for text in _JSON_TEXT.findall(lark)[:_MOST_HINTS]])
+
+
+def _written_grammar(text: str) -> str:
+    """Whichever of the three it is: only GBNF and EBNF have ::=, and Lark begins rules with a colon."""
+    if len(text) > _LONGEST_GRAMMAR:
+        raise _wrong(f"grammar has {len(text):,} characters, more than {_LONGEST_GRAMMAR:,}; make it smaller")
+    outside = _QUOTED.sub("", text)
+    if "::=" in outside:
+        try:
+            lark, literals = gbnf.as_lark(text)
+        except gbnf.GbnfError as error:
+            raise _wrong(f"grammar: {error}") from error
+        return _as_text({"lark_grammar": lark}, literals[:_MOST_HINTS])
+    if _LARK_START.search(outside) is None:
+        raise _wrong(
+            'grammar: expected Lark, with a rule "start: …", or GBNF or EBNF, with "root ::= …"; there is neither'
+        )
+    if len(_LARK_RULE.findall(outside)) > _MOST_RULES:
+        raise _wrong(f"grammar has more than {_MOST_RULES:,} rules; make it smaller")
+    return lark_grammar(text)
+
+
+def _wrong(message: str) -> RequestError:
+    return RequestError(f"structured output: {message}", param="structured")
 
 
 def _white_space(options: StructuredOutput | None) -> dict[str, Any]:
@@ -90,11 +139,11 @@ def _expression(name: str, expression: str) -> regex.Expression:
     try:
         return regex.whole(expression)
     except regex.RegexError as error:
-        raise RequestError(f"structured output: {name}: {error}", param="structured") from error
+        raise _wrong(f"{name}: {error}") from error
 
 
 def _parse_json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"structured output: {name} is not JSON ({error})", param="structured") from error
+        raise _wrong(f"{name} is not JSON ({error})") from error

@@ -1,0 +1,430 @@
+"""llama.cpp's GBNF, and EBNF of the same shape (`name ::= …`), as Lark.
+
+Rules that do not come back to themselves are regular: they become terminals, which the library matches fast. Rules
+whose only recursion is at their end become repetitions. Also taken, from W3C's EBNF: 'single quotes', #xN characters
+and /* comments */.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+
+class GbnfError(Exception):
+    """A grammar that cannot be used; the message says why and on which line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """An expression in the library's syntax; `text` is what it says literally, if it does."""
+
+    expression: str
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Another rule."""
+
+    name: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One after the other; empty is the empty text."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Several times."""
+
+    part: Node
+    low: int
+    high: int | None
+
+
+Node: TypeAlias = Terminal | Reference | Sequence | Choice | Repeat
+
+_SKIPPED = re.compile(r"(?:[ \t]|#(?!x[0-9A-Fa-f])[^\n]*|/\*.*?\*/|//[^\n]*)+", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_RULE = re.compile(r"[ \t]*[A-Za-z_][A-Za-z0-9_-]*[ \t]*::=")
+_COUNTS = re.compile(r"\{[ ]*([0-9]{1,6})[ ]*(?:(,)[ ]*([0-9]{1,6})?[ ]*)?\}")
+_HEXADECIMAL = re.compile(r"#x([0-9A-Fa-f]{1,6})")
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "'": "'", "[": "[", "]": "]", "-": "-", "^": "^"}
+_MOST_DEPTH = 100
+_MOST_RULES = 1_000
+_MOST_COUNT = 10_000
+
+
+def as_lark(text: str) -> tuple[str, list[str]]:
+    """The same grammar as Lark, and its literals.
+
+    Raises:
+        GbnfError: it is malformed, has no rule "root", or uses what is not supported.
+    """
+    rules = _Parser(text).parse()
+    if "root" not in rules:
+        raise GbnfError('there is no rule "root", which is where it begins')
+    for name, rule in rules.items():
+        for reference in _references(rule):
+            if reference.name not in rules:
+                raise GbnfError(f"line {reference.line}: there is no rule {reference.name!r}")
+        rules[name] = _unrolled(name, rule)
+    return _Writer(rules).write(), [text for rule in rules.values() for text in _literals(rule)]
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text.replace("\r\n", "\n")
+        self._at = 0
+        self._depth = 0
+
+    def parse(self) -> dict[str, Node]:
+        rules: dict[str, Node] = {}
+        while True:
+            self._skip(lines=True)
+            if self._at >= len(self._text):
+                return rules
+            name = self._match(_NAME)
+            if name is None or name[0] in rules:
+                raise self._error(
+                    "expected the name of a rule" if name is None else f"the rule {name[0]!r} comes twice"
+                )
+            self._skip()
+            if not self._take("::="):
+                raise self._error("expected ::=")
+            rules[name[0]] = self._choice()
+            self._take(";")
+            if len(rules) > _MOST_RULES:
+                raise GbnfError(f"it has more than {_MOST_RULES:,} rules; make it smaller")
+
+    def _choice(self) -> Node:
+        parts = [self._sequence()]
+        while self._take_after_lines("|"):
+            parts.append(self._sequence())
+        return parts[0] if len(parts) == 1 else Choice(tuple(parts))
+
+    def _sequence(self) -> Node:
+        parts: list[Node] = []
+        while (part := self._repeated()) is not None:
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
+
+    def _repeated(self) -> Node | None:
+        part = self._item()
+        while part is not None:
+            if self._take("*"):
+                part = Repeat(part, 0, None)
+            elif self._take("+"):
+                part = Repeat(part, 1, None)
+            elif self._take("?"):
+                part = Repeat(part, 0, 1)
+            elif (counts := self._match(_COUNTS)) is not None:
+                part = self._counted(part, counts)
+            else:
+                break
+        return part
+
+    def _counted(self, part: Node, counts: re.Match[str]) -> Node:
+        low = int(counts[1])
+        high = low if counts[2] is None else None if counts[3] is None else int(counts[3])
+        if max(low, high or 0) > _MOST_COUNT or (high is not None and high < low):
+            raise self._error(f"the counts {counts[0]} are out of order or above {_MOST_COUNT:,}")
+        return Repeat(part, low, high)
+
+    def _item(self) -> Node | None:
+        self._skip()
+        start = self._at
+        self._skip(lines=True)
+        if self._at > start and (
+            self._depth == 0 and (self._at >= len(self._text) or _RULE.match(self._text, self._at))
+        ):
+            return None  # the next rule
+        character = self._text[self._at : self._at + 1]
+        if character in ("", "|", ")", ";"):
+            return None
+        if character in "\"'":
+            return self._literal(character)
+        if character == "[":
+            return self._class()
+        return self._group() if self._take("(") else self._atom()
+
+    def _atom(self) -> Node:
+        if self._take("."):
+            return Terminal("(?s:.)")
+        if (code := self._match(_HEXADECIMAL)) is not None:
+            return _of_text(chr(int(code[1], 16)))
+        if (name := self._match(_NAME)) is not None:
+            return Reference(name[0], self._line())
+        raise self._error(f"{self._text[self._at]!r} is not supported here")
+
+    def _group(self) -> Node:
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise self._error(f"groups are nested more than {_MOST_DEPTH} deep")
+        part = self._choice()
+        self._skip(lines=True)
+        if not self._take(")"):
+            raise self._error("missing )")
+        self._depth -= 1
+        return part
+
+    def _literal(self, quote: str) -> Node:
+        self._at += 1
+        found: list[str] = []
+        while not self._take(quote):
+            found.append(self._character())
+        return _of_text("".join(found))
+
+    def _class(self) -> Node:
+        self._at += 1
+        is_negated = self._take("^")
+        found: list[str] = []
+        while not self._take("]"):
+            low = self._character()
+            if self._text.startswith("-", self._at) and not self._text.startswith("-]", self._at):
+                self._at += 1
+                high = self._character()
+                if high < low:
+                    raise self._error("a range is out of order")
+                found.append(f"{_escaped(low)}-{_escaped(high)}")
+            else:
+                found.append(_escaped(low))
+        if not found:
+            raise self._error("a class without characters")
+        return Terminal(f"[{'^' if is_negated else ''}{''.join(found)}]")
+
+    def _character(self) -> str:
+        character = self._text[self._at : self._at + 1]
+        if character in ("", "\n"):
+            raise self._error("a literal or class has no end")
+        self._at += 1
+        if character != "\\":
+            return character
+        letter = self._text[self._at : self._at + 1]
+        self._at += 1
+        length = {"x": 2, "u": 4, "U": 8}.get(letter)
+        if length is None:
+            if letter not in _ESCAPES:
+                raise self._error(f"\\{letter} is not known")
+            return _ESCAPES[letter]
+        digits = self._text[self._at : self._at + length]
+        self._at += length
+        try:
+            return chr(int(digits, 16))
+        except (ValueError, OverflowError):
+            raise self._error(f"\\{letter}{digits} is no character") from None
+
+    def _take_after_lines(self, text: str) -> bool:
+        start = self._at
+        self._skip(lines=True)
+        if self._take(text):
+            return True
+        self._at = start
+        return False
+
+    def _skip(self, *, lines: bool = False) -> None:
+        while (found := _SKIPPED.match(self._text, self._at)) is not None or (
+            lines and self._text.startswith("\n", self._at)
+        ):
+            self._at = self._at + 1 if found is None else found.end()
+
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        found = pattern.match(self._text, self._at)
+        if found is not None:
+            self._at = found.end()
+        return found
+
+    def _take(self, text: str) -> bool:
+        if self._text.startswith(text, self._at):
+            self._at += len(text)
+            return True
+        return False
+
+    def _line(self) -> int:
+        return self._text.count("\n", 0, self._at) + 1
+
+    def _error(self, what: str) -> GbnfError:
+        return GbnfError(f"line {self._line()}: {what}")
+
+
+class _Writer:
+    """Rules → Lark: a terminal for each regular stretch, rules for the rest.
+
+    The library takes the longest match of a terminal. So what may be empty, which is mostly white space, is a terminal
+    of its own: within another one it would swallow what has to follow.
+    """
+
+    def __init__(self, rules: dict[str, Node]) -> None:
+        self._rules = rules
+        self._numbers = {name: number for number, name in enumerate(rules)}
+        self._empty = self._may_be_empty()
+        self._solid: dict[str, bool] = {}
+        self._lines: list[str] = []
+        self._num_terminals = 0
+
+    def write(self) -> str:
+        self._lines.append(f"start: {self._name('root')}")
+        for name, rule in self._rules.items():
+            is_solid = self._is_solid_rule(name, set())
+            self._lines.append(f"{self._name(name)}: {self._solid_text(rule) if is_solid else self._rule_text(rule)}")
+        return "\n".join(self._lines) + "\n"
+
+    def _name(self, name: str) -> str:
+        return f"{'T' if self._is_solid_rule(name, set()) else 'r'}{self._numbers[name]}"
+
+    def _is_solid_rule(self, name: str, above: set[str]) -> bool:
+        if name not in self._solid:
+            if name in above:
+                return False
+            self._solid[name] = self._is_solid(self._rules[name], above | {name})
+        return self._solid[name]
+
+    def _is_solid(self, node: Node, above: set[str]) -> bool:
+        """Whether it can stand in one terminal."""
+        return all(each.name not in self._empty and self._is_solid_rule(each.name, above) for each in _references(node))
+
+    def _may_be_empty(self) -> set[str]:
+        found: set[str] = set()
+        while more := {name for name, rule in self._rules.items() if name not in found and _is_empty(rule, found)}:
+            found |= more
+        return found
+
+    def _solid_text(self, node: Node) -> str:
+        match node:
+            case Terminal(expression):
+                return f"/{expression}/" if expression else '""'
+            case Reference(name):
+                return self._name(name)
+            case Sequence(parts):
+                return " ".join(_group(part, self._solid_text(part)) for part in parts) or '""'
+            case Choice(parts):
+                return " | ".join(_group(part, self._solid_text(part)) for part in parts)
+            case Repeat(part):
+                return _group(part, self._solid_text(part)) + _mark(node)
+
+    def _rule_text(self, node: Node) -> str:
+        if self._is_solid(node, set()) and not isinstance(node, Terminal | Reference):
+            return self._new_terminal(node)
+        match node:
+            case Sequence(parts):
+                runs = groupby(parts, key=lambda part: self._is_solid(part, set()))
+                texts = [
+                    text
+                    for is_solid, run in runs
+                    for text in ([self._run(tuple(run))] if is_solid else [_group(p, self._rule_text(p)) for p in run])
+                ]
+                return " ".join(texts)
+            case Choice(parts):
+                return " | ".join(_group(part, self._rule_text(part)) for part in parts)
+            case Repeat(part):
+                return _group(part, self._rule_text(part)) + _mark(node)
+        return self._solid_text(node)
+
+    def _run(self, parts: tuple[Node, ...]) -> str:
+        """Solid parts after one another."""
+        return (
+            self._solid_text(parts[0])
+            if len(parts) == 1 and isinstance(parts[0], Terminal | Reference)
+            else (self._new_terminal(Sequence(parts)))
+        )
+
+    def _new_terminal(self, node: Node) -> str:
+        self._num_terminals += 1
+        name = f"X{self._num_terminals}"
+        self._lines.append(f"{name}: {self._solid_text(node)}")
+        return name
+
+
+def _group(node: Node, text: str) -> str:
+    return text if isinstance(node, Terminal | Reference) or text.isalnum() else f"({text})"
+
+
+def _mark(node: Repeat) -> str:
+    mark = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((node.low, node.high))
+    return mark or f"{{{node.low},{'' if node.high is None else node.high}}}"
+
+
+def _is_empty(node: Node, rules: set[str]) -> bool:
+    """Whether it matches the empty text, given the rules that do."""
+    match node:
+        case Terminal(expression):
+            return not expression
+        case Reference(name):
+            return name in rules
+        case Sequence(parts):
+            return all(_is_empty(part, rules) for part in parts)
+        case Choice(parts):
+            return any(_is_empty(part, rules) for part in parts)
+        case Repeat(part, low):
+            return low == 0 or _is_empty(part, rules)
+
+
+def _unrolled(name: str, rule: Node) -> Node:
+    """`r ::= a r | b` as `a* b`, where r comes back to itself at its end only."""
+    choices = [choice for each in _choices(rule) for choice in _choices(each)]
+    again: list[Node] = []
+    last: list[Node] = []
+    for choice in choices:
+        parts = choice.parts if isinstance(choice, Sequence) else (choice,)
+        comes_back = parts and isinstance(parts[-1], Reference) and parts[-1].name == name
+        rest = Sequence(tuple(parts[:-1])) if comes_back else choice
+        if any(reference.name == name for reference in _references(rest)):
+            return rule
+        (again if comes_back else last).append(rest)
+    if not again or not last:
+        return rule
+    return Sequence((Repeat(Choice(tuple(again)), 0, None), Choice(tuple(last))))
+
+
+def _choices(node: Node) -> Iterator[Node]:
+    if isinstance(node, Choice):
+        yield from node.parts
+    elif isinstance(node, Repeat) and (node.low, node.high) == (0, 1):
+        yield node.part
+        yield Sequence(())
+    else:
+        yield node
+
+
+def _references(node: Node) -> Iterator[Reference]:
+    if isinstance(node, Reference):
+        yield node
+    elif isinstance(node, Repeat):
+        yield from _references(node.part)
+    elif isinstance(node, Sequence | Choice):
+        for part in node.parts:
+            yield from _references(part)
+
+
+def _literals(node: Node) -> Iterator[str]:
+    if isinstance(node, Terminal):
+        if node.text:
+            yield node.text
+    elif isinstance(node, Repeat):
+        yield from _literals(node.part)
+    elif isinstance(node, Sequence | Choice):
+        for part in node.parts:
+            yield from _literals(part)
+
+
+def _of_text(text: str) -> Terminal:
+    return Terminal("".join(map(_escaped, text)), text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\x{{{ord(character):X}}}"
