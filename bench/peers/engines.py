@@ -156,6 +156,7 @@ class Headrace(Worker):
             return super().measure(bench, entry, model, workload)
         path = path_of(bench.peers.work, model, entry.form)
         options = ["--host", "127.0.0.1", "--port", str(bench.port), "--threads", str(bench.threads)]
+        options += ["--speculation", "off"]
         command = [sys.executable, "-m", "headrace", "serve", path, *options]
         return serve_and_load(bench, command, workload, self.environment())
 

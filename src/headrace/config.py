@@ -10,6 +10,7 @@ from headrace.errors import ConfigError
 QUANTIZE_CHOICES = ("q8", "q4")
 CACHE_CHOICES = ("f16", "f32", "q8")
 ACTIVATION_CHOICES = ("int8", "f32")
+SPECULATION_CHOICES = ("auto", "off")
 BACKENDS = ("cpu", "reference")
 MOST_THREADS = 1024
 
@@ -44,6 +45,9 @@ class EngineConfig:
     activations: str = "int8"
     """What a quantised weight is multiplied with: "int8" (rounded to 8 bits for each 32 values of a row) or "f32"
     (exact, several times slower). Weights in f32, f16 and bf16 are always multiplied in float32."""
+    speculation: str = "auto"
+    """"auto" guesses tokens from the text so far and computes several in a step, where measurements say that it pays;
+    "off" never does. Never changes a result."""
     quantize: str | None = None
     """Quantise float weights when loading: "q8" or "q4"."""
 
@@ -52,6 +56,9 @@ class EngineConfig:
             raise ConfigError(f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         if self.quantize is not None and self.quantize not in QUANTIZE_CHOICES:
             raise ConfigError(f"quantize is {self.quantize!r}, expected one of {', '.join(QUANTIZE_CHOICES)}")
+        if self.speculation not in SPECULATION_CHOICES:
+            choices = ", ".join(SPECULATION_CHOICES)
+            raise ConfigError(f"speculation is {self.speculation!r}, expected one of {choices}")
         if self.activations not in ACTIVATION_CHOICES:
             choices = ", ".join(ACTIVATION_CHOICES)
             raise ConfigError(f"activations is {self.activations!r}, expected one of {choices}")

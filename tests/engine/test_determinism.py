@@ -138,3 +138,72 @@ def test_going_on_after_a_restart(engine_of: Callable[..., Engine]) -> None:
     for index, begun in enumerate(emitted):
         token_ids, logprobs = whole["a", index]
         assert rest["a", index] == (token_ids[len(begun) :], logprobs[len(begun) :])
+
+
+class _Free:
+    """A machine on which guesses cost nothing: all are computed."""
+
+    are_known = True
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+    def cost(self, num_tokens: int) -> float:
+        return 1.0
+
+    def seconds(self, num_tokens: int) -> float:
+        return 1.0
+
+    def wants_check(self, num_tokens: int) -> bool:
+        return False
+
+
+FEW = dict.fromkeys(range(10, 14), 9.0)
+"""A bias to some tokens, so that the text repeats itself in part"""
+
+
+def _repetitive_requests() -> list[Request]:
+    kinds: list[dict[str, object]] = [
+        {"temperature": 0.0},
+        {"temperature": 1.0, "logit_bias": FEW},
+        {"temperature": 1.7, "logit_bias": FEW, "top_p": 1.0},
+        {"temperature": 0.0, "repetition_penalty": 1.2, "frequency_penalty": 0.5},
+        {"temperature": 1.0, "logit_bias": FEW, "presence_penalty": 0.7, "top_k": 3},
+        {"temperature": 0.8, "logit_bias": FEW, "min_tokens": 20, "stop_token_ids": [11]},
+        {"temperature": 0.8, "logit_bias": FEW, "stop_token_ids": [13]},
+        {"temperature": 1.0, "logit_bias": FEW, "dry_multiplier": 0.3, "no_repeat_ngram_size": 9, "bad_words": None},
+        {"temperature": 1.2, "logit_bias": FEW, "xtc_probability": 0.3, "typical_p": 0.95, "top_n_sigma": 2.0},
+        {"temperature": 1.0, "logit_bias": FEW, "mirostat": 2},
+        {"temperature": 0.5, "logit_bias": FEW, "n": 3, "prompt_logprobs": 1},
+    ]
+    return [a_request(f"s{at}", 7 + 11 * at, seed=at, max_tokens=48, **kind) for at, kind in enumerate(kinds)]
+
+
+def _speculating(engine: Engine) -> Engine:
+    engine._drafting._costs = _Free()  # type: ignore[assignment]
+    return engine
+
+
+def test_with_and_without_speculation(engine_of: Callable[..., Engine]) -> None:
+    requests = _repetitive_requests()
+    plain = answer(engine_of(speculation="off"), requests)
+    for settings in ({}, {"num_blocks": 24}, {"max_batch_tokens": 9}, {"prefix_cache": False, "threads": 2}):
+        engine = _speculating(engine_of(**settings))
+        assert answer(engine, requests) == plain, settings
+        stats = engine.stats()
+        assert 0 < stats.accepted_tokens < stats.draft_tokens
+        assert answer(engine, requests) == plain, settings  # what is in the prefix cache by now
+        assert stats.num_preemptions > 0 or "num_blocks" not in settings
+    assert {key: value for request in requests for key, value in answer(engine_of(), [request]).items()} == plain
+
+
+def test_going_on_after_a_restart_with_speculation(engine_of: Callable[..., Engine]) -> None:
+    request = _repetitive_requests()[1]
+    token_ids, logprobs = answer(engine_of(speculation="off"), [request])["s1", 0]
+    for begun in range(0, 48, 5):
+        resumed = Request(
+            id="s1", prompt_token_ids=request.prompt_token_ids, params=request.params, seed=request.seed,
+            max_tokens=request.max_tokens, resume=(tuple(token_ids[:begun]),),
+        )  # fmt: skip
+        rest = answer(_speculating(engine_of()), [resumed])
+        assert rest["s1", 0] == (token_ids[begun:], logprobs[begun:])

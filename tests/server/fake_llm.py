@@ -96,7 +96,7 @@ class FakeLLM:
     def stats(self) -> EngineStats:
         running = sum(not stream.is_over for stream in self.streams)
         made = sum(stream.num_made for stream in self.streams)
-        return EngineStats(running, 0, 1, 0, 4, 5, made, 10, 3, 2, 100, 0.0, 0.0, 0.0)
+        return EngineStats(running, 0, 1, 0, 4, 5, made, 10, 3, 2, 4, 9, 6, 100, 0.0, 0.0, 0.0)
 
     async def close(self) -> None:
         self.is_closed = True

@@ -175,6 +175,9 @@ def test_metrics_count_what_happened(serve) -> None:
     assert samples["vllm:prefix_cache_queries_total", None] == 10
     assert samples["vllm:prefix_cache_hits_total", None] == 3
     assert samples["vllm:num_preemptions_total", None] == 2
+    assert samples["vllm:spec_decode_num_drafts_total", None] == 4
+    assert samples["vllm:spec_decode_num_draft_tokens_total", None] == 9
+    assert samples["vllm:spec_decode_num_accepted_tokens_total", None] == 6
     assert samples["vllm:request_success_total", "length"] == 4
     assert samples["vllm:request_success_total", "stop"] == samples["vllm:request_success_total", "abort"] == 0
     assert samples["vllm:time_to_first_token_seconds_count", None] == 4

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from headrace.cli.options import debug_option, engine_options
+from headrace.cli.options import debug_option, plain_engine_options
 from headrace.config import MOST_THREADS, EngineConfig
 
 
@@ -42,7 +42,7 @@ from headrace.config import MOST_THREADS, EngineConfig
     help="About how long each decode run takes.",
 )
 @click.option("--operations", is_flag=True, help="Also show what each kind of operation takes.")
-@engine_options
+@plain_engine_options
 @debug_option
 def bench(
     model: str,
@@ -59,6 +59,8 @@ def bench(
     Each figure is given in percent of what this machine's memory bandwidth and arithmetic (of bytes for quantised
     weights, else float32), measured in the same minutes, allow: the weights and the KV cache that a step reads, and 2
     operations per weight and token beside attention's. A model that fits into the processor's caches can pass 100 %.
+
+    Every step gives one token of each sequence: what speculation gains depends on the text.
 
     The table goes to stderr; stdout gets one JSON object with everything, as the last line.
     """

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from headrace.config import ACTIVATION_CHOICES, BACKENDS, CACHE_CHOICES, MOST_THREADS, QUANTIZE_CHOICES, EngineConfig
+from headrace.config import (
+    ACTIVATION_CHOICES,
+    BACKENDS,
+    CACHE_CHOICES,
+    MOST_THREADS,
+    QUANTIZE_CHOICES,
+    SPECULATION_CHOICES,
+    EngineConfig,
+)
 
 if TYPE_CHECKING:
     from headrace.structured_output import StructuredOutput
@@ -134,6 +142,19 @@ ENGINE_OPTIONS = (
 )
 
 
+_ENGINE_NAMES = ("quantize", "max_context", "kv_memory", "kv_dtype", "activations", "threads", "backend")
+
+SPECULATION_OPTIONS = (
+    click.option(
+        "--speculation",
+        type=click.Choice(SPECULATION_CHOICES),
+        default="auto",
+        show_default=True,
+        help="Compute guessed tokens along where it pays; never changes a result.",
+    ),
+)
+_SPECULATION_NAMES = ("speculation",)
+
 SAMPLING_OPTIONS = (
     click.option(
         "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most tokens of an answer.  [default: 1024]"
@@ -201,14 +222,21 @@ def _read_text(path: Path) -> str:
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of an EngineConfig; the command gets `config`."""
+    return _add((*ENGINE_OPTIONS, *SPECULATION_OPTIONS), _with_config(command, (*_ENGINE_NAMES, *_SPECULATION_NAMES)))
 
+
+def plain_engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that takes a token in a step: what a guess gains depends on the text."""
+    return _add(ENGINE_OPTIONS, _with_config(command, _ENGINE_NAMES, speculation="off"))
+
+
+def _with_config(command: Callable[..., None], names: Iterable[str], **fixed: Any) -> Callable[..., None]:
     @functools.wraps(command)
     def with_config(*args: Any, **options: Any) -> None:
-        names = ("quantize", "max_context", "kv_memory", "kv_dtype", "activations", "threads", "backend")
-        config = EngineConfig(**{name: options.pop(name) for name in names})
+        config = EngineConfig(**{name: options.pop(name) for name in names}, **fixed)
         command(*args, config=config, **options)
 
-    return _add(ENGINE_OPTIONS, with_config)
+    return with_config
 
 
 def sampling_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -42,7 +42,7 @@ class Engine:
         self.plan = plan
         self._max_sequences = config.max_sequences
         self._new_constraint = new_constraint
-        self._drafting = Drafting(rope_switch=decoder.spec.rope_switch)
+        self._drafting = Drafting(rope_switch=decoder.spec.rope_switch, lookup=config.speculation == "auto")
         self._blocks = BlockCache(plan.num_blocks, config.block_size, share_prefixes=config.prefix_cache)
         self._scheduler = Scheduler(
             self._blocks,
@@ -122,8 +122,10 @@ class Engine:
             return []
         sampled = self._runner.run(plan)
         outputs = self._update(plan, sampled)
+        seconds = time.perf_counter() - started
+        self._drafting.learn(plan, sampled, seconds)
         self._num_steps += 1
-        self._seconds_in_steps += time.perf_counter() - started
+        self._seconds_in_steps += seconds
         return outputs
 
     def stats(self) -> EngineStats:
@@ -139,6 +141,9 @@ class Engine:
             prefix_queries=self._prompt_tokens,
             prefix_hits=self._prefix_hits,
             num_preemptions=self._scheduler.num_preemptions,
+            drafts=self._drafting.drafts,
+            draft_tokens=self._drafting.draft_tokens,
+            accepted_tokens=self._drafting.accepted_tokens,
             num_steps=self._num_steps,
             seconds_in_steps=self._seconds_in_steps,
             seconds_in_forward=self._runner.seconds_in_forward,

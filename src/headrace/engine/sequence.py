@@ -6,6 +6,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from headrace.engine.constraint import Constraint
+from headrace.engine.lookup import PromptLookup
 from headrace.engine.prefix_tree import Node
 from headrace.types import FinishReason, Request, TokenLogprobs
 
@@ -23,6 +24,7 @@ class Sequence:
         "constraint",
         "drafts",
         "index",
+        "lookup",
         "mirostat_mu",
         "nodes",
         "num_cached",
@@ -49,6 +51,8 @@ class Sequence:
         """Guesses of the tokens that follow, computed along in the next step; see `rows`"""
         self.beam: Beam | None = None
         """Set while it is part of a beam search"""
+        self.lookup: PromptLookup | None = None
+        """What guesses the tokens that follow; kept by `drafting`"""
         self.constraint = constraint
         """What restricts the output, advanced past the output so far"""
         self.mirostat_mu = _mirostat_mu(request, index)

@@ -22,6 +22,12 @@ class EngineStats:
     prefix_hits: int
     """Prompt tokens that were found there"""
     num_preemptions: int
+    drafts: int
+    """Steps of a sequence in which guessed tokens were computed along"""
+    draft_tokens: int
+    """Guessed tokens that were computed"""
+    accepted_tokens: int
+    """Of those, how many were right"""
     num_steps: int
     seconds_in_steps: float
     seconds_in_forward: float

@@ -45,6 +45,9 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
     ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda s: s.prefix_queries),
     ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits),
     ("num_preemptions", "Sequences that were put back to make room.", lambda s: s.num_preemptions),
+    ("spec_decode_num_drafts", "Steps of a sequence in which guessed tokens were computed.", lambda s: s.drafts),
+    ("spec_decode_num_draft_tokens", "Guessed tokens that were computed.", lambda s: s.draft_tokens),
+    ("spec_decode_num_accepted_tokens", "Guessed tokens that were right.", lambda s: s.accepted_tokens),
 )
 _TOKEN_LATENCIES = (
     ("inter_token_latency_seconds", "Between one token of a sequence and the next."),
