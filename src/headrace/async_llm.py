@@ -52,15 +52,18 @@ class AsyncLLM(LoadedModel):
         sampling_params: SamplingParams,
         *,
         request_id: str | None = None,
+        priority: int = 0,
         reading: Reading | None = None,
     ) -> AsyncStream:
-        """Check a prompt and queue it; `reading` comes with the prompt of a chat (`encode_chat`).
+        """Check a prompt and queue it; a lower `priority` runs earlier.
+
+        `reading` comes with the prompt of a chat (`encode_chat`).
 
         Raises:
             RequestError: nothing has been queued; `param` names the field at fault.
             EngineError: the engine has died or is closed.
         """
-        opened = self._prepare(prompt, sampling_params, request_id, reading=reading)
+        opened = self._prepare(prompt, sampling_params, request_id, priority=priority, reading=reading)
         self._loop = asyncio.get_running_loop()
         stream = AsyncStream(opened, self._thread, self._forget)
         self._streams[opened.request.id] = stream

@@ -45,20 +45,26 @@ class LLM(LoadedModel):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, all at once; the results come in the order of the prompts.
 
         Args:
-            prompts: One prompt or several: strings, lists of token ids, {"prompt": …}, {"prompt_token_ids": …}, mixed.
+            prompts: One prompt or several: strings, lists of token ids, {"prompt": …}, {"prompt_token_ids": …}, mixed;
+                with "cache_salt" a prompt shares its prefix only with those of the same salt.
             sampling_params: For all prompts, or one for each; None is the model's own defaults and 16 tokens.
             use_tqdm: Show a progress bar on a terminal when there are several prompts.
+            priority: One for each prompt: lower runs earlier. None is 0 for all.
 
         Raises:
             RequestError: a prompt or parameter is wrong; nothing has run.
         """
         several = _as_prompts(prompts)
         each = _one_for_each(self.default_params if sampling_params is None else sampling_params, len(several))
-        opened = [self._prepare(prompt, own) for prompt, own in zip(several, each, strict=True)]
+        turns = _priorities(priority, len(several))
+        opened = [
+            self._prepare(prompt, own, priority=turn) for prompt, own, turn in zip(several, each, turns, strict=True)
+        ]
         return self._run(opened, use_tqdm=use_tqdm)
 
     def chat(
@@ -69,6 +75,8 @@ class LLM(LoadedModel):
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -76,8 +84,9 @@ class LLM(LoadedModel):
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of {"role": …, "content": …}.
 
-        `sampling_params` None is the model's own defaults, up to the end of the answer. An output's `text` is the
-        answer without the thought before it (`reasoning`) and the calls of `tools` (`tool_calls`).
+        `sampling_params` None is the model's own defaults, up to the end of the answer. `chat_template` is Jinja text
+        to use instead of the model's own. An output's `text` is the answer without the thought before it (`reasoning`)
+        and the calls of `tools` (`tool_calls`).
 
         Raises:
             MissingChatTemplate: the model has none.
@@ -89,6 +98,8 @@ class LLM(LoadedModel):
                 tools=tools,
                 tool_choice=tool_choice,
                 parallel_tool_calls=parallel_tool_calls,
+                documents=documents,
+                chat_template=chat_template,
                 chat_template_kwargs=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -290,6 +301,14 @@ def _one_for_each(params: SamplingParams | Sequence[SamplingParams], num_prompts
             param="sampling_params",
         )
     return list(params)
+
+
+def _priorities(priority: Sequence[int] | None, num_prompts: int) -> Sequence[int]:
+    if priority is None:
+        return [0] * num_prompts
+    if not isinstance(priority, Sequence) or isinstance(priority, str | bytes) or len(priority) != num_prompts:
+        raise RequestError(f"priority is {priority!r}, expected a number for each prompt", param="priority")
+    return priority
 
 
 def _as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:

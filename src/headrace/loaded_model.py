@@ -33,7 +33,7 @@ from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import AnswerFormat, Reading, answer_format
-from headrace.text.chat import load_chat_template
+from headrace.text.chat import ChatTemplate, load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.grammar.compiler import Grammars
 from headrace.text.grammar.constraint import GrammarConstraint
@@ -46,9 +46,10 @@ from headrace.types import Request, draw_seed
 
 
 class TextPrompt(TypedDict):
-    """A prompt as vLLM's dict form of text."""
+    """A prompt as vLLM's dict form of text; prefixes are shared only with prompts of the same `cache_salt`."""
 
     prompt: str
+    cache_salt: NotRequired[str | None]
 
 
 class TokensPrompt(TypedDict):
@@ -56,10 +57,13 @@ class TokensPrompt(TypedDict):
 
     prompt_token_ids: Sequence[int]
     prompt: NotRequired[str]
+    cache_salt: NotRequired[str | None]
 
 
 Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
 Message: TypeAlias = Mapping[str, Any]
+
+_LONGEST_SALT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class LoadedModel:
         params: SamplingParams,
         request_id: str | None = None,
         *,
+        priority: int = 0,
         reading: Reading | None = None,
     ) -> OpenRequest:
         """Tokenise and check a prompt; the result's `request` is what the engine takes.
@@ -155,6 +160,8 @@ class LoadedModel:
             raise RequestError(
                 f"sampling_params has a {type(params).__name__}, expected SamplingParams", param="sampling_params"
             )
+        cache_salt = _cache_salt(prompt)
+        _check_priority(priority)
         text, token_ids = self._tokenize(prompt)
         if not token_ids:
             raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
@@ -176,6 +183,8 @@ class LoadedModel:
             seed=draw_seed() if params.seed is None else params.seed,
             max_tokens=max_tokens,
             eos_token_ids=self._eos_token_ids,
+            cache_salt=cache_salt,
+            priority=priority,
             grammar=self._grammar_text(params, max_tokens),
             bad_phrases=bad_phrases,
             dry_breakers=self._dry_breakers(params),
@@ -222,20 +231,25 @@ class LoadedModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         add_special_tokens: bool = False,
     ) -> EncodedChat:
-        """A conversation through the model's chat template.
+        """A conversation through the model's chat template, or the Jinja text `chat_template`.
 
         Templates write their special tokens themselves; `add_special_tokens` adds the tokenizer's own around them.
 
         Raises:
             MissingChatTemplate: the model has none.
-            RequestError: the template refuses the messages, or knows no tools.
+            RequestError: the template refuses the messages, knows no tools, or does not read `documents`.
         """
-        if self.chat_template is None or self.tokenizer is None:
+        template = self.chat_template
+        if chat_template is not None and self.tokenizer is not None:
+            template = ChatTemplate.of_request(chat_template, self.tokenizer.special_tokens)
+        if template is None or self.tokenizer is None:
             raise MissingChatTemplate(
                 f"{self.name} has no chat template; give one with --chat-template FILE, or use completions",
                 param="messages",
@@ -249,9 +263,10 @@ class LoadedModel:
             )
         if asked is not None and asked.choice == "required":
             raise UnsupportedParameter("tool_choice can be none or auto so far", param="tool_choice")
-        text = self.chat_template.render(
+        text = template.render(
             messages,
             tools=None if asked is None else asked.definitions,
+            documents=documents,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             template_kwargs=chat_template_kwargs,
@@ -339,7 +354,7 @@ def _prompt_parts(prompt: object) -> tuple[str | None, list[int] | None]:
     if isinstance(prompt, Mapping):
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         for key, value in prompt.items():
-            if key not in ("prompt", "prompt_token_ids") and value is not None:
+            if key not in ("prompt", "prompt_token_ids", "cache_salt") and value is not None:
                 raise RequestError(
                     f"the prompt has {key!r}, which headrace does not know; leave it out", param="prompt"
                 )
@@ -352,6 +367,20 @@ def _prompt_parts(prompt: object) -> tuple[str | None, list[int] | None]:
         'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
         param="prompt",
     )
+
+
+def _cache_salt(prompt: object) -> str:
+    salt = prompt.get("cache_salt") if isinstance(prompt, Mapping) else None
+    if salt is None:
+        return ""
+    if not isinstance(salt, str) or not 1 <= len(salt) <= _LONGEST_SALT:
+        raise RequestError(f"cache_salt must be text of 1 to {_LONGEST_SALT:,} characters", param="cache_salt")
+    return salt
+
+
+def _check_priority(priority: object) -> None:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**63) <= priority < 2**63:
+        raise RequestError(f"priority is {priority!r}, expected a 64-bit integer", param="priority")
 
 
 def _are_ids(ids: object) -> TypeGuard[Sequence[int]]:

@@ -69,6 +69,8 @@ class Request:
     """params.bad_words as token ids"""
     dry_breakers: tuple[tuple[int, ...], ...] = ()
     """params.dry_sequence_breakers as token ids"""
+    priority: int = 0
+    """Lower runs earlier and is preempted later; equal ones in order of arrival. Never changes a result."""
     resume: tuple[tuple[int, ...], ...] = ()
     resume_mirostat: tuple[float | None, ...] = ()
     """For a mirostat request that goes on after a restart: of each of its n sequences the `mirostat_mu` of its last

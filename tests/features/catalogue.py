@@ -32,6 +32,13 @@ BOTH = (CHAT, COMPLETIONS)
 Probe = Callable[[Asking], None]
 
 
+@dataclass(frozen=True)
+class PerEndpoint:
+    """A value that endpoints write differently."""
+
+    at: Mapping[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One parameter of one or more endpoints; `name` is its path in the body, such as stream_options.include_usage."""
@@ -49,7 +56,13 @@ class Parameter:
     refuses: Sequence[str] = ()
     """What of a parameter that works is refused all the same"""
     needs: Mapping[str, Any] = field(default_factory=dict)
-    """Fields without which the parameter makes no sense (top_logprobs needs logprobs)"""
+    """Fields without which the parameter makes no sense (top_logprobs needs logprobs); see PerEndpoint"""
+
+    def needed(self, endpoint: str) -> dict[str, Any]:
+        """`needs` at one endpoint."""
+        return {
+            name: value.at[endpoint] if isinstance(value, PerEndpoint) else value for name, value in self.needs.items()
+        }
 
     def allows(self, suffix: str) -> bool:
         """Whether the value at `name + suffix` must be taken; else it must be refused with a 400."""
@@ -71,7 +84,7 @@ def no_effect(name: str, *values: Any, why: str, source: str = "OpenAI vLLM", **
     def prove(ask: Asking) -> None:
         plain = ask.text()
         for value in values:
-            assert ask.text(**{name: value}) == plain, value
+            assert ask.text(**_body(name, value)) == plain, value
 
     return Parameter(name=name, source=source, status=Status.NO_EFFECT, seen=why, prove=prove, **rest)
 
@@ -81,9 +94,17 @@ def refused(name: str, *values: Any, why: str, source: str = "OpenAI vLLM", **re
 
     def prove(ask: Asking) -> None:
         for value in values:
-            ask.refusal(name, **{name: value})
+            ask.refusal(name, **_body(name, value))
 
     return Parameter(name=name, source=source, status=Status.REFUSED, seen=why, prove=prove, **rest)
+
+
+def _body(name: str, value: Any) -> dict[str, Any]:
+    """`value` at a path such as stream_options.include_usage."""
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
 
 
 def find(parameters: Sequence[Parameter], endpoint: str, label: str) -> tuple[Parameter, str] | None:

@@ -92,6 +92,24 @@ def _include_reasoning(ask: Asking) -> None:
     assert "reasoning_content" not in ask.choice(include_reasoning=False, **thinking)["message"]
 
 
+def _documents(ask: Asking) -> None:
+    documents = [{"title": "Cats", "text": "They purr."}]
+    assert "Cats: They purr." in ask.answer(documents=documents, return_prompt_text=True)["prompt_text"]
+    ask.refusal("documents", documents=documents, chat_template="{{ messages[0].content }}")
+
+
+def _chat_template(ask: Asking) -> None:
+    template = "{{ bos_token }}{{ messages[0].content | upper }}"
+    answer = ask.answer(chat_template=template, return_prompt_text=True)
+    assert answer["prompt_text"] == "<|begin|>ONCE UPON A TIME"
+    ask.refusal("chat_template", chat_template="{% for %}")
+
+
+def _prompt_text(ask: Asking) -> None:
+    assert ask.answer(return_prompt_text=True)["prompt_text"] == "<|begin|>Once upon a time,"
+    assert ask.events(return_prompt_text=True)[0]["prompt_text"] == "<|begin|>Once upon a time,"
+
+
 def _echo(ask: Asking) -> None:
     fields = {
         "messages": [USER, {"role": "assistant", "content": ", there was a"}],
@@ -123,6 +141,14 @@ PARAMETERS: Sequence[Parameter] = tuple(
         works("logprobs", _logprobs, "each token of the text with its log-probability and bytes"),
         works("top_logprobs", _top_logprobs, "so many likeliest tokens at each position", needs={"logprobs": True}),
         works("chat_template_kwargs", _template_kwargs, "variables of the template", source="vLLM"),
+        works("documents", _documents, "given to the template; a 400 where it does not read them", source="vLLM"),
+        works(
+            "chat_template",
+            _chat_template,
+            "takes the model's place, on a server with --trust-request-chat-template; else a 400",
+            source="vLLM",
+        ),
+        works("return_prompt_text", _prompt_text, "what the model is given, as text", source="vLLM"),
         works("add_generation_prompt", _add_generation_prompt, "false leaves the turn unopened", source="vLLM"),
         works(
             "continue_final_message",
@@ -183,10 +209,7 @@ PARAMETERS: Sequence[Parameter] = tuple(
         refused("functions", [{"name": "f"}], why="tools replaced it", source="OpenAI"),
         refused("function_call", {"name": "f"}, why="tools replaced it", source="OpenAI", takes=("=none", "=auto")),
         works("include_reasoning", _include_reasoning, "false leaves the thought out of the answer", source="vLLM"),
-        refused("documents", [{"title": "a", "text": "b"}], why=FOR_LATER, source="vLLM"),
-        refused("chat_template", "{{ x }}", why=FOR_LATER, source="vLLM"),
         refused("media_io_kwargs", {"a": {}}, why=OF_MULTIMODAL, source="vLLM"),
         refused("mm_processor_kwargs", {"a": 1}, why=OF_MULTIMODAL, source="vLLM"),
-        refused("return_prompt_text", True, why=FOR_LATER, source="vLLM"),
     )
 )

@@ -21,9 +21,10 @@ TEMPLATE = Path(__file__).parent / "template.jinja"
 @contextmanager
 def asking() -> Iterator[Mapping[str, Asking]]:
     """Serve the bundled model; each endpoint by its name."""
-    llm = AsyncLLM(MODEL, EngineConfig(kv_memory=32 * 2**20, threads=1), chat_template=TEMPLATE)
+    config = EngineConfig(kv_memory=32 * 2**20, threads=1, max_sequences=4)  # so few that priority shows
+    llm = AsyncLLM(MODEL, config, chat_template=TEMPLATE)
     common = {"model": MODEL, "temperature": 0, "max_tokens": 12}
-    with serving(llm, MODEL) as base:
+    with serving(llm, MODEL, trust_request_chat_template=True) as base:
         client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
         messages = [{"role": "user", "content": "Once upon a time"}]
         yield {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
 
 import openai
 import pytest
-from features.asking import Asking
-from features.catalogue import Parameter, no_effect, refused, works
+from features.asking import Asking, Json, text_of
+from features.catalogue import CHAT, COMPLETIONS, Parameter, PerEndpoint, no_effect, refused, works
 
 WANDERING = {"temperature": 2, "top_k": 0, "top_p": 1}
 """So hot that a text repeats only if something forces it."""
@@ -160,6 +163,118 @@ def _add_special_tokens(ask: Asking) -> None:
     assert more == fewer + 1
 
 
+def _obfuscation(ask: Asking) -> None:
+    events = ask.events(stream_options={"include_obfuscation": True})
+    assert all(event["obfuscation"].isascii() for event in events)
+    assert len({len(event["obfuscation"]) for event in events}) > 1
+    assert not any("obfuscation" in event for event in ask.events())
+
+
+def _truncate(ask: Asking) -> None:
+    whole = ask.usage()["prompt_tokens"]
+    assert [ask.usage(truncate_prompt_tokens=length)["prompt_tokens"] for length in (1, 3, 99)] == [1, 3, whole]
+    too_long = {name: _long(value) for name, value in ask.base.items() if name in ("prompt", "messages")}
+    ask.refusal(next(iter(too_long)), **too_long)
+    assert ask.usage(truncate_prompt_tokens=-1, **too_long)["total_tokens"] == ask.llm.max_context
+
+
+def _long(value: object) -> object:
+    return value * 400 if isinstance(value, str) else [{"role": "user", "content": "Once upon a time" * 400}]
+
+
+def _truncation_side(ask: Asking) -> None:
+    asked = {"truncate_prompt_tokens": 2, "return_token_ids": True}
+    ids = {side: _prompt_ids(ask.answer(truncation_side=side, **asked)) for side in ("left", "right")}
+    whole = _prompt_ids(ask.answer(return_token_ids=True))
+    assert ids == {"left": whole[-2:], "right": whole[:2]}
+    assert _prompt_ids(ask.answer(**asked)) == ids["left"]
+
+
+def _prompt_ids(answer: Json) -> list[int]:
+    ids: list[int] = answer.get("prompt_token_ids") or answer["choices"][0]["prompt_token_ids"]
+    return ids
+
+
+def _stream_interval(ask: Asking) -> None:
+    counts = [
+        len(event["choices"][0].get("token_ids") or ())
+        for event in ask.events(stream_interval=4, return_token_ids=True)
+    ]
+    assert [count for count in counts if count] == [1, 4, 4, 3]
+
+
+def _return_token_ids(ask: Asking) -> None:
+    answer = ask.answer(return_token_ids=True)
+    [choice] = answer["choices"]
+    tokenizer = ask.llm.tokenizer
+    assert tokenizer is not None
+    assert tokenizer.decode(choice["token_ids"]) == text_of(choice)
+    assert len(_prompt_ids(answer)) == answer["usage"]["prompt_tokens"]
+    events = ask.events(return_token_ids=True)
+    streamed = [token for event in events for token in event["choices"][0].get("token_ids", ())]
+    assert streamed == choice["token_ids"]
+    assert _prompt_ids(events[0]) == _prompt_ids(answer)
+    assert "prompt_token_ids" not in str(events[2])
+
+
+def _tokens_as_ids(ask: Asking) -> None:
+    ids = ask.choice(return_token_ids=True)["token_ids"]
+    assert tokens(ask, return_tokens_as_token_ids=True) == [f"token_id:{token}" for token in ids]
+    ask.refusal("return_tokens_as_token_ids", return_tokens_as_token_ids=True)
+
+
+def _request_id(ask: Asking) -> None:
+    assert ask.answer(request_id="mine")["id"].endswith("-mine")
+    assert ask.events(request_id="mine")[0]["id"].endswith("-mine")
+
+
+def _priority(ask: Asking) -> None:
+    """Four sequences run at once here: while a request has all, eight wait; the four of lowest number run first."""
+    finished: list[int] = []
+
+    def run(priority: int) -> None:
+        ask.text(priority=priority, max_tokens=60, ignore_eos=True)
+        finished.append(priority)
+
+    busy = threading.Thread(target=ask.texts, kwargs={"n": 4, "max_tokens": 480, "ignore_eos": True})
+    threads = [busy, *(threading.Thread(target=run, args=(priority,)) for priority in range(7, -1, -1))]
+    _start_when(threads[:1], lambda: True)
+    _start_when(threads[1:], lambda: ask.llm.stats().num_running == 4)
+    _start_when([], lambda: ask.llm.stats().num_waiting == 8)
+    for thread in threads:
+        thread.join()
+    ranks = [finished.index(priority) for priority in range(8)]
+    assert sum(ranks[:4]) < sum(ranks[4:]), finished  # by arrival it would be the other way round
+
+
+def _start_when(threads: Sequence[threading.Thread], is_time: Callable[[], bool]) -> None:
+    last = time.monotonic() + 20
+    while not is_time():
+        assert time.monotonic() < last, "the engine was not as busy as this needs"
+        time.sleep(0.001)
+    for thread in threads:
+        thread.start()
+
+
+def _cache_salt(ask: Asking) -> None:
+    prompt = {name: _long_enough(value) for name, value in ask.base.items() if name in ("prompt", "messages")}
+
+    def cached(**fields: object) -> int:
+        count: int = ask.usage(**prompt, **fields)["prompt_tokens_details"]["cached_tokens"]
+        return count
+
+    cached()
+    assert cached() > 0
+    assert cached(cache_salt=secrets.token_hex()) == 0
+    salt = secrets.token_hex()
+    assert [cached(cache_salt=salt) > 0 for _ in range(2)] == [False, True]
+    ask.refusal("cache_salt", cache_salt="")
+
+
+def _long_enough(value: object) -> object:
+    return value * 20 if isinstance(value, str) else [{"role": "user", "content": "Once upon a time" * 20}]
+
+
 OF_MULTIMODAL = "there is no model with images, sound or video here"
 OF_REPLICAS = "there is one engine, nothing is handed on between several"
 FOR_LATER = "not yet"
@@ -235,12 +350,12 @@ PARAMETERS: Sequence[Parameter] = (
         source="vLLM",
         needs={"stream": True},
     ),
-    refused(
+    works(
         "stream_options.include_obfuscation",
-        why="false asks for nothing and is taken; events are not padded",
+        _obfuscation,
+        "events are padded to multiples of 128 bytes; off unless asked for",
         source="OpenAI",
         needs={"stream": True},
-        takes=("=false",),
     ),
     works("max_tokens", _max_tokens, "so many tokens, finish_reason length"),
     works("n", _n, "so many texts, each its own, all repeated by the seed"),
@@ -264,6 +379,40 @@ PARAMETERS: Sequence[Parameter] = (
     works("early_stopping", _early_stopping, "true, false and never; true ends first", source="vLLM", needs=BEAMS),
     works("prompt_logprobs", _prompt_logprobs, "one entry for each prompt token", source="vLLM"),
     works("add_special_tokens", _add_special_tokens, "true adds the begin-of-sequence token", source="vLLM"),
+    works("truncate_prompt_tokens", _truncate, "so many of the prompt's last tokens; -1 is what fits", source="vLLM"),
+    works(
+        "truncation_side",
+        _truncation_side,
+        "right keeps the first tokens, left the last",
+        source="vLLM",
+        needs={"truncate_prompt_tokens": 2},
+    ),
+    works(
+        "stream_interval",
+        _stream_interval,
+        "so many tokens an event, but for the first and the last",
+        source="vLLM",
+        needs={"stream": True},
+    ),
+    works(
+        "return_token_ids", _return_token_ids, "ids of the prompt and of the text, whole and streamed", source="vLLM"
+    ),
+    works(
+        "return_tokens_as_token_ids",
+        _tokens_as_ids,
+        "log-probabilities name tokens token_id:17",
+        source="vLLM",
+        needs={"logprobs": PerEndpoint({CHAT: True, COMPLETIONS: 1})},
+    ),
+    works("request_id", _request_id, "is the end of the answer's id", source="vLLM"),
+    works("priority", _priority, "a lower one overtakes those that wait", source="vLLM"),
+    works("cache_salt", _cache_salt, "prefixes are shared only with the same salt", source="vLLM"),
+    no_effect(
+        "spaces_between_special_tokens",
+        False,
+        why="special tokens are written as they are, as vLLM's fast tokenizers do",
+        source="vLLM",
+    ),
     no_effect("user", "me", why="a name for the provider's records; there are none"),
     no_effect("safety_identifier", "me", why="a name for the provider's records; there are none", source="OpenAI"),
     no_effect("metadata", {"a": "b"}, why="notes for the provider's records; there are none", source="OpenAI"),
@@ -288,21 +437,10 @@ PARAMETERS: Sequence[Parameter] = (
         refuses=("=flex", "=scale", "=priority", "=fast"),
     ),
     refused("store", True, why="nothing is stored; false is taken", source="OpenAI", takes=("=false",)),
-    refused("response_format", {"type": "json_object"}, why=FOR_LATER, takes=("[text]",)),
-    refused("structured_outputs", {"regex": "a"}, why=FOR_LATER, source="vLLM"),
-    refused("cache_salt", "salt", why=FOR_LATER, source="vLLM"),
-    refused("priority", 1, why=FOR_LATER, source="vLLM"),
-    refused("request_id", "mine", why=FOR_LATER, source="vLLM"),
     no_effect("session_id", "ours", why="a name for routing between replicas; there is one engine", source="vLLM"),
-    refused("return_token_ids", True, why=FOR_LATER, source="vLLM"),
-    refused("return_tokens_as_token_ids", True, why=FOR_LATER, source="vLLM"),
-    refused("spaces_between_special_tokens", False, why=FOR_LATER, source="vLLM"),
-    refused("truncate_prompt_tokens", 5, why=FOR_LATER, source="vLLM"),
-    refused("truncation_side", "left", why=FOR_LATER, source="vLLM"),
     refused("logprob_token_ids", [5], why=FOR_LATER, source="vLLM"),
     refused("thinking_token_budget", 5, why=FOR_LATER, source="vLLM"),
     refused("repetition_detection", {"max_pattern_size": 4}, why=FOR_LATER, source="vLLM"),
-    refused("stream_interval", 4, why=FOR_LATER, source="vLLM"),
     refused("watermarking", True, why="there are no watermarks", source="vLLM"),
     refused("return_token_offsets", True, why="of vLLM's render endpoints, which are not here", source="vLLM"),
     refused("routed_experts_prompt_start", 1, why="which experts were used is not shown", source="vLLM"),

@@ -6,7 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from features import chat_parameters, completion_parameters, sampler_parameters, shared_parameters
+from features import (
+    chat_parameters,
+    completion_parameters,
+    sampler_parameters,
+    shared_parameters,
+    structured_parameters,
+)
 from features.catalogue import CHAT, COMPLETIONS, Parameter, Status
 from features.service import asking
 
@@ -14,6 +20,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs/features.md"
 PARAMETERS: Sequence[Parameter] = (
     *shared_parameters.PARAMETERS,
     *sampler_parameters.PARAMETERS,
+    *structured_parameters.PARAMETERS,
     *chat_parameters.PARAMETERS,
     *completion_parameters.PARAMETERS,
 )

@@ -40,7 +40,7 @@ _BOTH: Mapping[str, Any] = {
     "skip_special_tokens": False,
     "spaces_between_special_tokens": False,
     "truncate_prompt_tokens": 3,
-    "truncation_side": "left",
+    "truncation_side": "left",  # with truncate_prompt_tokens
     "prompt_logprobs": 2,
     "logprob_token_ids": [5],
     "allowed_token_ids": [5, 6],
@@ -79,7 +79,7 @@ CHAT_FIELDS: Mapping[str, Any] = {
     "top_logprobs": 2,
     "max_completion_tokens": 3,
     "tools": [_TOOL],
-    "tool_choice": "required",
+    "tool_choice": "auto",
     "reasoning_effort": "low",
     "include_reasoning": False,
     "parallel_tool_calls": False,

@@ -81,11 +81,11 @@ class FakeLLM:
     async def prepare(self, params: SamplingParams) -> None:
         """There is nothing to compile."""
 
-    def submit(self, prompt: Any, params: SamplingParams, *, reading: Any = None) -> FakeStream:
+    def submit(self, prompt: Any, params: SamplingParams, *, priority: int = 0, reading: Any = None) -> FakeStream:
         if not self.is_alive:
             raise EngineError("the engine is closed; make a new one")
-        text = prompt if isinstance(prompt, str) else None
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        text = prompt.get("prompt")
+        ids = list(prompt["prompt_token_ids"]) if text is None else self.tokenizer.encode(text)
         if any(i > 256 for i in ids):
             raise RequestError("prompt has token id above 256", param="prompt")
         if len(ids) + (params.max_tokens or 1) > self.max_context:

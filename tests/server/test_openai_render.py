@@ -11,7 +11,7 @@ from fake_llm import FakeTokenizer
 
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Served
-from headrace.server.dialects.openai.logprobs import chat_logprobs, completion_logprobs
+from headrace.server.dialects.openai.logprobs import TokenNames, chat_logprobs, completion_logprobs
 from headrace.server.dialects.openai.models import render_models
 from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions, render_failure
 from headrace.server.dialects.openai.render_chat import ChatRenderer
@@ -53,7 +53,7 @@ def events(*parts: bytes) -> list[Any]:
 
 def streamed(renderer: ChatRenderer | CompletionRenderer) -> list[Any]:
     return events(
-        renderer.begin(), *(renderer.chunks(0, [chunk], [OUTPUT]) for chunk in CHUNKS), renderer.end([OUTPUT])
+        renderer.begin([OUTPUT]), *(renderer.chunks(0, [chunk], [OUTPUT]) for chunk in CHUNKS), renderer.end([OUTPUT])
     )
 
 
@@ -125,19 +125,33 @@ def test_a_stream_adds_up_to_the_whole() -> None:
     assert {event["model"] for event in (role, *pieces, usage)} == {SERVED.name}
 
 
+@pytest.mark.parametrize("renderer", [ChatRenderer, CompletionRenderer])
+def test_padded_events_have_one_of_few_sizes(renderer: Any) -> None:
+    padded = renderer(SERVED, RenderOptions(obfuscation=True))
+    chunks = [Chunk(0, "x" * length, [length]) for length in range(1, 150)]
+    for one in chunks:
+        event = padded.chunks(0, [one], [OUTPUT])
+        assert len(event) % 128 == 0
+        body = json.loads(event.removeprefix(b"data: "))
+        assert set(body) - {"obfuscation"} == set(
+            json.loads(renderer(SERVED, RenderOptions()).chunks(0, [one], [OUTPUT])[6:])
+        )
+    assert b"obfuscation" not in renderer(SERVED, RenderOptions()).chunks(0, chunks, [OUTPUT])
+
+
 def test_log_probabilities_that_json_has_no_word_for() -> None:
-    shown = chat_logprobs([67], LOGPROBS[1:], 0, SERVED)
+    shown = chat_logprobs([67], LOGPROBS[1:], 0, TokenNames(SERVED))
     assert shown["content"] == [{"token": "C", "logprob": -9999.0, "bytes": [67], "top_logprobs": []}]
 
 
 def test_part_of_a_character_keeps_its_bytes() -> None:
-    shown = chat_logprobs([0xE2], [{0xE2: Logprob(-1.0, 1, "\ufffd")}], 1, SERVED)
+    shown = chat_logprobs([0xE2], [{0xE2: Logprob(-1.0, 1, "\ufffd")}], 1, TokenNames(SERVED))
     assert (shown["content"][0]["token"], shown["content"][0]["bytes"]) == ("\ufffd", [0xE2])
 
 
 def test_completion_logprobs_of_equal_texts_and_of_the_first_token() -> None:
     position = {1: Logprob(-1.0, 1, "x"), 2: Logprob(-2.0, 2, "x"), 3: Logprob(-9.0, 30, "z")}
-    shown = completion_logprobs([65, 3], [None, position], 2, 10, SERVED)
+    shown = completion_logprobs([65, 3], [None, position], 2, 10, TokenNames(SERVED))
     assert shown == {
         "tokens": ["A", "z"],
         "token_logprobs": [None, -9.0],

@@ -30,10 +30,18 @@ from headrace.config import EngineConfig
     metavar="FILE",
     help="Jinja template to use instead of the model's own.",
 )
+@click.option("--trust-request-chat-template", is_flag=True, help="Let requests bring their own chat template (Jinja).")
 @engine_options
 @debug_option
 def serve(
-    model: str, *, host: str, port: int, name: str | None, chat_template: Path | None, config: EngineConfig
+    model: str,
+    *,
+    host: str,
+    port: int,
+    name: str | None,
+    chat_template: Path | None,
+    trust_request_chat_template: bool,
+    config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
 
@@ -52,4 +60,11 @@ def serve(
             "no chat template: only /v1/completions answers (--chat-template FILE gives one)", dim=True, err=True
         )
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
-    run_server(llm, host, port, served_name, announce=lambda line: click.echo(line, err=True))
+    run_server(
+        llm,
+        host,
+        port,
+        served_name,
+        trust_request_chat_template=trust_request_chat_template,
+        announce=lambda line: click.echo(line, err=True),
+    )

@@ -1,8 +1,8 @@
 """Which sequences run in a step, and how many tokens of each: `{sequence: num_tokens}` within a token budget.
 
 There is no prefill phase and no decode phase. Decodes come first, prompt chunks share what is left; when blocks run
-out, the sequence that arrived last is put back to wait and is recomputed later, mostly from the prefix cache.
-None of this can change what a sequence produces.
+out, the sequence whose turn is last (by priority, then arrival) is put back to wait and is recomputed later, mostly
+from the prefix cache. None of this can change what a sequence produces.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Scheduler:
     ) -> None:
         self.cache = cache
         self.waiting: deque[Sequence] = deque()
+        """In order of turn, as the running ones"""
         self.running: list[Sequence] = []
-        """In order of arrival"""
         self.num_preemptions = 0
         self._max_batch_tokens = max_batch_tokens
         self._max_sequences = max_sequences
@@ -34,7 +34,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait for its turn."""
-        self.waiting.append(sequence)
+        self._wait(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a finished or cancelled sequence out and release its blocks. Does nothing if it is not here."""
@@ -50,7 +50,7 @@ class Scheduler:
         plan: dict[Sequence, int] = {}
         budget = self._max_batch_tokens
         num_preemptions = self.num_preemptions
-        # Prompts that do not fit in a step come after the decodes; both in order of arrival.
+        # Prompts that do not fit in a step come after the decodes; both in order of turn.
         for sequence in sorted(self.running, key=lambda s: s.num_uncomputed > 1):
             if budget == 0:
                 break
@@ -119,7 +119,7 @@ class Scheduler:
 
     def _enter(self, sequence: Sequence) -> None:
         at = len(self.running)
-        while at > 0 and self.running[at - 1].arrival > sequence.arrival:
+        while at > 0 and self.running[at - 1].turn > sequence.turn:
             at -= 1
         self.running.insert(at, sequence)
 
@@ -180,9 +180,9 @@ class Scheduler:
 
     def _wait(self, sequence: Sequence) -> None:
         sequence.drafts = []
-        at = 0  # the waiting ones that arrived earlier stay before it
-        while at < len(self.waiting) and self.waiting[at].arrival < sequence.arrival:
-            at += 1
+        at = len(self.waiting)
+        while at > 0 and self.waiting[at - 1].turn > sequence.turn:
+            at -= 1
         self.waiting.insert(at, sequence)
 
     def _release(self, sequence: Sequence) -> None:

@@ -44,7 +44,7 @@ class Sequence:
         self.request = request
         self.index = index
         self.arrival = arrival
-        """Order of arrival; the latest is preempted first"""
+        """Number in the order of arrival"""
         self.token_ids: list[int] = [*request.prompt_token_ids, *resumed]
         """Prompt and output"""
         self.drafts: list[int] = []
@@ -88,6 +88,11 @@ class Sequence:
         other.num_computed = other.num_tabled = 0
         other.row = -1
         return other
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Place in the queue: by priority, then by arrival. The last one is preempted first."""
+        return self.request.priority, self.arrival
 
     @property
     def num_output(self) -> int:

@@ -20,13 +20,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import __version__
-from headrace.errors import Overloaded, RequestError, UnknownModel
+from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
 from headrace.server.body import read_json_body
 from headrace.server.dialects import openai
-from headrace.server.dialects.base import Action, Dialect, Endpoint, Listing, Renderer, Served
+from headrace.server.dialects.base import Action, Call, ChatPrompt, Dialect, Endpoint, Listing, Renderer, Served
 from headrace.server.errors import Failure, MethodNotAllowed, PathNotFound, describe
 from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
 from headrace.server.metrics import Metrics
+from headrace.server.pacing import Pacing
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -43,16 +44,19 @@ _JSON = "application/json"
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # proxies pass tokens on at once
 
 
-def create_app(llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES) -> App:
+def create_app(
+    llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES, trust_request_chat_template: bool = False
+) -> App:
     """The application that serves `llm` under `served_name`. It closes the engine when it is shut down.
 
     Args:
         llm: The engine. All its methods are called from the application's event loop.
         served_name: The model's name in requests and answers.
         max_body_bytes: Longer request bodies are refused with 413.
+        trust_request_chat_template: Let requests bring their own chat template, which is code (in a sandbox).
     """
     metrics = Metrics(served_name, llm.max_context, llm.stats)
-    server = _Server(llm, _served(llm, served_name), metrics, max_body_bytes)
+    server = _Server(llm, _served(llm, served_name), metrics, max_body_bytes, trust_request_chat_template)
     routes = [Route("/health", _health(server)), Route("/metrics", _metrics(server)), Route("/version", _version)]
     posts: dict[str, ASGIApp] = {}
     for dialect in DIALECTS:
@@ -100,6 +104,7 @@ class _Server:
     served: Served
     metrics: Metrics
     max_body_bytes: int
+    trust_request_chat_template: bool
 
 
 class _Post:
@@ -143,10 +148,15 @@ class _Generate(_Post):
         body = await read_json_body(scope, receive, server.max_body_bytes)
         call = self._endpoint.parse(body, server.served.defaults)
         _check_model(call.model, server.served)
+        if not server.trust_request_chat_template:
+            _refuse_templates(call)
         opened = await open_call(call, server.llm, server.metrics, arrival)
         try:
             renderer = call.renderer(server.served)
-            answer = _stream(opened, renderer, send) if call.stream else _whole(opened, renderer, scope, receive, send)
+            if call.stream:
+                answer = _stream(opened, renderer, send, Pacing(call.stream_interval))
+            else:
+                answer = _whole(opened, renderer, scope, receive, send)
             await _unless_disconnected(answer, receive)
         finally:
             close_call(opened)
@@ -180,17 +190,17 @@ async def _whole(opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope,
     await Response(body, media_type=_JSON)(scope, receive, send)
 
 
-async def _stream(opened: Sequence[OpenPrompt], renderer: Renderer, send: Send) -> None:
+async def _stream(opened: Sequence[OpenPrompt], renderer: Renderer, send: Send, pacing: Pacing) -> None:
     """The headers go out with the first chunks, so that what fails before them still gets its status."""
     has_begun = False
     try:
         async for ready in pieces(opened):
-            data = b"".join([renderer.chunks(index, chunks, opened) for index, chunks in ready])
+            data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
             if not has_begun:
                 has_begun = True
                 headers = [(b"content-type", renderer.stream_media_type.encode()), *_STREAM_HEADERS]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
-                data = renderer.begin() + data
+                data = renderer.begin(opened) + data
             if data:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         data = renderer.end(opened)
@@ -222,6 +232,14 @@ async def _unless_disconnected(answer: Coroutine[Any, Any, None], receive: Recei
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _refuse_templates(call: Call) -> None:
+    if any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in call.prompts):
+        raise UnsupportedParameter(
+            "chat_template is not allowed here; leave it out, or start the server with --trust-request-chat-template",
+            param="chat_template",
+        )
 
 
 def _check_model(model: str, served: Served) -> None:

@@ -15,6 +15,7 @@ from headrace.types import Chunk, FinishReason, RequestOutput, TokenLogprobs, Us
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM, AsyncStream
+    from headrace.loaded_model import Prompt
     from headrace.text.answer import Reading
 
 _LONG_PROMPT = 10_000
@@ -168,12 +169,31 @@ async def _open_prompt(
     try:
         is_long = _num_characters(prompt) >= _LONG_PROMPT
         encoded, reading = await asyncio.to_thread(_encode, prompt, llm) if is_long else _encode(prompt, llm)
-        stream = llm.submit(encoded, call.params, reading=reading)
+        if call.truncation is not None and not isinstance(encoded, str):
+            whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
+            text = text if len(whole) == len(encoded) else None
+        salted = _salted(encoded, call.cache_salt)
+        stream = llm.submit(salted, call.params, priority=call.priority, reading=reading)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
-        text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=call.params.skip_special_tokens)
+        skips = call.params.skip_special_tokens and isinstance(prompt, TextPrompt)  # a chat's are worth seeing
+        text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=skips)
     return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
+
+
+def _salted(prompt: str | list[int], cache_salt: str | None) -> Prompt:
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "cache_salt": cache_salt}
+    return {"prompt_token_ids": prompt, "cache_salt": cache_salt}
+
+
+def _truncated(token_ids: list[int], call: Call, max_context: int) -> list[int]:
+    assert call.truncation is not None
+    count = call.truncation.max_tokens
+    if count == -1:
+        count = max(max_context - (call.params.max_tokens or 1), 1)
+    return token_ids[:count] if call.truncation.keeps_start else token_ids[-count:]
 
 
 def _num_characters(prompt: ChatPrompt | TextPrompt) -> int:
@@ -200,6 +220,8 @@ def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]
         tools=prompt.tools,
         tool_choice=prompt.tool_choice,
         parallel_tool_calls=prompt.parallel_tool_calls,
+        documents=prompt.documents,
+        chat_template=prompt.chat_template,
         chat_template_kwargs=prompt.chat_template_kwargs,
         add_generation_prompt=prompt.add_generation_prompt,
         continue_final_message=prompt.continue_final_message,

@@ -33,6 +33,7 @@ def run_server(
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
     shutdown_seconds: int = 30,
+    trust_request_chat_template: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve `llm` until SIGINT or SIGTERM, then close it. Blocks; call it in the main thread.
@@ -47,6 +48,7 @@ def run_server(
         served_name: The model's name in requests and answers.
         max_body_bytes: Longer request bodies are refused.
         shutdown_seconds: How long open requests may take to finish.
+        trust_request_chat_template: Let requests bring their own chat template.
         announce: Gets one line with the address once the server listens; None writes it to standard output.
 
     Raises:
@@ -54,7 +56,13 @@ def run_server(
     """
     with listen(host, port) as listener:
         line = f"headrace serves {served_name} at {url(listener)}"
-        server = make_server(llm, served_name, max_body_bytes=max_body_bytes, shutdown_seconds=shutdown_seconds)
+        server = make_server(
+            llm,
+            served_name,
+            max_body_bytes=max_body_bytes,
+            shutdown_seconds=shutdown_seconds,
+            trust_request_chat_template=trust_request_chat_template,
+        )
         server.on_started = lambda: (announce or _write_line)(line)
         server.run(sockets=[listener])
 
@@ -93,10 +101,17 @@ def url(listener: socket.socket) -> str:
 
 
 def make_server(
-    llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES, shutdown_seconds: int = 30
+    llm: AsyncLLM,
+    served_name: str,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    shutdown_seconds: int = 30,
+    trust_request_chat_template: bool = False,
 ) -> Server:
     """A uvicorn server for `llm`, not yet running: `server.run(sockets=[listener])`, or `serve` in a loop."""
-    app = create_app(llm, served_name, max_body_bytes=max_body_bytes)
+    app = create_app(
+        llm, served_name, max_body_bytes=max_body_bytes, trust_request_chat_template=trust_request_chat_template
+    )
     config = uvicorn.Config(
         app,
         loop="auto",

@@ -66,10 +66,23 @@ class ChatTemplate:
             name: CompiledTemplate(name, text, environment, self._special_tokens) for name, text in self.sources.items()
         }
 
+    @classmethod
+    def of_request(cls, source: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """A template that came with a request.
+
+        Raises:
+            RequestError: it is no valid Jinja.
+        """
+        try:
+            return cls(source, special_tokens)
+        except ModelError as error:
+            raise RequestError(str(error).partition("; give another")[0], param="chat_template") from error
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
@@ -77,14 +90,15 @@ class ChatTemplate:
         """The conversation as text, to be encoded without adding special tokens.
 
         `add_generation_prompt` opens the assistant's turn; `continue_final_message` leaves the last message's turn
-        open instead. `template_kwargs` are further variables of the template, such as enable_thinking.
+        open instead. `documents` are for templates that read them. `template_kwargs` are further variables of the
+        template, such as enable_thinking.
 
         Content may be a string or parts of text: a template that knows parts gets them, any other gets one string,
         one part a line. Arguments of tool calls may be JSON text or objects: the template gets what it writes out
         correctly, objects if both.
 
         Raises:
-            RequestError: the messages are malformed, or the template refuses them.
+            RequestError: the messages are malformed, the template refuses them, or it reads no documents.
             ModelError: the template itself is broken or exceeds its bounds.
         """
         if add_generation_prompt and continue_final_message:
@@ -99,9 +113,11 @@ class ChatTemplate:
             raise RequestError(
                 f"chat_template_kwargs has {name!r}, which is set otherwise", param="chat_template_kwargs"
             )
+        if documents and "documents" not in template.variables:
+            raise RequestError("the model's chat template does not read documents; leave them out", param="documents")
         arguments = {
             **self._special_tokens,
-            "documents": None,
+            "documents": chat_messages.plain(list(documents), "documents", "documents") if documents else None,
             **further,
             "tools": template.adapt_tools(chat_messages.plain(list(tools), "tools", "tools")) if tools else None,
             "add_generation_prompt": add_generation_prompt,

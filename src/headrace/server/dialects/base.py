@@ -26,6 +26,9 @@ class ChatPrompt:
     tool_choice: str | JsonObject | None = None
     """none, auto, required or {"type": "function", "function": {"name"}}"""
     parallel_tool_calls: bool = True
+    documents: Sequence[JsonObject] = ()
+    chat_template: str | None = None
+    """Jinja text to use instead of the model's own, where the server allows it."""
     chat_template_kwargs: JsonObject = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -39,6 +42,16 @@ class TextPrompt:
 
     prompt: str | Sequence[int]
     add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Which part of too long a prompt is kept; only what a request asks for."""
+
+    max_tokens: int
+    """-1 is what leaves room for the output"""
+    keeps_start: bool = False
+    """The first tokens instead of the last"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +106,7 @@ class Renderer(Protocol):
 
     stream_media_type: str
 
-    def begin(self) -> bytes:
+    def begin(self, progress: Sequence[Progress]) -> bytes:
         """The stream's first bytes, sent together with the first chunks."""
         ...
 
@@ -127,6 +140,13 @@ class Call:
     """What the dialect calls the engine's parameters ("prompt", "max_tokens" …), for errors; where it differs."""
     needs_prompt_text: bool = False
     """The renderer shows the prompt: token ids have to be decoded."""
+    truncation: Truncation | None = None
+    stream_interval: int = 1
+    """Tokens of an event of the stream, at least; the first and the last one are sent at once."""
+    priority: int = 0
+    """Lower runs earlier."""
+    cache_salt: str | None = None
+    """Prefixes are shared only between calls of the same salt."""
 
 
 @dataclass(frozen=True, slots=True)

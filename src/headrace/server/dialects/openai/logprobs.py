@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from headrace.server.dialects.base import JsonObject, Served
 from headrace.types import Logprob, TokenLogprobs
@@ -11,14 +12,32 @@ LOWEST = -9999.0
 """Stands for minus infinity, which JSON does not have (as in vLLM and OpenAI's own answers)."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenNames:
+    """How log-probabilities name tokens: by their text or, with `as_ids`, as vLLM's "token_id:17"."""
+
+    served: Served
+    as_ids: bool = False
+
+    def text(self, token_id: int, logprob: Logprob | None) -> str:
+        """A token's name."""
+        return f"token_id:{token_id}" if self.as_ids else self.plain(token_id, logprob)
+
+    def plain(self, token_id: int, logprob: Logprob | None) -> str:
+        """Its text, from the engine's answer or else from the tokenizer."""
+        if logprob is not None and logprob.decoded_token is not None:
+            return logprob.decoded_token
+        return self.served.token_text(token_id)
+
+
 def chat_logprobs(
-    token_ids: Sequence[int], positions: Sequence[TokenLogprobs], num_top: int, served: Served
+    token_ids: Sequence[int], positions: Sequence[TokenLogprobs], num_top: int, names: TokenNames
 ) -> JsonObject:
     """`choices[].logprobs` of chat: the chosen token of each position, and the `num_top` most likely ones."""
     content = []
     for token_id, position in zip(token_ids, positions, strict=True):
-        entry = _entry(token_id, position[token_id], served)
-        top = [_entry(other, logprob, served) for other, logprob in _most_likely(position, num_top)]
+        entry = _entry(token_id, position[token_id], names)
+        top = [_entry(other, logprob, names) for other, logprob in _most_likely(position, num_top)]
         content.append(entry | {"top_logprobs": top})
     return {"content": content, "refusal": None}
 
@@ -28,7 +47,7 @@ def completion_logprobs(
     positions: Sequence[TokenLogprobs | None],
     num_top: int,
     offset: int,
-    served: Served,
+    names: TokenNames,
 ) -> JsonObject:
     """`choices[].logprobs` of completions. `offset`: the characters of the choice's text before the first token.
 
@@ -41,17 +60,16 @@ def completion_logprobs(
     tops: list[dict[str, float] | None] = []
     for token_id, position in zip(token_ids, positions, strict=True):
         chosen = position.get(token_id) if position else None
-        text = token_text(token_id, chosen, served)
-        tokens.append(text)
+        tokens.append(names.text(token_id, chosen))
         offsets.append(offset)
-        offset += len(text)
+        offset += len(names.plain(token_id, chosen))
         logprobs.append(None if chosen is None else finite(chosen.logprob))
         if position is None or chosen is None:
             tops.append(None)
             continue
         top: dict[str, float] = {}
         for other, logprob in (*_most_likely(position, num_top), (token_id, chosen)):
-            top.setdefault(token_text(other, logprob, served), finite(logprob.logprob))
+            top.setdefault(names.text(other, logprob), finite(logprob.logprob))
         tops.append(top)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
 
@@ -73,23 +91,15 @@ def finite(logprob: float) -> float:
     return max(logprob, LOWEST)
 
 
-def token_text(token_id: int, logprob: Logprob | None, served: Served) -> str:
-    """A token as text, from the engine's answer or else from the tokenizer."""
-    if logprob is not None and logprob.decoded_token is not None:
-        return logprob.decoded_token
-    return served.token_text(token_id)
-
-
 def _most_likely(position: TokenLogprobs, count: int) -> list[tuple[int, Logprob]]:
     ranked = sorted(position.items(), key=lambda item: item[1].rank)
     return [(token_id, logprob) for token_id, logprob in ranked if logprob.rank <= count]
 
 
-def _entry(token_id: int, logprob: Logprob, served: Served) -> JsonObject:
-    text = token_text(token_id, logprob, served)
-    exact = served.token_bytes(token_id)
-    encoded = text.encode("utf-8", "replace") if exact is None else exact
-    return {"token": text, "logprob": finite(logprob.logprob), "bytes": list(encoded)}
+def _entry(token_id: int, logprob: Logprob, names: TokenNames) -> JsonObject:
+    exact = names.served.token_bytes(token_id)
+    encoded = names.plain(token_id, logprob).encode("utf-8", "replace") if exact is None else exact
+    return {"token": names.text(token_id, logprob), "logprob": finite(logprob.logprob), "bytes": list(encoded)}
 
 
 def _vllm_entry(logprob: Logprob) -> JsonObject:

@@ -12,6 +12,7 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
 from headrace.server.dialects.openai.beams import beam_search
+from headrace.server.dialects.openai.extensions import call_options
 from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions
 from headrace.server.dialects.openai.render_chat import ChatRenderer
 from headrace.server.dialects.openai.requests import (
@@ -74,6 +75,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
         prefix=_plain_text(fields.messages[-1]) if fields.echo and last_role == role else "",
         include_reasoning=fields.include_reasoning is not False,
         is_call_named=isinstance(fields.tool_choice, dict),
+        prompt_text=bool(fields.return_prompt_text),
     )
     return Call(
         model=fields.model,
@@ -86,6 +88,8 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
             "max_tokens": "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens",
             "structured": structured_name(fields),
         },
+        needs_prompt_text=options.prompt_text,
+        **call_options(fields),
     )
 
 
@@ -116,6 +120,7 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
         renderer=lambda served: CompletionRenderer(served, options),
         param_names={"structured": structured_name(fields)},
         needs_prompt_text=echo,
+        **call_options(fields),
     )
 
 
@@ -245,6 +250,8 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
         tools=[_tool(tool, index) for index, tool in enumerate(fields.tools or ())],
         tool_choice=fields.tool_choice,
         parallel_tool_calls=fields.parallel_tool_calls is not False,
+        documents=fields.documents or (),
+        chat_template=fields.chat_template,
         chat_template_kwargs=fields.chat_template_kwargs or {},
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
@@ -304,12 +311,16 @@ def _render_options(fields: SharedFields, **chosen: Any) -> RenderOptions:
     if options is not None and not fields.stream:
         raise RequestError("stream_options needs stream=true", param="stream_options")
     options = options or StreamOptions()
-    if options.include_obfuscation:
-        path = "stream_options.include_obfuscation"
-        raise UnsupportedParameter(f"{path} is not supported by this server; leave it out", param=path)
+    if fields.return_tokens_as_token_ids and chosen["logprobs"] is None:
+        message = "return_tokens_as_token_ids needs logprobs: it is about how they name tokens"
+        raise RequestError(message, param="return_tokens_as_token_ids")
     return RenderOptions(
         n=1 if fields.n is None else fields.n,
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+        obfuscation=bool(options.include_obfuscation),
+        token_ids=bool(fields.return_token_ids),
+        tokens_as_ids=bool(fields.return_tokens_as_token_ids),
+        request_id=fields.request_id,
         **chosen,
     )

@@ -15,7 +15,7 @@ from msgspec.json import encode
 
 from headrace.server import sse
 from headrace.server.dialects.base import JsonObject, Progress, Served
-from headrace.server.dialects.openai.logprobs import completion_logprobs, prompt_logprobs
+from headrace.server.dialects.openai.logprobs import TokenNames, completion_logprobs, prompt_logprobs
 from headrace.server.errors import Failure
 from headrace.types import Chunk, CompletionOutput, RequestOutput
 
@@ -41,6 +41,16 @@ class RenderOptions:
     """Completions: the prompt is part of the text."""
     prompt_only: bool = False
     """Completions with echo and max_tokens=0: what was sampled is not shown."""
+    prompt_text: bool = False
+    """Chat: show the prompt as the template wrote it."""
+    token_ids: bool = False
+    """Show the ids of the prompt and of the output."""
+    tokens_as_ids: bool = False
+    """Log-probabilities name tokens by id."""
+    request_id: str | None = None
+    """Part of the answer's id; None draws one."""
+    obfuscation: bool = False
+    """Events of a stream are padded, so that their sizes say less of their text."""
 
 
 def render_failure(failure: Failure) -> bytes:
@@ -48,6 +58,10 @@ def render_failure(failure: Failure) -> bytes:
     kind = "invalid_request_error" if failure.status < 500 else "server_error"
     body = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
     return encode({"error": body})
+
+
+_PADDED_TO = 128
+"""Bytes; a token more or less, or a longer one, leaves an event's size as it is."""
 
 
 class Answer:
@@ -61,9 +75,10 @@ class Answer:
     def __init__(self, served: Served, options: RenderOptions) -> None:
         self.served = served
         self.options = options
-        self.id = f"{self.id_prefix}-{secrets.token_hex(16)}"
+        self.id = f"{self.id_prefix}-{options.request_id or secrets.token_hex(16)}"
         self.created = int(time.time())
         self._head = sse.DATA + encode(self._identity(self.chunk_kind))[:-1] + b',"choices":['
+        self._names = TokenNames(served, as_ids=options.tokens_as_ids)
         self._tail = (b'],"usage":null}' if options.include_usage else b"]}") + sse.END
 
     def end(self, progress: Sequence[Progress]) -> bytes:
@@ -97,6 +112,22 @@ class Answer:
             "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
         }
 
+    def _finish(self, chunk: Chunk, reason: str | None = None) -> bytes:
+        """The value of finish_reason (`reason`, if given), and vLLM's fields behind it."""
+        ids = b',"token_ids":' + encode(chunk.token_ids) if self.options.token_ids else b""
+        if chunk.finish_reason is None:
+            return b"null" + ids
+        value = (reason or chunk.finish_reason.value).encode()
+        return b'"%b","stop_reason":%b%b' % (value, encode(chunk.stop_reason), ids)
+
+    def _says_something(self, chunk: Chunk) -> bool:
+        shows_ids = self.options.token_ids and chunk.token_ids
+        return bool(chunk.text or chunk.logprobs or chunk.finish_reason or shows_ids)
+
+    def _framed(self, event: bytes) -> bytes:
+        """An event of choices as it is sent: padded, where that was asked for."""
+        return _padded(event) if self.options.obfuscation else event
+
     def _chunk_tail(self, progress: Sequence[Progress]) -> bytes:
         if not self.options.continuous_usage:
             return self._tail
@@ -113,7 +144,7 @@ class CompletionRenderer(Answer):
         super().__init__(served, options)
         self._offsets: dict[int, int] = {}  # characters sent of each choice; a choice without an entry has not begun
 
-    def begin(self) -> bytes:
+    def begin(self, _progress: Sequence[Progress]) -> bytes:
         """Nothing: a completion has no role, and its prompt is shown when its log-probabilities are known."""
         return b""
 
@@ -123,12 +154,14 @@ class CompletionRenderer(Answer):
         events: list[bytes] = []
         for chunk in chunks:
             index = prompt_index * self.options.n + chunk.index
+            prompt_ids = None
             if index not in self._offsets:
                 self._offsets[index] = 0
+                prompt_ids = progress[prompt_index].prompt_token_ids if self.options.token_ids else None
                 if self.options.echo:
                     events.append(self._prompt_event(index, progress[prompt_index], tail))
-            if _says_something(chunk) and not self.options.prompt_only:
-                events.append(self._chunk(index, chunk, tail))
+            if self._says_something(chunk) and not self.options.prompt_only:
+                events.append(self._chunk(index, chunk, tail, prompt_ids))
         return b"".join(events)
 
     def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
@@ -149,26 +182,30 @@ class CompletionRenderer(Answer):
         finish = b'"length"' if self.options.prompt_only else b"null"
         return self._event(index, text, tail, encode(logprobs), finish)
 
-    def _chunk(self, index: int, chunk: Chunk, tail: bytes) -> bytes:
+    def _chunk(self, index: int, chunk: Chunk, tail: bytes, prompt_ids: Sequence[int] | None) -> bytes:
         logprobs = b"null"
         if self.options.logprobs is not None and chunk.token_ids:
             shown = completion_logprobs(
-                chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self._offsets[index], self.served
+                chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self._offsets[index], self._names
             )
             logprobs = encode(shown)
         self._offsets[index] += len(chunk.text)
-        return self._event(index, chunk.text, tail, logprobs, finish(chunk))
+        finish = self._finish(chunk)
+        if prompt_ids is not None:
+            finish += b',"prompt_token_ids":' + encode(prompt_ids)
+        return self._event(index, chunk.text, tail, logprobs, finish)
 
     def _event(self, index: int, text: str, tail: bytes, logprobs: bytes, finish: bytes) -> bytes:
-        return b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}%b' % (
-            *(self._head, index, encode(text), logprobs, finish, tail),
+        return self._framed(
+            b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}%b'
+            % (self._head, index, encode(text), logprobs, finish, tail)
         )
 
     def _prompt_logprobs(self, progress: Progress) -> JsonObject | None:
         if self.options.logprobs is None:
             return None
         positions = progress.prompt_logprobs or []
-        return completion_logprobs(progress.prompt_token_ids, positions, self.options.logprobs, 0, self.served)
+        return completion_logprobs(progress.prompt_token_ids, positions, self.options.logprobs, 0, self._names)
 
     def _choice(self, index: int, output: RequestOutput, choice: CompletionOutput) -> JsonObject:
         options = self.options
@@ -176,7 +213,7 @@ class CompletionRenderer(Answer):
         logprobs = self._prompt_logprobs(output) if options.echo else None
         if options.logprobs is not None and not options.prompt_only:
             sampled = completion_logprobs(
-                choice.token_ids, choice.logprobs or [], options.logprobs, len(prompt), self.served
+                choice.token_ids, choice.logprobs or [], options.logprobs, len(prompt), self._names
             )
             logprobs = sampled if logprobs is None else {key: logprobs[key] + sampled[key] for key in sampled}
         rendered: JsonObject = {
@@ -188,18 +225,18 @@ class CompletionRenderer(Answer):
         }
         if options.prompt_logprobs is not None:
             rendered["prompt_logprobs"] = shown_prompt_logprobs(output, options.prompt_logprobs)
+        if options.token_ids:
+            ids = [] if options.prompt_only else choice.token_ids
+            rendered |= {"token_ids": ids, "prompt_token_ids": output.prompt_token_ids}
         return rendered
 
 
-def _says_something(chunk: Chunk) -> bool:
-    return bool(chunk.text or chunk.logprobs or chunk.finish_reason)
-
-
-def finish(chunk: Chunk, reason: str | None = None) -> bytes:
-    """The value of finish_reason (`reason`, if given), and with it vLLM's stop_reason."""
-    if chunk.finish_reason is None:
-        return b"null"
-    return b'"%b","stop_reason":%b' % ((reason or chunk.finish_reason.value).encode(), encode(chunk.stop_reason))
+def _padded(event: bytes) -> bytes:
+    """The event with OpenAI's field `obfuscation`, so long that the whole is a multiple of 128 bytes."""
+    frame = b',"obfuscation":"%b"}' + sse.END
+    length = len(event) - len(b"}" + sse.END) + len(frame) - len(b"%b")
+    padding = secrets.token_urlsafe(_PADDED_TO)[: -length % _PADDED_TO]
+    return event.removesuffix(b"}" + sse.END) + frame % padding.encode()
 
 
 def shown_prompt_logprobs(output: RequestOutput, num_top: int) -> list[object]:

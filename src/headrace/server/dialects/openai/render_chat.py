@@ -11,7 +11,7 @@ from msgspec.json import encode
 
 from headrace.server.dialects.base import JsonObject, Progress, Served
 from headrace.server.dialects.openai.logprobs import chat_logprobs
-from headrace.server.dialects.openai.render import Answer, RenderOptions, finish, shown_prompt_logprobs
+from headrace.server.dialects.openai.render import Answer, RenderOptions, shown_prompt_logprobs
 from headrace.types import Chunk, CompletionOutput, FinishReason, RequestOutput, ToolCallDelta
 
 _TOOL_CALLS = "tool_calls"
@@ -29,10 +29,14 @@ class ChatRenderer(Answer):
         super().__init__(served, options)
         self._have_called: set[int] = set()  # choices whose stream has calls
 
-    def begin(self) -> bytes:
-        """Each choice's role, and with echo the message that is continued."""
+    def begin(self, progress: Sequence[Progress]) -> bytes:
+        """Each choice's role, and with echo the message that is continued; what is shown of the prompt comes first."""
         delta = encode({"role": self.options.role, "content": self.options.prefix})
-        return b"".join(self._event(index, delta, self._tail) for index in range(self.options.n))
+        shown = b"".join(
+            b',"%b":%b' % (key.encode(), encode(value)) for key, value in self._prompt(progress[0]).items()
+        )
+        tails = [b"]" + shown + self._tail[1:], *[self._tail] * (self.options.n - 1)]
+        return b"".join(self._event(index, delta, tail) for index, tail in enumerate(tails))
 
     def chunks(self, prompt_index: int, chunks: Sequence[Chunk], progress: Sequence[Progress]) -> bytes:
         """One event for each chunk that says something."""
@@ -47,7 +51,12 @@ class ChatRenderer(Answer):
         body["usage"] = self._usage(outputs)
         if self.options.prompt_logprobs is not None:
             body["prompt_logprobs"] = shown_prompt_logprobs(outputs[0], self.options.prompt_logprobs)
-        return encode(body)
+        return encode(body | self._prompt(outputs[0]))
+
+    def _prompt(self, progress: Progress) -> JsonObject:
+        """What was asked to see of it."""
+        ids = {"prompt_token_ids": progress.prompt_token_ids} if self.options.token_ids else {}
+        return ids | ({"prompt_text": progress.prompt} if self.options.prompt_text else {})
 
     def _chunk(self, chunk: Chunk, tail: bytes) -> bytes:
         delta = b'{"content":%b}' % encode(chunk.text) if chunk.text else b"{}"
@@ -55,12 +64,12 @@ class ChatRenderer(Answer):
             delta = encode(self._delta(chunk))
         logprobs = b"null"
         if self.options.logprobs is not None and chunk.token_ids:
-            shown = chat_logprobs(chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self.served)
+            shown = chat_logprobs(chunk.token_ids, chunk.logprobs or [], self.options.logprobs, self._names)
             logprobs = encode(shown)
         reason = None
         if chunk.finish_reason is FinishReason.STOP and chunk.index in self._have_called:
             reason = self._reason(chunk.finish_reason)
-        return self._event(chunk.index, delta, tail, logprobs, finish(chunk, reason))
+        return self._event(chunk.index, delta, tail, logprobs, self._finish(chunk, reason))
 
     def _delta(self, chunk: Chunk) -> JsonObject:
         delta: JsonObject = self._reasoning(chunk.reasoning)
@@ -82,19 +91,20 @@ class ChatRenderer(Answer):
 
     def _says_something(self, chunk: Chunk) -> bool:
         has_thought = chunk.reasoning and self.options.include_reasoning
-        return bool(chunk.text or has_thought or chunk.tool_calls or chunk.logprobs or chunk.finish_reason)
+        return bool(has_thought or chunk.tool_calls or super()._says_something(chunk))
 
     def _event(
         self, index: int, delta: bytes, tail: bytes, logprobs: bytes = b"null", finish: bytes = b"null"
     ) -> bytes:
-        return b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}%b' % (
-            *(self._head, index, delta, logprobs, finish, tail),
+        return self._framed(
+            b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}%b'
+            % (self._head, index, delta, logprobs, finish, tail)
         )
 
     def _choice(self, output: CompletionOutput) -> JsonObject:
         logprobs = None
         if self.options.logprobs is not None:
-            logprobs = chat_logprobs(output.token_ids, output.logprobs or [], self.options.logprobs, self.served)
+            logprobs = chat_logprobs(output.token_ids, output.logprobs or [], self.options.logprobs, self._names)
         content = self.options.prefix + output.text
         has_other = bool(output.tool_calls or output.reasoning)
         message: JsonObject = {
@@ -114,7 +124,7 @@ class ChatRenderer(Answer):
             "logprobs": logprobs,
             "finish_reason": self._reason(output.finish_reason) if output.tool_calls else output.finish_reason,
             "stop_reason": output.stop_reason,
-        }
+        } | ({"token_ids": output.token_ids} if self.options.token_ids else {})
 
 
 def _joined(deltas: Sequence[ToolCallDelta]) -> list[ToolCallDelta]:

@@ -18,7 +18,7 @@ class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     continuous_usage_stats: bool | None = None
     """vLLM's: every chunk carries the usage so far."""
     include_obfuscation: bool | None = None
-    """Padding against traffic analysis; only false is possible."""
+    """Pad every event to a multiple of so many bytes that its size says nothing of its text; off unless asked for."""
 
 
 class TextFormat(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
@@ -110,6 +110,15 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     add_special_tokens: bool | None = None
     echo: bool | None = None
     structured_outputs: StructuredOutputs | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    spaces_between_special_tokens: bool | None = None  # no effect: special tokens are written as they are
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    stream_interval: int | None = None
+    request_id: str | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
 
     # llama.cpp's
     typical_p: float | None = None
@@ -234,6 +243,9 @@ class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
 
     # vLLM's
     include_reasoning: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    chat_template: str | None = None
+    return_prompt_text: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -17,7 +17,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     # vLLM's
-    "cache_salt": _NEVER,
     "ec_transfer_params": _NEVER,
     "guided_choice": _NEVER,
     "guided_decoding_backend": _NEVER,
@@ -29,19 +28,11 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "logprob_token_ids": ([],),
     "mm_payload": ("tensors",),
-    "priority": (0,),
     "repetition_detection": _NEVER,
-    "request_id": _NEVER,
     "return_mm_kwargs": _NEVER,
-    "return_token_ids": (False,),
     "return_token_offsets": (False,),
-    "return_tokens_as_token_ids": (False,),
     "routed_experts_prompt_start": (0,),
-    "spaces_between_special_tokens": (True,),
-    "stream_interval": (1,),
     "thinking_token_budget": (-1,),
-    "truncate_prompt_tokens": _NEVER,
-    "truncation_side": _NEVER,
     "vllm_xargs": ({},),
     "watermarking": (False,),
 }
@@ -59,11 +50,8 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "web_search_options": _NEVER,
     # vLLM's
-    "chat_template": _NEVER,
-    "documents": _NEVER,
     "media_io_kwargs": _NEVER,
     "mm_processor_kwargs": _NEVER,
-    "return_prompt_text": (False,),
 }
 
 COMPLETION: Mapping[str, tuple[Any, ...]] = {
