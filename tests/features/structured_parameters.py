@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from features.asking import Asking
-from features.catalogue import Parameter, refused, works
+from features.catalogue import Parameter, works
 
 SCHEMA = {
     "type": "object",
@@ -52,11 +52,20 @@ def _matching(pattern: str, **asked: object) -> Callable[[Asking], None]:
     return prove
 
 
-TAG = {
-    "type": "structural_tag",
-    "structures": [{"begin": "<f>", "schema": SCHEMA, "end": "</f>"}],
-    "triggers": ["<f>"],
-}
+def _tag(ask: Asking) -> None:
+    assert " Lily" in ask.text()  # what the model writes anyway opens the tag
+    tag = {
+        "type": "structural_tag",
+        "structures": [{"begin": " Lily", "schema": SCHEMA, "end": "!"}],
+        "triggers": [" Lily"],
+    }
+    for form in ({"structured_outputs": {"structural_tag": json.dumps(tag)}}, {"response_format": tag}):
+        inside = re.findall(" Lily(.*?)!", ask.text(max_tokens=80, **form))
+        assert inside
+        _are_animals(inside)
+
+
+_ONE_PROPERTY = {"type": "object", "properties": {"a": {"const": 1}}}
 
 PARAMETERS: Sequence[Parameter] = (
     works(
@@ -89,7 +98,7 @@ PARAMETERS: Sequence[Parameter] = (
         "outputs follow it, in Lark or EBNF",
         source="vLLM",
     ),
-    refused("structured_outputs.structural_tag", json.dumps(TAG), why="not yet", source="vLLM"),
+    works("structured_outputs.structural_tag", _tag, "what stands within tags satisfies the schema", source="vLLM"),
     works(
         "structured_outputs.disable_any_whitespace",
         _matching(
@@ -102,6 +111,12 @@ PARAMETERS: Sequence[Parameter] = (
         "structured_outputs.whitespace_pattern",
         _matching(r"\[\n{0,2}1\n{0,2},\n{0,2}2\n{0,2}\]", json={"const": [1, 2]}, whitespace_pattern="\\n{0,2}"),
         "white space between JSON's elements matches it",
+        source="vLLM",
+    ),
+    works(
+        "structured_outputs.disable_additional_properties",
+        _matching(r'\{\s*("a": 1)?\s*\}', json=_ONE_PROPERTY, disable_additional_properties=True),
+        "objects have only the properties that the schema names",
         source="vLLM",
     ),
 )
