@@ -74,7 +74,20 @@ struct SamplerMemory {
 
 inline bool contains(const uint32_t* bits, size_t token) { return bits[token / 32] >> (token % 32) & 1; }
 
-// Sum of non-negative weights, in blocks that `draw` can take up one by one.
+// Eight interleaved sums of value(0 … n - 1), added up in order.
+template <class Value>
+double lane_sum(size_t n, Value value) {
+    double lanes[8] = {};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t l = 0; l < 8; ++l) lanes[l] += value(i + l);
+    for (size_t l = 0; i < n; ++i, ++l) lanes[l] += value(i);
+    double total = 0;
+    for (double lane : lanes) total += lane;
+    return total;
+}
+
+// Sum of non-negative weights, in blocks that `draw` can take up one by one: the same for a block wherever it is asked for.
 constexpr size_t SUM_BLOCK = 256;
 double block_sum(const float* weights, size_t n);
 double sum_of(const std::vector<float>& weights);

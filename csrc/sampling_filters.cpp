@@ -10,21 +10,18 @@ namespace headrace {
 namespace {
 
 // Top-nσ (Tang et al. 2024): tokens whose logit is at least the highest less n standard deviations of all that are allowed.
-void keep_top_n_sigma(double n, SamplerMemory& memory) {
-    double sum = 0, squares = 0, count = 0;
-    float highest = NEVER;
-    for (float logit : memory.logits) {
-        if (logit == NEVER) continue;
-        sum += static_cast<double>(logit);
-        ++count;
-        highest = std::max(highest, logit);
-    }
-    const double mean = sum / count;
-    for (float logit : memory.logits)
-        if (logit != NEVER) squares += (static_cast<double>(logit) - mean) * (static_cast<double>(logit) - mean);
+void keep_top_n_sigma(double n, float highest, SamplerMemory& memory) {
+    const float* logits = memory.logits.data();
+    const size_t size = memory.logits.size();
+    const double count = lane_sum(size, [=](size_t i) { return logits[i] == NEVER ? 0.0 : 1.0; });
+    const double mean = lane_sum(size, [=](size_t i) { return logits[i] == NEVER ? 0.0 : static_cast<double>(logits[i]); }) / count;
+    const double squares = lane_sum(size, [=](size_t i) {
+        const double distance = static_cast<double>(logits[i]) - mean;
+        return logits[i] == NEVER ? 0.0 : distance * distance;
+    });
     const double least = static_cast<double>(highest) - n * std::sqrt(squares / count);
-    for (size_t i = 0; i < memory.logits.size(); ++i)
-        if (static_cast<double>(memory.logits[i]) < least) memory.weights[i] = 0;
+    float* weights = memory.weights.data();
+    for (size_t i = 0; i < size; ++i) weights[i] = static_cast<double>(logits[i]) < least ? 0 : weights[i];
 }
 
 void keep_min_p(float min_p, std::vector<float>& weights) {
@@ -88,11 +85,14 @@ void keep_top_p(double top_p, SamplerMemory& memory) {
 // surprise less entropy is the mean of l less l: the logarithm of the sum falls out.
 void keep_typical(double typical_p, float highest, SamplerMemory& memory) {
     const double mean = mean_logit(memory.logits, memory.weights, highest, sum_of(memory.weights));
-    const auto distance = [&](size_t i) {
-        const double below = memory.logits[i] < highest ? static_cast<double>(memory.logits[i]) - static_cast<double>(highest) : 0;
-        return bits_of(static_cast<float>(std::abs(mean - below)));
-    };
-    keep_until(typical_p, distance, memory);
+    const float* logits = memory.logits.data();
+    memory.scratch.resize(memory.logits.size());
+    float* distances = memory.scratch.data();
+    for (size_t i = 0; i < memory.logits.size(); ++i) {
+        const double below = static_cast<double>(logits[i]) - static_cast<double>(highest);
+        distances[i] = static_cast<float>(std::abs(mean - (logits[i] < highest ? below : 0.0)));
+    }
+    keep_until(typical_p, [=](size_t i) { return bits_of(distances[i]); }, memory);
 }
 
 // XTC ("exclude top choices", p-e-w): of two or more tokens at least as likely as the threshold only the least likely stays.
@@ -112,7 +112,7 @@ void exclude_top_choices(double threshold, std::vector<float>& weights) {
 }  // namespace
 
 void filter(const SamplingRow& row, float highest, double xtc_draw, SamplerMemory& memory) {
-    if (row.top_n_sigma > 0) keep_top_n_sigma(static_cast<double>(row.top_n_sigma), memory);
+    if (row.top_n_sigma > 0) keep_top_n_sigma(static_cast<double>(row.top_n_sigma), highest, memory);
     if (row.min_p > 0) keep_min_p(row.min_p, memory.weights);
     if (row.top_k > 0) keep_top_k(static_cast<size_t>(row.top_k), memory);
     if (row.typical_p < 1) keep_typical(static_cast<double>(row.typical_p), highest, memory);
@@ -124,9 +124,9 @@ void filter(const SamplingRow& row, float highest, double xtc_draw, SamplerMemor
 // Mirostat 2.0 (Basu et al. 2021): tokens whose surprise is at most mu bits, at least the most likely one.
 void filter_by_surprise(const SamplingRow& row, SamplerMemory& memory) {
     const double least = sum_of(memory.weights) * std::exp2(-static_cast<double>(row.mirostat_mu));
-    const size_t best = static_cast<size_t>(std::max_element(memory.weights.begin(), memory.weights.end()) - memory.weights.begin());
-    for (size_t i = 0; i < memory.weights.size(); ++i)
-        if (i != best && static_cast<double>(memory.weights[i]) < least) memory.weights[i] = 0;
+    const auto best = std::find(memory.weights.begin(), memory.weights.end(), 1.0f);  // the highest logit's
+    for (float& weight : memory.weights) weight = static_cast<double>(weight) < least ? 0 : weight;
+    *best = 1;
 }
 
 void follow_mirostat(SamplingRow& row, const std::vector<float>& weights, int32_t drawn) {

@@ -5,16 +5,8 @@
 
 namespace headrace {
 
-// Eight interleaved sums, added up in order: the same for a block wherever it is asked for.
 double block_sum(const float* weights, size_t n) {
-    double lanes[8] = {};
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (size_t l = 0; l < 8; ++l) lanes[l] += static_cast<double>(weights[i + l]);
-    for (size_t l = 0; i < n; ++i, ++l) lanes[l] += static_cast<double>(weights[i]);
-    double total = 0;
-    for (double lane : lanes) total += lane;
-    return total;
+    return lane_sum(n, [&](size_t i) { return static_cast<double>(weights[i]); });
 }
 
 double sum_of(const std::vector<float>& weights) {
@@ -25,13 +17,12 @@ double sum_of(const std::vector<float>& weights) {
 }
 
 double mean_logit(const std::vector<float>& logits, const std::vector<float>& weights, float highest, double total) {
-    double lanes[8] = {};
-    for (size_t i = 0; i < logits.size(); ++i)
-        if (weights[i] > 0 && logits[i] < highest)
-            lanes[i % 8] += static_cast<double>(weights[i]) * (static_cast<double>(logits[i]) - static_cast<double>(highest));
-    double sum = 0;
-    for (double lane : lanes) sum += lane;
-    return sum / total;
+    const float *logit = logits.data(), *weight = weights.data();
+    const auto share = [=](size_t i) {
+        const double below = static_cast<double>(logit[i]) - static_cast<double>(highest);
+        return weight[i] > 0 && logit[i] < highest ? static_cast<double>(weight[i]) * below : 0.0;
+    };
+    return lane_sum(logits.size(), share) / total;
 }
 
 float kth_largest(const float* values, size_t count, size_t k, std::vector<float>& scratch) {

@@ -10,6 +10,9 @@ import numpy as np
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
 
+ALL_LOGPROBS = 2**31 - 1
+"""As a number of log-probabilities: of the whole vocabulary, however large it is"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -125,7 +128,7 @@ class SamplingParams:
             if not isinstance(values, Iterable) or isinstance(values, str | bytes):
                 raise RequestError(f"{name} is {values!r}, expected a list of {kind}", param=name)
             object.__setattr__(self, name, tuple(values))  # frozen
-        for name, value in (("top_k", 0), ("top_n_sigma", 0.0), ("seed", None)):
+        for name, value in _FOR_MINUS_ONE.items():
             if getattr(self, name) == -1:
                 object.__setattr__(self, name, value)
         for name, *_ in _RANGES:
@@ -161,6 +164,13 @@ _LISTS = {
     "stop_token_ids": "token ids",
     "allowed_token_ids": "token ids",
 }
+_FOR_MINUS_ONE: Mapping[str, float | None] = {
+    "top_k": 0,
+    "top_n_sigma": 0.0,
+    "seed": None,
+    "logprobs": ALL_LOGPROBS,
+    "prompt_logprobs": ALL_LOGPROBS,
+}
 _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("n", 1, 1024, "from 1 to 1,024"),
     ("temperature", 0.0, 1e6, "from 0 (greedy) to 1,000,000"),
@@ -189,8 +199,8 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
     ("min_tokens", 0, 2**31 - 1, "0 or more"),
     ("max_tokens", 1, 2**31 - 1, "1 or more"),
-    ("logprobs", -1, 2**31 - 1, "-1 (all) or a count"),
-    ("prompt_logprobs", -1, 2**31 - 1, "-1 (all) or a count"),
+    ("logprobs", 0, ALL_LOGPROBS, "-1 (all) or a count"),
+    ("prompt_logprobs", 0, ALL_LOGPROBS, "-1 (all) or a count"),
 )
 _INTEGERS = {"n", "beam_width", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
 _INTEGERS = {

@@ -90,6 +90,24 @@ def test_a_body_above_the_limit(serve) -> None:
     assert len(llm.streams) == 1
 
 
+@pytest.mark.parametrize(
+    ("most", "asked", "is_taken"),
+    [(20, 20, True), (20, 21, False), (20, -1, False), (5, 6, False), (-1, 300, True), (0, 0, True), (0, 1, False)],
+)
+def test_the_limit_of_logprobs(serve, most: int, asked: int, is_taken: bool) -> None:
+    base = serve(FakeLLM(), max_logprobs=most)
+    for path, fields, param in (
+        ("chat/completions", CHAT | {"logprobs": True, "top_logprobs": asked}, "top_logprobs"),
+        ("completions", {"model": "fake", "prompt": "a", "logprobs": asked}, "logprobs"),
+        ("completions", {"model": "fake", "prompt": "a", "prompt_logprobs": asked}, "prompt_logprobs"),
+    ):
+        response = httpx.post(f"{base}/v1/{path}", json=fields)
+        if is_taken:
+            assert response.status_code == 200, response.text
+        else:
+            assert error_of(response, 400)["param"] == param
+
+
 def test_the_default_limit_takes_long_prompts(quick: str) -> None:
     body = CHAT | {"messages": [{"role": "user", "content": "x" * 2_000_000}]}
     assert error_of(httpx.post(f"{quick}/v1/chat/completions", json=body), 400)["code"] == "context_length_exceeded"

@@ -190,10 +190,26 @@ def _sampling(ops: CpuOps, sizes: Sizes) -> Iterator[Case]:
         ("sample greedy", SamplingBatch.of(rows, temperature=0)),
         ("sample", SamplingBatch.of(rows)),
         ("sample top-k 40, top-p 0.95", SamplingBatch.of(rows, top_k=40, top_p=0.95)),
+        ("sample typical-p 0.95", SamplingBatch.of(rows, typical_p=0.95)),
+        ("sample mirostat", SamplingBatch.of(rows, mirostat=2, mirostat_mu=10)),
+        (f"sample, all filters and penalties, history {sizes.context}", _everything(rows, sizes)),
     ):
         yield Case(name, rows, _in_turn(logits, partial(ops.sample, batch=batch)), work)
     ids = np.arange(rows, dtype=np.int32)
     yield Case("logprobs", rows, _in_turn(logits, lambda x: ops.logprobs(x, ids, 5)), work)
+
+
+def _everything(rows: int, sizes: Sizes) -> SamplingBatch:
+    """Whatever can be on at once; the history is one text that repeats itself."""
+    history = np.tile(np.arange(sizes.context // 8, dtype=np.int32), 8)
+    return SamplingBatch.of(
+        rows,
+        **{"repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.1},
+        **{"dry_multiplier": 0.8, "no_repeat_ngram_size": 4, "dynatemp_range": 0.5},
+        **{"top_n_sigma": 3, "min_p": 0.001, "top_k": 1000, "typical_p": 0.99, "top_p": 0.95, "xtc_probability": 1},
+        history=history,
+        history_end=len(history),
+    )
 
 
 def _in_turn(operands: Sequence[_T], run: Callable[[_T], object]) -> Callable[[], object]:

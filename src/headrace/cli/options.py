@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,6 +67,22 @@ class Text(click.ParamType[str]):
             return str(value).encode("utf-8", "surrogateescape").decode("utf-8")
         except UnicodeError as error:
             self.fail(f"it is not UTF-8 ({error.reason})", param, ctx)  # type: ignore[attr-defined]
+
+
+class SamplingSetting(click.ParamType[tuple[str, Any]]):
+    """NAME=VALUE: a parameter of SamplingParams that has no option of its own; VALUE is JSON."""
+
+    name = "setting"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """The name and the value."""
+        name, _, text = str(value).partition("=")
+        if name not in SAMPLING_SETTINGS:
+            self.fail(f"{name!r} is none of {', '.join(SAMPLING_SETTINGS)}", param, ctx)
+        try:
+            return name, json.loads(text)
+        except json.JSONDecodeError:
+            self.fail(f'{name} is {text!r}, expected a number or a list such as ["a", "b"]', param, ctx)
 
 
 def parse_token_ids(text: str) -> list[int]:
@@ -155,6 +172,13 @@ SPECULATION_OPTIONS = (
 )
 _SPECULATION_NAMES = ("speculation",)
 
+SAMPLING_SETTINGS = (
+    *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta"),
+    *("dynatemp_range", "dynatemp_exponent", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+    *("bad_words", "allowed_token_ids", "min_tokens"),
+)
+
 SAMPLING_OPTIONS = (
     click.option(
         "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most tokens of an answer.  [default: 1024]"
@@ -164,6 +188,14 @@ SAMPLING_OPTIONS = (
     click.option("--top-p", type=float, metavar="P", help="Draw from the likeliest tokens that make up P."),
     click.option("--min-p", type=float, metavar="P", help="Drop tokens less than P times as likely as the best."),
     click.option("--repetition-penalty", type=float, metavar="R", help="Above 1: what was said becomes less likely."),
+    click.option(
+        "--sampling",
+        "settings",
+        type=SamplingSetting(),
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Another of the sampler's parameters, such as dry_multiplier=0.8; may be repeated.",
+    ),
     click.option("--seed", type=int, metavar="N", help="Same seed, same text."),
     click.option(
         "--stop", type=Text(), multiple=True, metavar="TEXT", help="End the answer before TEXT; may be repeated."
@@ -247,6 +279,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
         given = {name: options.pop(name) for name in names}
         sampling = {name: value for name, value in given.items() if value not in (None, ())}
+        sampling |= dict(options.pop("settings"))
         command(*args, sampling=sampling, **options)
 
     return _add(SAMPLING_OPTIONS, with_sampling)

@@ -31,6 +31,14 @@ from headrace.config import EngineConfig
     help="Jinja template to use instead of the model's own.",
 )
 @click.option("--trust-request-chat-template", is_flag=True, help="Let requests bring their own chat template (Jinja).")
+@click.option(
+    "--max-logprobs",
+    type=click.IntRange(min=-1),
+    default=20,
+    show_default=True,
+    metavar="K",
+    help="Most log-probabilities of a position that a request can ask for; -1 is any number.",
+)
 @engine_options
 @debug_option
 def serve(
@@ -41,6 +49,7 @@ def serve(
     name: str | None,
     chat_template: Path | None,
     trust_request_chat_template: bool,
+    max_logprobs: int,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
@@ -65,6 +74,7 @@ def serve(
         host,
         port,
         served_name,
+        max_logprobs=max_logprobs,
         trust_request_chat_template=trust_request_chat_template,
         announce=lambda line: click.echo(line, err=True),
     )

@@ -170,7 +170,7 @@ class Runner:
         asked: list[int] = []
         counts: list[int] = []
         for at, row in enumerate(rows):
-            count = self._num_logprobs(row.sequence.request.params.logprobs)
+            count = row.sequence.request.params.logprobs
             if count is not None and row.num_drafts < len(accepted[row.sequence]):
                 asked.append(at)
                 counts.append(count)
@@ -189,11 +189,8 @@ class Runner:
         for beam, count, row_ids, row_logprobs in zip(beams, counts, ids, logprobs, strict=True):
             beam.candidates = Candidates(row_ids[:count].tolist(), row_logprobs[:count].tolist())
 
-    def _num_logprobs(self, asked: int | None) -> int | None:
-        return self._decoder.spec.vocab_size if asked == -1 else asked
-
     def _add_prompt_logprobs(self, logits: Array, rows: _LogitRows) -> None:
-        counts = [self._num_logprobs(sequence.request.params.prompt_logprobs) or 0 for sequence, _ in rows.prompt]
+        counts = [sequence.request.params.prompt_logprobs or 0 for sequence, _ in rows.prompt]
         token_ids = np.array([sequence.token_ids[position + 1] for sequence, position in rows.prompt], np.int32)
         chosen = self._ops.select(logits, np.array(rows.prompt_at, np.int32))
         found = self._ops.logprobs(chosen, token_ids, max(counts))

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import __version__
 from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
+from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.body import read_json_body
 from headrace.server.dialects import openai
 from headrace.server.dialects.base import Action, Call, ChatPrompt, Dialect, Endpoint, Listing, Renderer, Served
@@ -36,6 +37,8 @@ DIALECTS: tuple[Dialect, ...] = (openai.DIALECT,)
 """The first one's error shape is used for paths that are nobody's."""
 
 MAX_BODY_BYTES = 32 * 2**20
+MAX_LOGPROBS = 20
+"""Of OpenAI's API, and vLLM's default: the whole vocabulary at each position of a long prompt would fill any memory."""
 
 _SHUTTING_DOWN = Overloaded("The server is shutting down; send the request again later")
 """Said to a request that is cancelled: it has outlived the time that a shutdown gives (or nobody hears it)."""
@@ -45,7 +48,12 @@ _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"
 
 
 def create_app(
-    llm: AsyncLLM, served_name: str, *, max_body_bytes: int = MAX_BODY_BYTES, trust_request_chat_template: bool = False
+    llm: AsyncLLM,
+    served_name: str,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    max_logprobs: int = MAX_LOGPROBS,
+    trust_request_chat_template: bool = False,
 ) -> App:
     """The application that serves `llm` under `served_name`. It closes the engine when it is shut down.
 
@@ -53,10 +61,12 @@ def create_app(
         llm: The engine. All its methods are called from the application's event loop.
         served_name: The model's name in requests and answers.
         max_body_bytes: Longer request bodies are refused with 413.
+        max_logprobs: Most likely tokens of a position that a request can ask for; -1 is any number.
         trust_request_chat_template: Let requests bring their own chat template, which is code (in a sandbox).
     """
     metrics = Metrics(served_name, llm.max_context, llm.stats)
-    server = _Server(llm, _served(llm, served_name), metrics, max_body_bytes, trust_request_chat_template)
+    served = _served(llm, served_name)
+    server = _Server(llm, served, metrics, max_body_bytes, max_logprobs, trust_request_chat_template)
     routes = [Route("/health", _health(server)), Route("/metrics", _metrics(server)), Route("/version", _version)]
     posts: dict[str, ASGIApp] = {}
     for dialect in DIALECTS:
@@ -104,6 +114,7 @@ class _Server:
     served: Served
     metrics: Metrics
     max_body_bytes: int
+    max_logprobs: int
     trust_request_chat_template: bool
 
 
@@ -150,6 +161,7 @@ class _Generate(_Post):
         _check_model(call.model, server.served)
         if not server.trust_request_chat_template:
             _refuse_templates(call)
+        _check_logprobs(call, server.max_logprobs)
         opened = await open_call(call, server.llm, server.metrics, arrival)
         try:
             renderer = call.renderer(server.served)
@@ -245,6 +257,18 @@ def _refuse_templates(call: Call) -> None:
 def _check_model(model: str, served: Served) -> None:
     if model != served.name:
         raise UnknownModel(f"The model {model!r} is not served here; {served.name!r} is", param="model")
+
+
+def _check_logprobs(call: Call, most: int) -> None:
+    for name in ("logprobs", "prompt_logprobs"):
+        asked = getattr(call.params, name) or 0
+        if 0 <= most < asked:
+            param = call.param_names.get(name, name)
+            raise RequestError(
+                f"{param} asks for {'all' if asked == ALL_LOGPROBS else asked} tokens, and this server gives at most"
+                f" {most}; it can be started with another --max-logprobs",
+                param=param,
+            )
 
 
 def _served(llm: AsyncLLM, name: str) -> Served:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from headrace.errors import ConfigError
-from headrace.server.app import MAX_BODY_BYTES, create_app
+from headrace.server.app import MAX_BODY_BYTES, MAX_LOGPROBS, create_app
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -32,6 +32,7 @@ def run_server(
     served_name: str,
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
+    max_logprobs: int = MAX_LOGPROBS,
     shutdown_seconds: int = 30,
     trust_request_chat_template: bool = False,
     announce: Callable[[str], None] | None = None,
@@ -47,6 +48,7 @@ def run_server(
         port: 0 picks a free one.
         served_name: The model's name in requests and answers.
         max_body_bytes: Longer request bodies are refused.
+        max_logprobs: Most likely tokens of a position that a request can ask for; -1 is any number.
         shutdown_seconds: How long open requests may take to finish.
         trust_request_chat_template: Let requests bring their own chat template.
         announce: Gets one line with the address once the server listens; None writes it to standard output.
@@ -62,6 +64,7 @@ def run_server(
             max_body_bytes=max_body_bytes,
             shutdown_seconds=shutdown_seconds,
             trust_request_chat_template=trust_request_chat_template,
+            max_logprobs=max_logprobs,
         )
         server.on_started = lambda: (announce or _write_line)(line)
         server.run(sockets=[listener])
@@ -105,12 +108,17 @@ def make_server(
     served_name: str,
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
+    max_logprobs: int = MAX_LOGPROBS,
     shutdown_seconds: int = 30,
     trust_request_chat_template: bool = False,
 ) -> Server:
     """A uvicorn server for `llm`, not yet running: `server.run(sockets=[listener])`, or `serve` in a loop."""
     app = create_app(
-        llm, served_name, max_body_bytes=max_body_bytes, trust_request_chat_template=trust_request_chat_template
+        llm,
+        served_name,
+        max_body_bytes=max_body_bytes,
+        max_logprobs=max_logprobs,
+        trust_request_chat_template=trust_request_chat_template,
     )
     config = uvicorn.Config(
         app,

@@ -107,4 +107,10 @@ def _experts(ops: Ops, inputs: _Inputs) -> MoeWeights:
 
 def _sampling(rows: int) -> SamplingBatch:
     order = np.arange(rows)
-    return SamplingBatch.of(rows, temperature=0.8, top_k=20, top_p=0.9, min_p=0.01, seed=order, position=order)
+    return SamplingBatch.of(
+        rows,
+        **{"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": order, "position": order},
+        **{"typical_p": 0.95, "xtc_probability": 0.5, "repetition_penalty": 1.1, "dry_multiplier": 0.8},
+        history=np.tile(np.arange(5, dtype=np.int32), 3),
+        history_end=13,
+    )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from headrace.errors import RequestError, UnsupportedParameter
-from headrace.sampling_params import SamplingParams
+from headrace.sampling_params import ALL_LOGPROBS, SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
 from headrace.server.dialects.openai.beams import beam_search
 from headrace.server.dialects.openai.extensions import call_options
@@ -29,8 +29,6 @@ from headrace.server.dialects.openai.requests import (
 from headrace.server.dialects.openai.structured import structured_name, structured_output
 from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION, refuse_unsupported
 
-MAX_LOGPROBS = 20
-"""Of the spec, and vLLM's default."""
 DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions; chat goes on to the end of the context."""
 INHERITED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -85,6 +83,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
         renderer=lambda served: ChatRenderer(served, options),
         param_names={
             "prompt": "messages",
+            "logprobs": "top_logprobs",
             "max_tokens": "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens",
             "structured": structured_name(fields),
         },
@@ -103,7 +102,7 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
     echo = bool(fields.echo)
     max_tokens = DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens
     prompt_only = echo and max_tokens == 0  # scores a prompt: one token is sampled, and thrown away
-    logprobs = _in_range("logprobs", fields.logprobs)
+    logprobs = _num_logprobs("logprobs", fields.logprobs)
     prompt_logprobs = _prompt_logprobs(fields)
     # With echo the prompt's log-probabilities are shown like those of the output; the engine computes the larger ask.
     asked = [count for count in (logprobs if echo else None, prompt_logprobs) if count is not None]
@@ -159,20 +158,21 @@ def _field_error(message: str) -> RequestError:
     return RequestError(f"{path}: {what[:1].lower()}{what[1:]}" if path else f"The body: {what}", param=path or None)
 
 
-def _in_range(name: str, value: int | None) -> int | None:
-    if value is not None and not 0 <= value <= MAX_LOGPROBS:
-        raise RequestError(f"{name} is {value}, expected from 0 to {MAX_LOGPROBS}", param=name)
-    return value
+def _num_logprobs(name: str, value: int | None) -> int | None:
+    """As SamplingParams means it; the server has a limit of its own."""
+    if value is not None and not -1 <= value <= ALL_LOGPROBS:
+        raise RequestError(f"{name} is {value}, expected -1 (all) or a count", param=name)
+    return ALL_LOGPROBS if value == -1 else value
 
 
 def _prompt_logprobs(fields: SharedFields) -> int | None:
     if fields.prompt_logprobs is not None and fields.stream:
         raise RequestError("prompt_logprobs cannot be streamed; send stream=false", param="prompt_logprobs")
-    return _in_range("prompt_logprobs", fields.prompt_logprobs)
+    return _num_logprobs("prompt_logprobs", fields.prompt_logprobs)
 
 
 def _chat_logprobs(fields: ChatFields) -> int | None:
-    top = _in_range("top_logprobs", fields.top_logprobs)
+    top = _num_logprobs("top_logprobs", fields.top_logprobs)
     if not fields.logprobs:
         if top:
             raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
