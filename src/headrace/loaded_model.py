@@ -16,7 +16,6 @@ import numpy as np
 
 from headrace.completion import OpenRequest
 from headrace.config import EngineConfig
-from headrace.engine.constraint import Constraint
 from headrace.engine.engine import Engine
 from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
 from headrace.errors import (
@@ -35,11 +34,8 @@ from headrace.sampling_params import SamplingParams
 from headrace.text.answer import AnswerFormat, Reading, answer_format
 from headrace.text.chat import ChatTemplate, load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
-from headrace.text.grammar.compiler import Grammars
-from headrace.text.grammar.constraint import GrammarConstraint
-from headrace.text.grammar.specification import grammar_text
-from headrace.text.grammar.vocabulary import GrammarVocabulary
 from headrace.text.phrases import Phrases, TokenPhrases
+from headrace.text.restrictions import Restrictions
 from headrace.text.tokenizer import Tokenizer
 from headrace.text.tools.definitions import ToolChoice, read_tools
 from headrace.types import Request, draw_seed
@@ -126,8 +122,8 @@ class LoadedModel:
         self.decoder = decoder
         """The weights and the forward pass, for what measures them"""
         self.kv_plan = plan
-        self._grammars = Grammars(lambda: GrammarVocabulary(self.tokenizer, self.spec.vocab_size, self._eos_token_ids))
-        self._engine = Engine(decoder, ops, self.config, plan, self._new_constraint)
+        self._restrictions = Restrictions(self.tokenizer, self.spec.vocab_size, self._eos_token_ids)
+        self._engine = Engine(decoder, ops, self.config, plan, self._restrictions.new_constraint)
         self.max_context = plan.max_context
         """Longest prompt + output in tokens"""
         kept = decoder.weights.kept
@@ -174,6 +170,7 @@ class LoadedModel:
             raise RequestError(
                 "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
             )
+        thinking = self._restrictions.thinking(params, reading)
         bad_phrases = self._bad_phrases(params)
         self._check_some_allowed(params, bad_phrases)
         request = Request(
@@ -185,7 +182,8 @@ class LoadedModel:
             eos_token_ids=self._eos_token_ids,
             cache_salt=cache_salt,
             priority=priority,
-            grammar=self._grammar_text(params, max_tokens),
+            grammar=self._restrictions.grammar(params, thinking, max_tokens),
+            thinking=thinking,
             bad_phrases=bad_phrases,
             dry_breakers=self._dry_breakers(params),
         )
@@ -204,25 +202,8 @@ class LoadedModel:
         Raises:
             RequestError: a structure cannot be enforced, is malformed, or takes too much work.
         """
-        if params.structured is not None:
-            self._grammars.compile(grammar_text(params.structured))
+        self._restrictions.compile(params)
         self._dry_breakers(params)
-
-    def _grammar_text(self, params: SamplingParams, max_tokens: int) -> str | None:
-        if params.structured is None:
-            return None
-        text = grammar_text(params.structured)
-        needed = self._grammars.compile(text).num_needed
-        if needed > max_tokens:
-            raise RequestError(
-                f"max_tokens is {max_tokens:,}, and the shortest output with this structure that was found needs"
-                f" {needed:,} tokens; give at least {needed:,}",
-                param="max_tokens",
-            )
-        return text
-
-    def _new_constraint(self, request: Request) -> Constraint | None:
-        return None if request.grammar is None else GrammarConstraint(self._grammars.compile(request.grammar))
 
     def encode_chat(
         self,

@@ -48,6 +48,24 @@ TokenLogprobs: TypeAlias = dict[int, Logprob]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """A thought that comes before what a request's grammar holds for, and how it is written."""
+
+    open: str
+    """The mark before it"""
+    close: str
+    """The mark behind it"""
+    closing: str
+    """How it is closed: the mark, and the white space around it that the template writes"""
+    behind: str
+    """The part of `closing` behind the mark"""
+    is_open: bool
+    """The prompt ends inside the thought; else the model may open one"""
+    most: int | None = None
+    """Tokens after which it is closed; None is no limit"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What the engine gets: token ids and parameters, nothing to look up, nothing random.
 
@@ -63,6 +81,8 @@ class Request:
     eos_token_ids: frozenset[int] = frozenset()
     grammar: str | None = None
     """The text of a grammar that every output satisfies, from `text.grammar.specification`."""
+    thinking: Thinking | None = None
+    """What may come before that"""
     cache_salt: str = ""
     """Prefixes are shared only between requests with the same salt."""
     bad_phrases: tuple[tuple[int, ...], ...] = ()

@@ -182,18 +182,18 @@ class AfterThought:
             return self._queued(self._marks.open_ids[1:], _Place.THOUGHT)
         if state.place is not _Place.THOUGHT:
             return _State(_Place.ANSWER)
+        return self._after_thought(token_id)
+
+    def _after_thought(self, token_id: int) -> _State | None:
         if self._inner is not None and token_id in self._marks.end_ids:
             return None
-        close = self._marks.close
-        text = state.tail + self._marks.written(token_id)
-        before, mark, behind = text.partition(close)
+        state, close = self._state, self._marks.close
+        before, mark, behind = (state.tail + self._marks.written(token_id)).partition(close)
         if not mark:
             return _State(_Place.THOUGHT, state.num_thought + 1, before[max(len(before) - len(close) + 1, 0) :])
-        if self._inner is None:
-            return _State(_Place.ANSWER)
-        if behind.strip():
+        if self._inner is not None and behind.strip():
             return None  # the answer has begun within a token, and nothing has looked at it
-        return _State(_Place.ANSWER) if behind else self._queued(self._marks.behind_ids, _Place.ANSWER)
+        return self._queued(() if behind or self._inner is None else self._marks.behind_ids, _Place.ANSWER)
 
     def _queued(self, queue: Sequence[int], then: _Place) -> _State:
         return _State(_Place.QUEUE, queue=tuple(queue), then=then) if queue else _State(then)

@@ -68,9 +68,12 @@ class Grammars:
         self._compiling = threading.Lock()
         self._worker: ThreadPoolExecutor | None = None
 
-    def has(self, text: str) -> bool:
-        """Whether `compile` answers at once."""
-        return text in self._kept
+    @property
+    def vocabulary(self) -> GrammarVocabulary:
+        """The model's, made when it is first asked for."""
+        if self._vocabulary is None:
+            self._vocabulary = self._new_vocabulary()
+        return self._vocabulary
 
     def compile(self, text: str) -> Grammar:
         """The grammar of a text from `specification`; at once if it was compiled not long ago, else up to a second.
@@ -111,9 +114,7 @@ class Grammars:
     def _compile(self, text: str) -> Grammar:
         if len(text) > _LONGEST_TEXT:
             raise _wrong(f"it has {len(text):,} characters, more than {_LONGEST_TEXT:,}; make it smaller")
-        if self._vocabulary is None:
-            self._vocabulary = self._new_vocabulary()
-        vocabulary = self._vocabulary
+        vocabulary = self.vocabulary
         parts = json.loads(text)
         hints = tuple(hint.encode() for hint in parts["hints"])
         grammar = json.dumps(parts["grammar"], ensure_ascii=False)

@@ -79,6 +79,21 @@ class GrammarVocabulary:
             start = at + 1
         return found
 
+    def written(self, token_id: int) -> bytes:
+        """A token as it reads, special ones by their names."""
+        return self.bytes[token_id] or (self._name(token_id) if token_id in self._ids_in_spelling else b"")
+
+    def encode_marks(self, text: str) -> tuple[int, ...]:
+        """A text's tokens, with the special tokens that are written out in it."""
+        wanted = text.encode()
+        for before in ("", _SENTINEL):
+            first = self._tokenizer.encode(before, add_special_tokens=False) if before else []
+            ids = self._tokenizer.encode(before + text, add_special_tokens=False)
+            rest = ids[len(first) :]
+            if ids[: len(first)] == first and b"".join(map(self.written, rest)) == wanted:
+                return tuple(rest)
+        return tuple(self._shortest_text(wanted) or ())
+
     def encode(self, text: str) -> list[int]:
         """A text's tokens as the model would write them in the middle of a text."""
         wanted = text.encode()
