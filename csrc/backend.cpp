@@ -84,12 +84,13 @@ void Backend::run_linear_piece(const LinearJob& job, const LinearPiece& piece, f
     block.x = job.x + piece.first_token * columns;
     block.quantized = quantized ? quantized + piece.first_token * (columns / QUANT_BLOCK) : nullptr;
     block.num_tokens = piece.num_tokens;
-    block.y_stride = rows;
+    block.y_stride = job.y_stride ? job.y_stride : rows;
+    block.y_rows = job.y_rows ? job.y_rows + piece.first_token : nullptr;
     block.scale = job.scale;
     block.scratch = scratch;
     for (size_t i = 0; i < piece.num_blocks; ++i) {
         const size_t row = job.weight->block(piece.first_block + i, block);
-        const size_t at = piece.first_token * rows + row;
+        const size_t at = (job.y_rows ? 0 : piece.first_token * block.y_stride) + row;
         block.y = job.y + at;
         block.bias = job.bias ? job.bias + row : nullptr;
         block.add = job.add ? job.add + at : nullptr;

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "deltas.h"
 #include "kernels.h"
 #include "kv_cache.h"
 #include "pool.h"
@@ -35,6 +36,22 @@ struct LinearJob {
     const float* bias = nullptr;
     const float* add = nullptr;
     float scale = 1.0f;
+    // Where the results of the tokens lie, and what is added to them: y_stride apart (0: the rows of the weight), token t at
+    // y_rows[t] instead of t.
+    size_t y_stride = 0;
+    const int32_t* y_rows = nullptr;
+};
+
+// What adapters add to the result y [num_rows, rows of the matrix] of a linear, or of an embed.
+struct AdaptJob {
+    const Deltas* deltas;
+    const float* x;        // [num_rows, columns], of a linear
+    const int32_t* ids;    // [num_rows], of an embed
+    const int32_t* slots;  // [num_rows]: each row's adapter; below 0 none
+    size_t num_rows;
+    float scale;
+    const float* add;  // what the embed added, or nullptr
+    float* y;
 };
 
 // As headrace.types.Batch, with the block tables' row stride.
@@ -97,6 +114,7 @@ public:
     void embed(const EmbedJob& job);
     void linear(const LinearJob& job) { linears({&job, 1}); }
     void linears(std::span<const LinearJob> jobs);
+    void adapt(const AdaptJob& job);
     void norm(const NormWeights& norm, const float* x, const float* add, size_t rows, size_t n, float* out);
     void activate(ActivationId kind, const float* x, bool gated, size_t rows, size_t n, float* out);
     void softcap(const float* x, float cap, size_t rows, size_t n, float* out);
@@ -117,6 +135,14 @@ private:
     struct LinearPiece {
         size_t job, first_token, num_tokens, first_block, num_blocks;
     };
+    struct AdapterGroup {
+        int32_t slot;
+        size_t first, count;  // of adapted_rows_
+    };
+    void group_by_adapter(const AdaptJob& job);
+    const float* gather_adapted(const float* x, size_t columns);
+    void look_up(const Weight& table, const int32_t* ids, const int32_t* rows, size_t count, float* out) const;
+    void replace_rows(const AdaptJob& job, const Weight& table, const int32_t* rows, size_t count) const;
     struct AttentionPiece {
         size_t sequence, first_token, num_tokens, kv_head, first_span, end_span;
         size_t partials;  // where its spans' sums lie in attention_partials_, or WHOLE
@@ -135,6 +161,10 @@ private:
     SlabMemory panel_memory_;
     std::vector<LinearPiece> linear_pieces_;
     std::vector<const QuantizedBlock*> quantized_inputs_;  // of each job of a linear, or nullptr
+    std::vector<int32_t> adapted_rows_;
+    std::vector<AdapterGroup> adapter_groups_;
+    std::vector<LinearJob> adapter_down_, adapter_up_;
+    Scratch adapter_x_, adapter_inner_;
     std::vector<AttentionPiece> attention_pieces_, attention_merges_;
     Scratch attention_partials_;
     std::vector<SamplerMemory> samplers_;

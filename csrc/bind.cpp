@@ -223,6 +223,7 @@ NB_MODULE(_core, m) {
         .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")
         .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.")
         .def("dot_rate", &dot_rate, "Operations per second of all threads on bytes, a multiply-add is two.");
+    bind_deltas(m, backend);
     bind_tape(m, backend);
     bind_sampling(backend);
 }

@@ -60,6 +60,11 @@ struct BoundWeight : Weight {
     std::vector<In<uint8_t, 2>> owners;  // keep the memory of rows used where they lie alive
 };
 
+struct BoundDeltas : Deltas {
+    using Deltas::Deltas;
+    std::vector<std::vector<nb::object>> owners;  // by slot: keep its weights alive
+};
+
 struct BoundBackend : Backend {
     using Backend::Backend;
     std::string_view instruction_set;
@@ -143,6 +148,7 @@ inline void check_experts(const BoundWeight& router, const Experts& gate_up, con
 inline auto exact(const char* name) { return nb::arg(name).noconvert(); }
 inline auto maybe(const char* name) { return nb::arg(name).noconvert().none(); }
 
+void bind_deltas(nb::module_& m, nb::class_<BoundBackend>& backend);
 void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend);
 void bind_sampling(nb::class_<BoundBackend>& backend);
 

@@ -34,6 +34,14 @@ size_t linear(Tape& self, size_t x, const BoundWeight& weight, In<float, 1> bias
     return number(self.linear({&weight, bias.data(), scale}, Slot{x}, slot_of(add)));
 }
 
+size_t adapt(Tape& self, size_t y, size_t x, const BoundDeltas& deltas, float scale) {
+    return number(self.adapt({&deltas, scale}, Slot{y}, Slot{x}));
+}
+
+size_t adapt_embedding(Tape& self, size_t y, const BoundDeltas& deltas, float scale, MaybeSlot add) {
+    return number(self.adapt_embedding({&deltas, scale}, Slot{y}, slot_of(add)));
+}
+
 size_t rope_write(Tape& self, size_t qkv, size_t layer, size_t num_heads, size_t num_kv_heads, size_t head_dim,
                   In<float, 2> cos, In<float, 2> sin, std::string_view qk_norm, In<float, 1> q_weight, In<float, 1> k_weight,
                   float eps) {
@@ -73,7 +81,7 @@ size_t moe(Tape& self, size_t x, const BoundWeight& router, nb::tuple gate_up, n
 // Checks a batch, so that no step of the tape can leave its memory.
 TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>& token_ids, const In<int32_t, 1>& positions,
                    const In<int32_t, 1>& rope_rows, const In<int32_t, 1>& query_start, const Table& tables,
-                   const In<int32_t, 1>& logit_rows) {
+                   const In<int32_t, 1>& logit_rows, const In<int32_t, 1>& adapters) {
     const TapeNeeds& needs = tape.needs();
     const size_t tokens = token_ids.size();
     check(needs.num_layers <= cache.num_layers(), "layer is outside of the cache");
@@ -87,16 +95,19 @@ TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>&
         check_indices(rope_rows.data(), tokens, needs.rope_rows_below, "a rope row is outside of the table");
     }
     check_indices(logit_rows.data(), logit_rows.size(), tokens, "a row that needs logits is outside of the batch");
-    return {token_ids.data(), rope_rows.data(), logit_rows.data(), logit_rows.size(), batch, &cache};
+    check(adapters.size() == 0 || adapters.size() == tokens, "adapters must be [tokens], or empty");
+    const int32_t* slots = adapters.size() ? adapters.data() : nullptr;
+    return {token_ids.data(), rope_rows.data(), logit_rows.data(), slots, logit_rows.size(), batch, &cache};
 }
 
 void run(BoundBackend& self, const Tape& tape, KVCache& cache, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
-         In<int32_t, 1> rope_rows, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> logit_rows, Out<float, 2> out,
-         Out<double, 1> seconds) {
+         In<int32_t, 1> rope_rows, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> logit_rows,
+         In<int32_t, 1> adapters, Out<float, 2> out, Out<double, 1> seconds) {
     check(tape.is_finished(), "the tape is not finished");
     check_shape(out, logit_rows.size(), tape.result_width(), "out must be [rows of logits, width of the result]");
     if (seconds.is_valid()) check(seconds.size() == tape.num_steps(), "seconds must be [steps of the tape]");
-    const TapeInput input = input_of(tape, cache, token_ids, positions, rope_rows, query_start, tables, logit_rows);
+    const TapeInput input =
+        input_of(tape, cache, token_ids, positions, rope_rows, query_start, tables, logit_rows, adapters);
     const Session session(self, tape.work(token_ids.size(), logit_rows.size()));
     tape.run(self, input, out.data(), seconds.data());
 }
@@ -114,6 +125,8 @@ void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend) {
         .def("embed", &embed, "table"_a, "ids"_a, "scale"_a, "add"_a.none(), "offset"_a, Keep2())
         .def("norm", &norm, "x"_a, exact("weight"), maybe("bias"), "kind"_a, "eps"_a, "add"_a.none(), Keep3(), Keep4())
         .def("linear", &linear, "x"_a, "weight"_a, maybe("bias"), "scale"_a, "add"_a.none(), Keep3(), Keep4())
+        .def("adapt", &adapt, "y"_a, "x"_a, "deltas"_a, "scale"_a, Keep4())
+        .def("adapt_embedding", &adapt_embedding, "y"_a, "deltas"_a, "scale"_a, "add"_a.none(), Keep3())
         .def("rope_write", &rope_write, "qkv"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, maybe("cos"),
              maybe("sin"), "qk_norm"_a, maybe("q_weight"), maybe("k_weight"), "eps"_a, nb::keep_alive<1, 7>(),
              nb::keep_alive<1, 8>(), nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
@@ -129,7 +142,8 @@ void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend) {
         .def_prop_ro("num_steps", &Tape::num_steps)
         .def_prop_ro("floats_per_row", &Tape::floats_per_row);
     backend.def("run", &run, "tape"_a, "cache"_a, exact("token_ids"), exact("positions"), exact("rope_rows"),
-                exact("query_start"), exact("block_tables"), exact("logit_rows"), exact("out"), maybe("seconds"));
+                exact("query_start"), exact("block_tables"), exact("logit_rows"), exact("adapters"), exact("out"),
+                maybe("seconds"));
 }
 
 }  // namespace headrace

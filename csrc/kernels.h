@@ -37,6 +37,7 @@ struct LinearBlock {
     size_t num_tokens;
     float* y;  // [num_tokens, num_rows], y_stride apart
     size_t y_stride;
+    const int32_t* y_rows;  // where in y the tokens are, or nullptr: one after the other
     const float* bias;  // [num_rows] or nullptr
     const float* add;   // as y, or nullptr
     float scale;

@@ -124,6 +124,10 @@ void float_panels(const LinearBlock& b) {
         for (size_t t = 0; t < b.num_tokens; ++t)
             std::memcpy(rows + t * FLOAT_X_STRIDE, b.x + t * b.columns + k, count * sizeof(float));
         if constexpr (is_float(ID)) {
+            if (b.num_rows <= PANEL_ROWS) {  // such as an adapter's
+                float_chunk<ID, 1, FLOAT_TOKENS>(b, k, count, rows, totals);
+                continue;
+            }
             if (b.num_tokens <= FEW_TOKENS) {
                 float_chunk<ID, FEW_PANELS, FEW_TOKENS>(b, k, count, rows, totals);
                 continue;

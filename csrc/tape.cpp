@@ -60,6 +60,30 @@ Slot Tape::linear(const LinearOp& op, Slot x, Slot add) {
     return append(op, x, add, op.weight->rows(), place(x).rows, size_of(*op.weight));
 }
 
+Slot Tape::append_in_place(const AdaptOp& op, Slot y, Slot x, Slot add) {
+    require(!is_finished(), "the tape is finished");
+    require(width(y) == op.deltas->rows(), "y must be [tokens, rows of the matrix]");
+    if (add != Slot::none) require(place(add).width == width(y), "add must have the shape of the result");
+    for (Slot used : {y, x, add})
+        if (used != Slot::none) places_[index_of(used)].last_use = steps_.size();
+    steps_.push_back({op, x, add, y});
+    return y;
+}
+
+Slot Tape::adapt(const AdaptOp& op, Slot y, Slot x) {
+    require(!op.deltas->is_table(), "a table's adapters fit an embed");
+    require(width(x) == op.deltas->columns(), "x must be [tokens, columns of the matrix]");
+    require(place(x).rows == place(y).rows, "x and y must have the same rows");
+    return append_in_place(op, y, x, Slot::none);
+}
+
+Slot Tape::adapt_embedding(const AdaptOp& op, Slot y, Slot add) {
+    require(op.deltas->is_table(), "a matrix's adapters fit a linear");
+    require(place(y).rows == RowsOf::tokens, "an embedding has all tokens");
+    needs_.tokens_below = std::min(needs_.tokens_below, op.deltas->columns());
+    return append_in_place(op, y, Slot::none, add);
+}
+
 // Steps that write and read the same cache have to agree on its shape.
 void Tape::use_cache(size_t layer, size_t num_kv_heads, size_t head_dim) {
     require(num_kv_heads >= 1 && head_dim >= 1, "kv heads and head_dim must be at least 1");
@@ -123,7 +147,7 @@ void Tape::finish(Slot result) {
 void Tape::lay_out() {
     std::vector<const Place*> live;  // by offset
     for (size_t step = 0; step < steps_.size(); ++step) {
-        if (is_result(steps_[step].out)) continue;
+        if (is_result(steps_[step].out) || std::holds_alternative<AdaptOp>(steps_[step].op)) continue;
         std::erase_if(live, [&](const Place* other) { return other->last_use < step; });
         Place& mine = places_[index_of(steps_[step].out)];
         auto next = live.begin();
@@ -140,7 +164,10 @@ public:
     Run(const Tape& tape, Backend& backend, const TapeInput& input, float* out)
         : tape_(tape), backend_(backend), in_(input), result_(out),
           most_rows_(std::max(input.batch.num_tokens, input.num_logits)),
-          memory_(backend.activations(most_rows_ * tape.floats_per_row_)) {}
+          memory_(backend.activations(most_rows_ * tape.floats_per_row_)) {
+        for (size_t i = 0; in_.adapters && i < in_.num_logits; ++i)
+            logit_adapters_.push_back(in_.adapters[in_.logit_rows[i]]);
+    }
 
     void step(const Step& step) {
         if (rows(step.out)) std::visit([&](const auto& op) { run(op, step); }, step.op);
@@ -165,6 +192,12 @@ private:
     }
     void run(const LinearOp& op, const Step& s) {
         backend_.linear({op.weight, at(s.x), rows(s.x), at(s.out), op.bias, at(s.add), op.scale});
+    }
+    void run(const AdaptOp& op, const Step& s) {
+        if (!in_.adapters) return;
+        const bool of_tokens = tape_.places_[index_of(s.out)].rows == RowsOf::tokens;
+        backend_.adapt({op.deltas, at(s.x), in_.token_ids, of_tokens ? in_.adapters : logit_adapters_.data(), rows(s.out),
+                        op.scale, at(s.add), at(s.out)});
     }
     void run(const RopeOp& op, const Step& s) {
         backend_.rope_write({at(s.x), at(s.out), op.num_heads, op.cos, op.sin, in_.rope_rows, op.half, op.norm, op.q_weight,
@@ -197,6 +230,7 @@ private:
     float* result_;
     size_t most_rows_;
     float* memory_;
+    std::vector<int32_t> logit_adapters_;  // as adapters, of the rows that need logits
 };
 
 void Tape::run(Backend& backend, const TapeInput& input, float* out, double* seconds) const {

@@ -28,6 +28,7 @@ struct TapeNeeds {
 // A checked batch. `rope_rows` and `logit_rows` hold rows of the rope tables and of the tokens.
 struct TapeInput {
     const int32_t *token_ids, *rope_rows, *logit_rows;
+    const int32_t* adapters;  // [tokens]: their slots, below 0 none; nullptr if no token has one
     size_t num_logits;
     BatchView batch;
     const KVCache* cache;
@@ -46,6 +47,10 @@ struct NormOp {
 struct LinearOp {
     const Weight* weight;
     const float* bias;
+    float scale;
+};
+struct AdaptOp {  // adds to the result of a linear of x, or of an embed of the token ids
+    const Deltas* deltas;
     float scale;
 };
 struct RopeOp {
@@ -86,6 +91,9 @@ public:
     Slot embed(const EmbedOp& op, Slot add);
     Slot norm(const NormOp& op, Slot x, Slot add);
     Slot linear(const LinearOp& op, Slot x, Slot add);
+    // Both return y: they change it where it lies.
+    Slot adapt(const AdaptOp& op, Slot y, Slot x);
+    Slot adapt_embedding(const AdaptOp& op, Slot y, Slot add);
     Slot rope_write(const RopeOp& op, Slot qkv);
     Slot attention(const AttentionOp& op, Slot q);
     Slot activate(const ActivateOp& op, Slot x);
@@ -116,7 +124,7 @@ private:
         size_t offset = 0;    // floats before it, in each row's share of the memory
     };
     struct Step {
-        std::variant<EmbedOp, NormOp, LinearOp, RopeOp, AttentionOp, ActivateOp, MoeOp, SelectOp, SoftcapOp> op;
+        std::variant<EmbedOp, NormOp, LinearOp, AdaptOp, RopeOp, AttentionOp, ActivateOp, MoeOp, SelectOp, SoftcapOp> op;
         Slot x, add, out;
     };
     class Run;
@@ -124,6 +132,7 @@ private:
     const Place& place(Slot slot) const;
     template <class Op>
     Slot append(Op op, Slot x, Slot add, size_t width, RowsOf rows, size_t row_work);
+    Slot append_in_place(const AdaptOp& op, Slot y, Slot x, Slot add);
     void use_cache(size_t layer, size_t num_kv_heads, size_t head_dim);
     void lay_out();
     bool is_result(Slot slot) const { return slot == result_ || slot == uncapped_; }

@@ -31,6 +31,15 @@ class Weight:
     @property
     def nbytes(self) -> int: ...
 
+class Deltas:
+    """What adapters add to one matrix [rows, columns], or to a table [columns, rows], by their slots."""
+
+    def __init__(self, rows: int, columns: int, is_table: bool) -> None: ...
+    def set(self, slot: int, parts: Sequence[tuple[Weight | None, Weight, int, float]]) -> None:
+        """An adapter's parts: (down or None, up, first row, scale) each."""
+
+    def clear(self, slot: int) -> None: ...
+
 class KVCache:
     """A paged key-value cache of "f16", "f32" or "q8".
 
@@ -64,6 +73,11 @@ class Tape:
         self, x: int, weight: FloatArray, bias: FloatArray | None, kind: str, eps: float, add: int | None
     ) -> int: ...
     def linear(self, x: int, weight: Weight, bias: FloatArray | None, scale: float, add: int | None) -> int: ...
+    def adapt(self, y: int, x: int, deltas: Deltas, scale: float) -> int:
+        """Changes y where it lies, and returns it."""
+
+    def adapt_embedding(self, y: int, deltas: Deltas, scale: float, add: int | None) -> int:
+        """The same of what `embed` gave for the token ids."""
     def rope_write(
         self,
         qkv: int,
@@ -139,6 +153,16 @@ class Backend:
         scale: float,
         add: FloatArray | None,
         out: FloatArray,
+    ) -> None: ...
+    def adapt(self, y: FloatArray, x: FloatArray, deltas: Deltas, slots: IntArray, scale: float) -> None: ...
+    def adapt_embedding(
+        self,
+        y: FloatArray,
+        ids: IntArray,
+        deltas: Deltas,
+        slots: IntArray,
+        scale: float,
+        add: FloatArray | None,
     ) -> None: ...
     def norm(
         self,
@@ -239,6 +263,7 @@ class Backend:
         query_start: IntArray,
         block_tables: IntArray,
         logit_rows: IntArray,
+        adapters: IntArray,
         out: FloatArray,
         seconds: NDArray[np.float64] | None,
     ) -> None:

@@ -122,6 +122,14 @@ class Batch:
     """[S, widest] int32, rows padded with 0"""
     logit_rows: IntArray
     """[R] int32: which of the T tokens need logits"""
+    adapters: IntArray = field(default_factory=lambda: np.empty(0, np.int32))
+    """[T] int32: slot of each token's adapter, -1 for none; empty when no token has one"""
+    logit_adapters: IntArray = field(init=False)
+    """[R] int32: the same of the rows that need logits"""
+
+    def __post_init__(self) -> None:
+        none = np.empty(0, np.int32)  # of its own: operations know a recorded batch's arrays by their identity
+        self.logit_adapters = self.adapters[self.logit_rows] if len(self.adapters) else none
 
 
 _SAMPLING_FIELDS: Mapping[str, tuple[type[np.generic], float]] = {

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from headrace.model.adapters import Adapters
 from headrace.model.rope import RopeTables
 from headrace.model.spec import ModelSpec, NormPlacement
 from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeights, Norm
@@ -24,6 +25,7 @@ class Decoder:
         self.spec = spec
         self.weights = weights
         self.ops = ops
+        self.adapters = Adapters(spec, weights, ops)
         self.layout = HeadLayout(spec.num_heads, spec.num_kv_heads, spec.head_dim)
         self._rope = RopeTables(spec, ops)
         self._compiled: Forward | None = None
@@ -78,13 +80,18 @@ class Decoder:
         if spec.positions is not None and weights.positions is not None:
             positions = ops.embed(weights.positions, batch.positions, offset=spec.positions.offset)
         x = ops.embed(weights.embed, batch.token_ids, spec.embedding_scale, positions)
+        slots, deltas = batch.adapters, weights.embed_deltas
+        x = ops.adapt_embedding(x, batch.token_ids, deltas, slots, spec.embedding_scale, positions)
         last = spec.num_layers - 1
         for index, of_layer in enumerate(weights.layers):
             attended = self._attention(ops, self._norm(ops, x, of_layer.attention_norm), index, of_layer, batch, cache)
             if index == last:  # what is left to do only serves the logits
                 x, attended = ops.select(x, batch.logit_rows), ops.select(attended, batch.logit_rows)
-            x = self._after_attention(ops, x, attended, of_layer)
-        logits = ops.linear(self._norm(ops, x, weights.norm), weights.head, scale=spec.logit_scale)
+                slots = batch.logit_adapters
+            x = self._after_attention(ops, x, attended, of_layer, slots)
+        x = self._norm(ops, x, weights.norm)
+        logits = ops.linear(x, weights.head, scale=spec.logit_scale)
+        logits = ops.adapt(logits, x, weights.head_deltas, slots, spec.logit_scale)
         return logits if spec.logit_softcap is None else ops.softcap(logits, spec.logit_softcap)
 
     def _attention(
@@ -93,36 +100,47 @@ class Decoder:
         """x [T, H] → what the heads read [T, heads * D], before the output projection."""
         spec, layer, layout = self.spec, self.spec.layers[index], self.layout
         rope = None if layer.rope is None else self._rope.tables[layer.rope]
-        qkv = ops.linear(x, weights.qkv.weight, weights.qkv.bias)
+        qkv = _linear(ops, x, weights.qkv, batch.adapters)
         q = ops.rope_write(qkv, cache, index, batch, layout, rope, weights.qk_norm)
         scale, softcap = spec.attention_scale, spec.attention_softcap
         return ops.attention(q, cache, index, batch, layout, scale, layer.window, softcap)
 
-    def _after_attention(self, ops: ForwardOps, x: Array, attended: Array, weights: LayerWeights) -> Array:
+    def _after_attention(
+        self, ops: ForwardOps, x: Array, attended: Array, weights: LayerWeights, slots: IntArray
+    ) -> Array:
         """x [T, H] before the layer, attended [T, heads * D] → [T, H], the residual stream after the layer."""
-        after = self._add(ops, x, attended, weights.output, weights.attention_post_norm)
+        after = self._add(ops, x, attended, weights.output, weights.attention_post_norm, slots)
         source = x if self.spec.norm_placement is NormPlacement.PARALLEL else after
-        return self._mlp(ops, self._norm(ops, source, weights.mlp_norm), after, weights)
+        return self._mlp(ops, self._norm(ops, source, weights.mlp_norm), after, weights, slots)
 
-    def _mlp(self, ops: ForwardOps, x: Array, residual: Array, weights: LayerWeights) -> Array:
+    def _mlp(self, ops: ForwardOps, x: Array, residual: Array, weights: LayerWeights, slots: IntArray) -> Array:
         """residual + MLP(x), both [T, H]."""
         mlp, post_norm, scale = weights.mlp, weights.mlp_post_norm, self.spec.residual_scale
         if isinstance(mlp, MlpWeights):
-            up = ops.linear(x, mlp.up.weight, mlp.up.bias)
-            inner = ops.activate(up, self.spec.activation, self.spec.gated)
-            return self._add(ops, residual, inner, mlp.down, post_norm)
+            inner = ops.activate(_linear(ops, x, mlp.up, slots), self.spec.activation, self.spec.gated)
+            return self._add(ops, residual, inner, mlp.down, post_norm, slots)
         if post_norm is None:
             return ops.moe(x, mlp, scale, residual)
         return self._norm(ops, ops.moe(x, mlp, scale), post_norm, residual)
 
-    def _add(self, ops: ForwardOps, residual: Array, x: Array, linear: Linear, post_norm: Norm | None) -> Array:
+    def _add(
+        self, ops: ForwardOps, residual: Array, x: Array, linear: Linear, post_norm: Norm | None, slots: IntArray
+    ) -> Array:
         """residual + the projection of x, through the norm that comes after it where there is one."""
         scale = self.spec.residual_scale
         if post_norm is None:
-            return ops.linear(x, linear.weight, linear.bias, scale, residual)
-        return self._norm(ops, ops.linear(x, linear.weight, linear.bias, scale), post_norm, residual)
+            return _linear(ops, x, linear, slots, scale, residual)
+        return self._norm(ops, _linear(ops, x, linear, slots, scale), post_norm, residual)
 
     def _norm(self, ops: ForwardOps, x: Array, norm: Norm | None, add: Array | None = None) -> Array:
         if norm is None:
             return x
         return ops.norm(x, norm.weight, norm.bias, self.spec.norm, self.spec.norm_eps, add)
+
+
+def _linear(
+    ops: ForwardOps, x: Array, linear: Linear, slots: IntArray, scale: float = 1.0, add: Array | None = None
+) -> Array:
+    """scale * linear(x) (+ add) for rows [T, columns], each with its adapter."""
+    y = ops.linear(x, linear.weight, linear.bias, scale, add)
+    return ops.adapt(y, x, linear.deltas, slots, scale)

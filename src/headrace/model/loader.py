@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from headrace.errors import ConfigError, ModelNotFound, UnsupportedModel
 from headrace.formats.safetensors import open_safetensors
 from headrace.formats.tensor import Tensor
 from headrace.hub.files import ModelFiles
+from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
 from headrace.model.families import FAMILIES
 from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import HARMLESS
 from headrace.model.fields import Fields
+from headrace.model.peft import read_peft
 from headrace.model.recipes import NameTable
 from headrace.model.spec import ModelSpec
 from headrace.model.weights import QUANTIZE_CODECS, name_parts, pack_weights
@@ -52,6 +55,20 @@ def load_decoder(files: ModelFiles, ops: Ops, quantize: str | None = None, spec:
     spec = spec or read
     parts = name_parts(_tensors(files), spec, _names(files, family), files.name)
     return Decoder(spec, pack_weights(spec, parts, ops, quantize), ops)
+
+
+def load_adapter(folder: Path, files: ModelFiles, decoder: Decoder) -> PackedAdapter:
+    """Read a PEFT adapter for `decoder`, which was loaded from `files`; a GGUF file's too. May run beside the engine.
+
+    Raises:
+        ModelNotFound: the folder has no adapter in safetensors.
+        UnsupportedModel: a key of its config, or a module, that headrace does not implement; the message names it.
+        WeightsMismatch: its tensors do not fit the model or its config.
+        DamagedFile: a file is malformed.
+    """
+    family, _ = _read(files)
+    updates = read_peft(folder, decoder.spec, family.config_names, decoder.adapters.targets)
+    return decoder.adapters.pack(updates)
 
 
 def _read(files: ModelFiles) -> tuple[Family, ModelSpec]:

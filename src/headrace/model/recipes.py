@@ -33,8 +33,12 @@ class Rows:
         """The shape that the source must have to give targets of those shapes."""
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def cut(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:  # noqa: ARG002
+    def cut(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:
         """The targets, given a source of the right shape."""
+        return self.cut_rows(tensor, shapes, spec)
+
+    def cut_rows(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:  # noqa: ARG002
+        """The targets' rows of what has a row for each output, as an adapter's second matrix."""
         ends = np.cumsum([shape[0] for shape in shapes]).tolist()
         return [
             take(tensor, slice(end - shape[0], end)) if len(shapes) > 1 else tensor
@@ -57,7 +61,7 @@ class TransposedRows(Rows):
 class HeadRows(Rows):
     """The source holds the targets' rows head by head: q, k, v of head 0, q, k, v of head 1 … (GPT-NeoX)."""
 
-    def cut(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:
+    def cut_rows(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:
         """See Rows."""
         rows = np.arange(tensor.shape[0]).reshape(spec.num_heads, len(shapes), spec.head_dim)
         return [take(tensor, rows[:, index].ravel()) for index in range(len(shapes))]
@@ -66,7 +70,7 @@ class HeadRows(Rows):
 class Interleaved(Rows):
     """Queries or keys whose rotated pairs are neighbours (2i, 2i + 1) become half form (i, i + rotated / 2)."""
 
-    def cut(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:  # noqa: ARG002
+    def cut_rows(self, tensor: Tensor, shapes: Sequence[Shape], spec: ModelSpec) -> list[Tensor]:  # noqa: ARG002
         """See Rows."""
         rotated = spec.ropes[0].rotated
         within = np.arange(spec.head_dim)

@@ -13,7 +13,7 @@ from headrace.formats.storage import release
 from headrace.formats.tensor import Tensor
 from headrace.model.recipes import NameTable
 from headrace.model.spec import LayerSpec, ModelSpec
-from headrace.ops.base import Array, MoeWeights, Ops, QkNormWeights, Weight
+from headrace.ops.base import Array, Deltas, MoeWeights, Ops, QkNormWeights, Weight
 
 QUANTIZE_CODECS: Mapping[str, str] = {"q8": "q8_0", "q4": "q4_0"}
 """What `quantize` does to float matrices. Embeddings and the output head are q8_0 in both; norms, biases, learned
@@ -32,10 +32,11 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A matrix and its bias [rows]."""
+    """A matrix, its bias [rows], and what adapters add."""
 
     weight: Weight
     bias: Array | None
+    deltas: Deltas
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class DecoderWeights:
     layers: tuple[LayerWeights, ...]
     norm: Norm
     head: Weight
+    embed_deltas: Deltas
+    head_deltas: Deltas
+    """Apart from embed_deltas in tied models too: PEFT adapts the one or the other"""
     kept: tuple[str, ...]
     """Matrices that should have been quantised but could not be"""
 
@@ -168,7 +172,8 @@ class _Packer:
         assert self.quantize is None or self.quantize in QUANTIZE_CODECS
         codec = None if self.quantize is None else QUANTIZE_CODECS[self.quantize]
         weight = self.matrix(*(f"{prefix}{name}.weight" for name in names), codec=codec)
-        return Linear(weight, self.vector(*(f"{prefix}{name}.bias" for name in names)))
+        bias = self.vector(*(f"{prefix}{name}.bias" for name in names))
+        return Linear(weight, bias, self.ops.new_deltas(*weight.shape))
 
     def norm(self, name: str) -> Norm | None:
         """The norm of that name, or None when the model has none there."""
@@ -199,7 +204,17 @@ def pack_weights(spec: ModelSpec, parts: dict[str, Tensor], ops: Ops, quantize: 
     assert norm is not None
     head = embed if spec.tied_embeddings else packer.matrix("head.weight", codec="q8_0")
     assert not parts
-    return DecoderWeights(embed, positions, layers, norm, head, tuple(packer.kept))
+    vocab_size, hidden_size = head.shape
+    return DecoderWeights(
+        embed=embed,
+        positions=positions,
+        layers=layers,
+        norm=norm,
+        head=head,
+        embed_deltas=ops.new_deltas(hidden_size, vocab_size, is_table=True),
+        head_deltas=ops.new_deltas(vocab_size, hidden_size),
+        kept=tuple(packer.kept),
+    )
 
 
 def _pack_layer(spec: ModelSpec, layer: LayerSpec, prefix: str, packer: _Packer) -> LayerWeights:

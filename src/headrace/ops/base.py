@@ -87,6 +87,34 @@ class MoeWeights:
     activation: Activation
 
 
+@dataclass(frozen=True, slots=True)
+class LowRankPart:
+    """scale * up @ down (arXiv:2106.09685), added to rows of a matrix [rows, columns] from `first_row` on.
+
+    `down` is [rank, columns], `up` [rows of the part, rank]. Of a table [V, H] that `embed` reads, `down` is a table
+    [V, rank] and `up` is [H, rank]. Without `down`, `up` stands for the whole matrix or table, and is the first part.
+    """
+
+    down: Weight | None
+    up: Weight
+    first_row: int = 0
+    scale: float = 1.0
+
+
+class Deltas(Protocol):
+    """What adapters add to one matrix or table, by their slots. Not to be changed while a forward pass runs."""
+
+    def set(self, slot: int, parts: Sequence[LowRankPart]) -> None:
+        """What the adapter of that slot adds.
+
+        Raises:
+            ValueError: a part does not fit the matrix.
+        """
+
+    def clear(self, slot: int) -> None:
+        """Nothing any more."""
+
+
 class ForwardOps(Protocol):
     """The operations of a forward pass."""
 
@@ -104,6 +132,23 @@ class ForwardOps(Protocol):
         self, x: Array, weight: Weight, bias: Array | None = None, scale: float = 1.0, add: Array | None = None
     ) -> Array:
         """(x @ weight.T + bias) * scale (+ add): [T, columns] → [T, rows]."""
+
+    def adapt(self, y: Array, x: Array, deltas: Deltas, slots: IntArray, scale: float = 1.0) -> Array:
+        """y [T, rows] + scale * what each row's adapter makes of x [T, columns]; `slots` as in Batch, [T] or empty.
+
+        May overwrite y. A row whose adapter stands for the whole matrix becomes scale * (matrix @ x).
+        """
+
+    def adapt_embedding(
+        self,
+        y: Array,
+        ids: IntArray,
+        deltas: Deltas,
+        slots: IntArray,
+        scale: float = 1.0,
+        add: Array | None = None,
+    ) -> Array:
+        """The same for y = embed(table, ids, scale, add); a row of a whole table becomes scale * table[id] (+ add)."""
 
     def rope_write(
         self,
@@ -182,6 +227,9 @@ class Ops(ForwardOps, Protocol):
 
     def vector(self, values: FloatArray) -> Array:
         """A small parameter (norm weight, bias, table) as the backend's float32 array."""
+
+    def new_deltas(self, rows: int, columns: int, *, is_table: bool = False) -> Deltas:
+        """For a matrix [rows, columns], or a table [columns, rows]; nothing is added yet."""
 
     def new_kv_cache(
         self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16

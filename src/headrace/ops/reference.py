@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.formats.tensor import Tensor
-from headrace.ops.base import Forward, HeadLayout, MoeWeights, QkNormWeights, RecordableForward, RopeTable
+from headrace.ops.base import (
+    Forward,
+    HeadLayout,
+    LowRankPart,
+    MoeWeights,
+    QkNormWeights,
+    RecordableForward,
+    RopeTable,
+)
 from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
 from headrace.ops.reference_sampling import sample_row
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
@@ -46,6 +54,44 @@ class ReferenceCache:
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+
+class ReferenceDeltas:
+    """`headrace.ops.base.Deltas` as matrices [rows, columns], each with whether it is added or stands for the whole."""
+
+    def __init__(self, rows: int, columns: int, *, is_table: bool) -> None:
+        self._shape = rows, columns
+        self._is_table = is_table
+        self._slots: dict[int, list[tuple[FloatArray, bool]]] = {}
+
+    @property
+    def num_columns(self) -> int:
+        return self._shape[1]
+
+    def set(self, slot: int, parts: Sequence[LowRankPart]) -> None:
+        self._slots[slot] = [self._matrix(part) for part in parts]
+
+    def clear(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+
+    def row(self, slot: int, y: FloatArray, x: FloatArray, scale: float, add: FloatArray | float) -> FloatArray:
+        """One row: y with the adapter's share of x [columns]."""
+        for matrix, is_added in self._slots.get(slot, ()):
+            y = (y if is_added else add) + np.float32(scale) * (matrix @ x)
+        return y
+
+    def _matrix(self, part: LowRankPart) -> tuple[FloatArray, bool]:
+        up: Any = part.up
+        down: Any = part.down
+        if down is None:
+            whole = up.values.T if self._is_table else up.values
+            if whole.shape != self._shape:
+                raise ValueError(f"the part is {whole.shape}, expected {self._shape}")
+            return whole, False
+        update = up.values @ (down.values.T if self._is_table else down.values)
+        matrix = np.zeros(self._shape, np.float32)
+        matrix[part.first_row : part.first_row + len(update)] = np.float32(part.scale) * update
+        return matrix, True
 
 
 def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
@@ -124,6 +170,9 @@ class ReferenceOps:
             cache.keys[:, target] = cache.keys[:, source]
             cache.values[:, target] = cache.values[:, source]
 
+    def new_deltas(self, rows: int, columns: int, *, is_table: bool = False) -> ReferenceDeltas:
+        return ReferenceDeltas(rows, columns, is_table=is_table)
+
     def compile(self, forward: RecordableForward) -> Forward:
         return partial(forward, self)
 
@@ -166,6 +215,26 @@ class ReferenceOps:
             y = y + bias
         y = y * np.float32(scale)
         return y if add is None else y + add
+
+    def adapt(self, y: FloatArray, x: FloatArray, deltas: Any, slots: IntArray, scale: float = 1.0) -> FloatArray:
+        for t, slot in enumerate(slots.tolist()):
+            y[t] = deltas.row(slot, y[t], x[t], scale, 0.0)
+        return y
+
+    def adapt_embedding(
+        self,
+        y: FloatArray,
+        ids: IntArray,
+        deltas: Any,
+        slots: IntArray,
+        scale: float = 1.0,
+        add: FloatArray | None = None,
+    ) -> FloatArray:
+        for t, slot in enumerate(slots.tolist()):
+            one_hot = np.zeros(deltas.num_columns, np.float32)
+            one_hot[ids[t]] = 1
+            y[t] = deltas.row(slot, y[t], one_hot, scale, 0.0 if add is None else add[t])
+        return y
 
     def rope_write(
         self,

@@ -16,6 +16,7 @@ from headrace.config import available_threads
 from headrace.errors import ConfigError, UnsupportedModel
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import (
+    Deltas,
     Forward,
     HeadLayout,
     MoeWeights,
@@ -25,7 +26,7 @@ from headrace.ops.base import (
     Weight,
 )
 from headrace.ops.cpu.tape import Clock, record
-from headrace.ops.cpu.weight import CpuWeight, native_weight
+from headrace.ops.cpu.weight import CpuDeltas, CpuWeight, native_deltas, native_weight
 from headrace.ops.kinds import Activation, CacheType, NormKind
 from headrace.types import SAMPLING_ROW, Batch, FloatArray, IntArray, SamplingBatch
 
@@ -102,6 +103,9 @@ class CpuOps:
     def vector(self, values: FloatArray) -> FloatArray:
         return np.ascontiguousarray(values, dtype=np.float32)
 
+    def new_deltas(self, rows: int, columns: int, *, is_table: bool = False) -> CpuDeltas:
+        return CpuDeltas(_core.Deltas(rows, columns, is_table))
+
     def new_kv_cache(
         self, num_layers: int, num_blocks: int, block_size: int, layout: HeadLayout, dtype: CacheType = CacheType.F16
     ) -> _core.KVCache:
@@ -144,6 +148,24 @@ class CpuOps:
         out = np.empty((len(x), weight.shape[0]), np.float32)
         self._native.linear(x, native_weight(weight), bias, scale, add, out)
         return out
+
+    def adapt(self, y: FloatArray, x: FloatArray, deltas: Deltas, slots: IntArray, scale: float = 1.0) -> FloatArray:
+        if len(slots):
+            self._native.adapt(y, x, native_deltas(deltas), slots, scale)
+        return y
+
+    def adapt_embedding(
+        self,
+        y: FloatArray,
+        ids: IntArray,
+        deltas: Deltas,
+        slots: IntArray,
+        scale: float = 1.0,
+        add: FloatArray | None = None,
+    ) -> FloatArray:
+        if len(slots):
+            self._native.adapt_embedding(y, ids, native_deltas(deltas), slots, scale, add)
+        return y
 
     def rope_write(
         self,

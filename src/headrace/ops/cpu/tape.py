@@ -11,6 +11,7 @@ import numpy as np
 
 from headrace import _core
 from headrace.ops.base import (
+    Deltas,
     Forward,
     HeadLayout,
     KVCache,
@@ -20,7 +21,7 @@ from headrace.ops.base import (
     RopeTable,
     Weight,
 )
-from headrace.ops.cpu.weight import native_weight
+from headrace.ops.cpu.weight import native_deltas, native_weight
 from headrace.ops.kinds import Activation, NormKind
 from headrace.types import Batch, FloatArray, IntArray
 
@@ -82,6 +83,7 @@ class Replay:
             batch.query_start,
             batch.block_tables,
             batch.logit_rows,
+            batch.adapters,
             logits,
             seconds,
         )
@@ -96,7 +98,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.tape = _core.Tape()
-        self.batch = Batch(*(np.empty(0, np.int32) for _ in fields(Batch)))
+        self.batch = Batch(*(np.empty(0, np.int32) for each in fields(Batch) if each.init))
         """Stands for every batch: its arrays are known by their identity."""
         self.kinds: list[str] = []
         """Of each step"""
@@ -124,6 +126,25 @@ class Recorder:
         rows, columns = weight.shape
         number = self.tape.linear(x.number, native_weight(weight), bias, scale, _number(add))
         return self._step(f"linear {weight.format} {rows}x{columns}", number)
+
+    def adapt(self, y: Slot, x: Slot, deltas: Deltas, slots: IntArray, scale: float = 1.0) -> Slot:
+        if slots is not self.batch.adapters and slots is not self.batch.logit_adapters:
+            raise TypeError("adapt can be recorded with the batch's adapters or logit_adapters only, as they are")
+        return self._step("adapters", self.tape.adapt(y.number, x.number, native_deltas(deltas), scale))
+
+    def adapt_embedding(
+        self,
+        y: Slot,
+        ids: IntArray,
+        deltas: Deltas,
+        slots: IntArray,
+        scale: float = 1.0,
+        add: Slot | None = None,
+    ) -> Slot:
+        if ids is not self.batch.token_ids or slots is not self.batch.adapters:
+            raise TypeError("adapt_embedding can be recorded with the batch's token_ids and adapters only, as they are")
+        number = self.tape.adapt_embedding(y.number, native_deltas(deltas), scale, _number(add))
+        return self._step("adapters", number)
 
     def rope_write(
         self,
