@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +34,9 @@ class AsyncLLM(LoadedModel):
         config: EngineConfig | None = None,
         *,
         chat_template: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
-        super().__init__(model, config, chat_template=chat_template)
+        super().__init__(model, config, chat_template=chat_template, adapters=adapters)
         self._streams: dict[str, AsyncStream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
@@ -54,8 +55,9 @@ class AsyncLLM(LoadedModel):
         request_id: str | None = None,
         priority: int = 0,
         reading: Reading | None = None,
+        adapter: str | None = None,
     ) -> AsyncStream:
-        """Check a prompt and queue it; a lower `priority` runs earlier.
+        """Check a prompt and queue it, for the model itself or with the named adapter; a lower `priority` runs earlier.
 
         `reading` comes with the prompt of a chat (`encode_chat`).
 
@@ -63,7 +65,7 @@ class AsyncLLM(LoadedModel):
             RequestError: nothing has been queued; `param` names the field at fault.
             EngineError: the engine has died or is closed.
         """
-        opened = self._prepare(prompt, sampling_params, request_id, priority=priority, reading=reading)
+        opened = self._prepare(prompt, sampling_params, request_id, priority=priority, reading=reading, adapter=adapter)
         self._loop = asyncio.get_running_loop()
         stream = AsyncStream(opened, self._thread, self._forget)
         self._streams[opened.request.id] = stream
@@ -83,22 +85,52 @@ class AsyncLLM(LoadedModel):
         if sampling_params.structured is not None or sampling_params.dry_multiplier:
             await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile, sampling_params)
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> AsyncStream:
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> AsyncStream:
         """`submit` with the model's own defaults, up to the end of the text, when `sampling_params` is None."""
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        return self.submit(prompt, sampling_params)
+        return self.submit(prompt, sampling_params, adapter=adapter)
 
-    async def generate(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> RequestOutput:
+    async def generate(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> RequestOutput:
         """The whole completion; cancelling the task cancels the request. Defaults are those of `LLM.generate`."""
         params = self.default_params if sampling_params is None else sampling_params
         await self.prepare(params)
-        stream = self.submit(prompt, params)
+        stream = self.submit(prompt, params, adapter=adapter)
         collector = Collector(stream.opened)
         async with stream:
             async for chunk in stream:
                 collector.push(chunk)
         return collector.result()
+
+    async def load_adapter(self, name: str, path: str | Path, *, replace: bool = False) -> None:
+        """`LLM.load_adapter`; the files are read beside the engine, which takes the adapter over between two steps.
+
+        Raises:
+            RequestError: the name is taken.
+            ModelError: the adapter cannot be found or read, or does not fit the model.
+        """
+        self._check_adapter_is_new(name, replace=replace)
+        packed = await asyncio.to_thread(self._read_adapter, name, path)
+        self._check_adapter_is_new(name, replace=replace)  # others may have come in the meantime
+        before = self._adapters.get(name)
+        self._thread.load_adapter(self._name_adapter(name, path, packed), packed)
+        if before is not None:
+            self._thread.unload_adapter(before.ref)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; what runs with it goes on to its end.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        ref = self._adapter_ref(name)
+        assert ref is not None
+        del self._adapters[name]
+        self._thread.unload_adapter(ref)
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""

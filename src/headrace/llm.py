@@ -34,8 +34,9 @@ class LLM(LoadedModel):
         config: EngineConfig | None = None,
         *,
         chat_template: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
-        super().__init__(model, config, chat_template=chat_template)
+        super().__init__(model, config, chat_template=chat_template, adapters=adapters)
         self._open: dict[str, OpenRequest] = {}
         self._inboxes: dict[str, list[Chunk]] = {}
 
@@ -44,6 +45,7 @@ class LLM(LoadedModel):
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        adapter: str | Sequence[str | None] | None = None,
         use_tqdm: bool = True,
         priority: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
@@ -53,6 +55,7 @@ class LLM(LoadedModel):
             prompts: One prompt or several: strings, lists of token ids, {"prompt": …}, {"prompt_token_ids": …}, mixed;
                 with "cache_salt" a prompt shares its prefix only with those of the same salt.
             sampling_params: For all prompts, or one for each; None is the model's own defaults and 16 tokens.
+            adapter: Name of the adapter for all prompts, or one for each; None is the model itself.
             use_tqdm: Show a progress bar on a terminal when there are several prompts.
             priority: One for each prompt: lower runs earlier. None is 0 for all.
 
@@ -62,8 +65,10 @@ class LLM(LoadedModel):
         several = _as_prompts(prompts)
         each = _one_for_each(self.default_params if sampling_params is None else sampling_params, len(several))
         turns = _priorities(priority, len(several))
+        adapters = _adapter_for_each(adapter, len(several))
         opened = [
-            self._prepare(prompt, own, priority=turn) for prompt, own, turn in zip(several, each, turns, strict=True)
+            self._prepare(prompt, own, priority=turn, adapter=name)
+            for prompt, own, turn, name in zip(several, each, turns, adapters, strict=True)
         ]
         return self._run(opened, use_tqdm=use_tqdm)
 
@@ -80,6 +85,7 @@ class LLM(LoadedModel):
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        adapter: str | Sequence[str | None] | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of {"role": …, "content": …}.
@@ -109,8 +115,10 @@ class LLM(LoadedModel):
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
         each = _one_for_each(sampling_params, len(chats))
+        adapters = _adapter_for_each(adapter, len(chats))
         opened = [
-            self._prepare(chat.token_ids, own, reading=chat.reading) for chat, own in zip(chats, each, strict=True)
+            self._prepare(chat.token_ids, own, reading=chat.reading, adapter=name)
+            for chat, own, name in zip(chats, each, adapters, strict=True)
         ]
         return self._run(opened, use_tqdm=use_tqdm)
 
@@ -154,7 +162,9 @@ class LLM(LoadedModel):
             ]
         )
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[Chunk]:
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Iterator[Chunk]:
         """Chunks of the completion as they become final; closing the iterator cancels the request.
 
         `sampling_params` None is the model's own defaults, up to the end of the text.
@@ -164,7 +174,7 @@ class LLM(LoadedModel):
         """
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        return self._stream(self._prepare(prompt, sampling_params))
+        return self._stream(self._prepare(prompt, sampling_params, adapter=adapter))
 
     def stream_chat(
         self,
@@ -175,6 +185,7 @@ class LLM(LoadedModel):
         tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> Iterator[Chunk]:
         """`stream` for a conversation; see `chat`. Pieces of thoughts and calls are in the chunks beside the text."""
         chat = self.encode_chat(
@@ -186,7 +197,34 @@ class LLM(LoadedModel):
         )
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        return self._stream(self._prepare(chat.token_ids, sampling_params, reading=chat.reading))
+        return self._stream(self._prepare(chat.token_ids, sampling_params, reading=chat.reading, adapter=adapter))
+
+    def load_adapter(self, name: str, path: str | Path, *, replace: bool = False) -> None:
+        """Load a LoRA adapter: a folder that PEFT has saved.
+
+        With `replace` it takes the name from the adapter that has it; what runs with that one goes on with it.
+
+        Raises:
+            RequestError: the name is taken.
+            ModelError: the adapter cannot be found or read, or does not fit the model.
+        """
+        self._check_adapter_is_new(name, replace=replace)
+        packed = self._read_adapter(name, path)
+        before = self._adapters.get(name)
+        self._engine.load_adapter(self._name_adapter(name, path, packed), packed)
+        if before is not None:
+            self._engine.unload_adapter(before.ref)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; what runs with it goes on to its end.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        ref = self._adapter_ref(name)
+        assert ref is not None
+        del self._adapters[name]
+        self._engine.unload_adapter(ref)
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""
@@ -309,6 +347,15 @@ def _priorities(priority: Sequence[int] | None, num_prompts: int) -> Sequence[in
     if not isinstance(priority, Sequence) or isinstance(priority, str | bytes) or len(priority) != num_prompts:
         raise RequestError(f"priority is {priority!r}, expected a number for each prompt", param="priority")
     return priority
+
+
+def _adapter_for_each(adapter: str | Sequence[str | None] | None, num_prompts: int) -> Sequence[str | None]:
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * num_prompts
+    if len(adapter) != num_prompts:
+        message = f"{len(adapter)} adapters for {num_prompts} prompts; give one, or one for each"
+        raise RequestError(message, param="adapter")
+    return adapter
 
 
 def _as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:

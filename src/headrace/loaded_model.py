@@ -24,10 +24,12 @@ from headrace.errors import (
     DamagedFile,
     MissingChatTemplate,
     RequestError,
+    UnknownModel,
     UnsupportedParameter,
 )
 from headrace.hub.resolve import resolve_model
-from headrace.model.loader import load_decoder, read_spec
+from headrace.model.adapters import PackedAdapter
+from headrace.model.loader import load_adapter, load_decoder, read_spec
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
@@ -38,7 +40,7 @@ from headrace.text.phrases import Phrases, TokenPhrases
 from headrace.text.restrictions import Restrictions
 from headrace.text.tokenizer import Tokenizer
 from headrace.text.tools.definitions import ToolChoice, read_tools
-from headrace.types import Request, draw_seed
+from headrace.types import AdapterRef, Request, draw_seed
 
 
 class TextPrompt(TypedDict):
@@ -70,6 +72,15 @@ class EncodedChat:
     reading: Reading
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter that prompts can be completed with."""
+
+    ref: AdapterRef
+    path: str
+    nbytes: int
+
+
 class LoadedModel:
     """A model with its engine, and everything that has to do with text around it.
 
@@ -77,6 +88,7 @@ class LoadedModel:
         model: A bundled name ("stories"), a folder in Hugging Face form, a .gguf file or a hub id.
         config: How the engine runs.
         chat_template: A Jinja file to use instead of the model's own template.
+        adapters: LoRA adapters by the names that they get: folders that PEFT has saved.
 
     Raises:
         ModelError: the model cannot be found, read or run.
@@ -89,12 +101,14 @@ class LoadedModel:
         config: EngineConfig | None = None,
         *,
         chat_template: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         _check_type("model", model, str, os.PathLike)
         _check_type("config", config, EngineConfig, NoneType)
         _check_type("chat_template", chat_template, str, os.PathLike, NoneType)
+        _check_type("adapters", adapters, Mapping, NoneType)
         self.config = EngineConfig() if config is None else config
-        files = resolve_model(model)
+        self._files = files = resolve_model(model)
         self.name = files.name
         """What the user called the model"""
         self.spec = read_spec(files)
@@ -111,19 +125,25 @@ class LoadedModel:
             """None for a folder without a tokenizer, which runs on token ids"""
         self._phrases = None if self.tokenizer is None else Phrases(self.tokenizer, self.spec.vocab_size)
         self._eos_token_ids = configured_end_ids(files) if self.tokenizer is None else self.tokenizer.eos_token_ids
+        self.decoder = decoder
+        """The weights and the forward pass, for what measures them"""
+        self._adapters: dict[str, LoadedAdapter] = {}
+        self._adapter_numbers = itertools.count(1)
+        packed = {name: self._read_adapter(name, path) for name, path in (adapters or {}).items()}
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
         plan = plan_kv_cache(
             self.config,
             dtype=dtype,
             block_bytes=decoder.cache_block_bytes(self.config.block_size, dtype),
             model_context=self.spec.max_context,
-            free_memory=max(free_before - decoder.nbytes, 0),  # mapped weights still count as free to the system
+            # mapped weights still count as free to the system
+            free_memory=max(free_before - decoder.nbytes - sum(adapter.nbytes for adapter in packed.values()), 0),
         )
-        self.decoder = decoder
-        """The weights and the forward pass, for what measures them"""
         self.kv_plan = plan
         self._restrictions = Restrictions(self.tokenizer, self.spec.vocab_size, self._eos_token_ids)
         self._engine = Engine(decoder, ops, self.config, plan, self._restrictions.new_constraint)
+        for name, adapter in packed.items():
+            self._engine.load_adapter(self._name_adapter(name, (adapters or {})[name], adapter), adapter)
         self.max_context = plan.max_context
         """Longest prompt + output in tokens"""
         kept = decoder.weights.kept
@@ -131,10 +151,47 @@ class LoadedModel:
             f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
             f" {format_bytes(decoder.nbytes)} of weights ({decoder.formats}), {ops.name}",
             *([f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"] if kept else []),
+            *(f"adapter {name}: {format_bytes(adapter.nbytes)}" for name, adapter in packed.items()),
             str(plan),
         )
         """Lines worth telling a user: the model, its memory, the KV cache plan"""
         self._request_numbers = itertools.count()
+
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The adapters that prompts can be completed with, by name."""
+        return self._adapters
+
+    def _read_adapter(self, name: str, path: str | Path) -> PackedAdapter:
+        """An adapter from its folder; may run in any thread.
+
+        Raises:
+            RequestError: a name that is not one.
+            ModelError: the adapter cannot be found or read, or does not fit the model.
+        """
+        if not isinstance(name, str) or not name:
+            raise RequestError(f"the adapter's name is {name!r}, expected some text", param="name")
+        return load_adapter(Path(path), self._files, self.decoder)
+
+    def _name_adapter(self, name: str, path: str | Path, packed: PackedAdapter) -> AdapterRef:
+        """Give the name to the adapter, also if another one has it."""
+        ref = AdapterRef(name, next(self._adapter_numbers))
+        self._adapters[name] = LoadedAdapter(ref, os.fspath(path), packed.nbytes)
+        return ref
+
+    def _check_adapter_is_new(self, name: str, *, replace: bool) -> None:
+        if name in self._adapters and not replace:
+            message = f"there is an adapter {name!r} already; unload it first, or load the new one in its place"
+            raise RequestError(message, param="name")
+
+    def _adapter_ref(self, name: str | None) -> AdapterRef | None:
+        if name is None:
+            return None
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            known = f"there are {', '.join(self._adapters)}" if self._adapters else "none is loaded"
+            raise UnknownModel(f"there is no adapter {name!r}; {known}", param="adapter")
+        return adapter.ref
 
     def _prepare(
         self,
@@ -144,6 +201,7 @@ class LoadedModel:
         *,
         priority: int = 0,
         reading: Reading | None = None,
+        adapter: str | None = None,
     ) -> OpenRequest:
         """Tokenise and check a prompt; the result's `request` is what the engine takes.
 
@@ -186,6 +244,7 @@ class LoadedModel:
             thinking=thinking,
             bad_phrases=bad_phrases,
             dry_breakers=self._dry_breakers(params),
+            adapter=self._adapter_ref(adapter),
         )
         self._check_beams(request)
         self._engine.check_fits(len(token_ids), request.max_tokens, params.beam_width)

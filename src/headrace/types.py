@@ -47,6 +47,15 @@ TokenLogprobs: TypeAlias = dict[int, Logprob]
 """One position's log-probabilities: the chosen token and the most likely ones, by token id."""
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """A loaded adapter: its name, and a number that no other has, also none that had the name before."""
+
+    name: str
+    number: int
+    """From 1"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
     """A thought that comes before what a request's grammar holds for, and how it is written."""
@@ -91,6 +100,8 @@ class Request:
     """params.dry_sequence_breakers as token ids"""
     priority: int = 0
     """Lower runs earlier and is preempted later; equal ones in order of arrival. Never changes a result."""
+    adapter: AdapterRef | None = None
+    """What the model is adapted with; None is the model itself. Prefixes are shared only under the same adapter."""
     resume: tuple[tuple[int, ...], ...] = ()
     resume_mirostat: tuple[float | None, ...] = ()
     """For a mirostat request that goes on after a restart: of each of its n sequences the `mirostat_mu` of its last

@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_layers(tiny: Tiny) -> None:
         run(decoder)
         tapes.append(decoder._compiled._tape)  # type: ignore[union-attr]
     few, many = tapes
-    assert (many.num_steps, few.num_steps) == (7 * 11 + 5, 3 * 9 + 5)
+    assert (many.num_steps, few.num_steps) == (7 * 15 + 7, 3 * 13 + 7)
     # The stream, what a norm gave, gate and up, their product: not more than is used at the same time, but for a gap.
     assert few.floats_per_row <= 2 * 64 + 192 + 96
     assert many.floats_per_row <= 2 * 64 + 192 + 96
@@ -185,6 +185,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "fewer rope rows": ({"rope_rows": np.array([0], np.int32)}, "rope_rows must be"),
     "logit row": ({"logit_rows": np.array([2], np.int32)}, "a row that needs logits is outside of the batch"),
     "negative logit row": ({"logit_rows": np.array([-1], np.int32)}, "a row that needs logits is outside of the batch"),
+    "more adapters": ({"adapters": np.array([-1, -1, -1], np.int32)}, "adapters must be"),
     "query start": ({"query_start": np.array([0, 3], np.int32)}, "query_start must rise from 0"),
 }
 
@@ -262,6 +263,13 @@ def test_a_recording_that_does_not_fit_is_refused() -> None:
     refuse("bias must be", lambda tape, x, rows: tape.linear(x, wide, ones, 1.0, None))
     refuse("weight and bias", lambda tape, x, rows: tape.norm(x, ones[:8].copy(), None, "rms", 0.0, None))
     refuse("norm must be", lambda tape, x, rows: tape.norm(x, ones, None, "batch", 0.0, None))
+    of_x, of_table = _core.Deltas(16, 16, False), _core.Deltas(16, 8, True)
+    refuse("a table's adapters", lambda tape, x, rows: tape.adapt(x, x, of_table, 1.0))
+    refuse("a matrix's adapters", lambda tape, x, rows: tape.adapt_embedding(x, of_x, 1.0, None))
+    refuse("y must be", lambda tape, x, rows: tape.adapt(x, x, _core.Deltas(8, 16, False), 1.0))
+    refuse("x must be", lambda tape, x, rows: tape.adapt(x, x, _core.Deltas(16, 8, False), 1.0))
+    refuse("the same rows", lambda tape, x, rows: tape.adapt(rows, x, of_x, 1.0))
+    refuse("has all tokens", lambda tape, x, rows: tape.adapt_embedding(rows, of_table, 1.0, None))
     refuse("selected already", lambda tape, x, rows: tape.select(rows))
     refuse("offset must be", lambda tape, x, rows: tape.embed(wide, "positions", 1.0, None, 8))
     refuse("ids must be", lambda tape, x, rows: tape.embed(wide, "rope_rows", 1.0, None, 0))
@@ -286,4 +294,6 @@ def test_an_unfinished_tape_does_not_run() -> None:
     backend = _core.Backend(1, "baseline", False)
     cache = _core.KVCache("f16", 1, 1, 16, 1, 16)
     with pytest.raises(ValueError, match="not finished"):
-        backend.run(_core.Tape(), cache, none, none, none, start, tables, none, np.empty((0, 1), np.float32), None)
+        backend.run(
+            _core.Tape(), cache, none, none, none, start, tables, none, none, np.empty((0, 1), np.float32), None
+        )

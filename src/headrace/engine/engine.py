@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from headrace.config import EngineConfig
+from headrace.engine.adapters import AdapterTable
 from headrace.engine.beams import BeamSearch
 from headrace.engine.block_cache import BlockCache
 from headrace.engine.constraint import NewConstraint, unconstrained
@@ -19,9 +20,10 @@ from headrace.engine.scheduler import Scheduler
 from headrace.engine.sequence import Sequence
 from headrace.engine.stats import EngineStats
 from headrace.errors import DoesNotFit
+from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
 from headrace.ops.base import Ops
-from headrace.types import FinishReason, Request, StepOutput
+from headrace.types import AdapterRef, FinishReason, Request, StepOutput
 
 
 class Engine:
@@ -42,6 +44,7 @@ class Engine:
         self.plan = plan
         self._max_sequences = config.max_sequences
         self._new_constraint = new_constraint
+        self._adapters = AdapterTable(decoder)
         self._drafting = Drafting(rope_switch=decoder.spec.rope_switch, lookup=config.speculation == "auto")
         self._blocks = BlockCache(plan.num_blocks, config.block_size, share_prefixes=config.prefix_cache)
         self._scheduler = Scheduler(
@@ -54,6 +57,7 @@ class Engine:
             decoder,
             ops,
             decoder.new_cache(plan.num_blocks, config.block_size, plan.dtype),
+            self._adapters,
             max_sequences=config.max_sequences,
             max_blocks=self._blocks.blocks_for(plan.max_context),
         )
@@ -93,10 +97,12 @@ class Engine:
 
         Raises:
             DoesNotFit: it can never run.
+            UnknownModel: its adapter is not loaded any more.
         """
         assert request.id not in self._sequences, f"request id {request.id} is in use"
         assert request.prompt_token_ids
         self.check_fits(len(request.prompt_token_ids), request.max_tokens, request.params.beam_width)
+        self._adapters.hold(request.adapter)
         sequences: dict[int, Sequence] = {}
         for index in range(request.params.n if request.params.beam_width is None else 1):
             sequence = Sequence(request, index, self._num_arrivals, self._new_constraint(request))
@@ -127,6 +133,14 @@ class Engine:
         self._num_steps += 1
         self._seconds_in_steps += seconds
         return outputs
+
+    def load_adapter(self, adapter: AdapterRef, packed: PackedAdapter) -> None:
+        """Take an adapter into use, for requests that name it."""
+        self._adapters.load(adapter, packed)
+
+    def unload_adapter(self, adapter: AdapterRef) -> None:
+        """Take no more requests for an adapter; it is forgotten with the last sequence that uses it."""
+        self._adapters.unload(adapter)
 
     def stats(self) -> EngineStats:
         """A snapshot of gauges and counters."""
@@ -244,3 +258,4 @@ class Engine:
         del siblings[sequence.index]
         if not siblings:
             del self._sequences[sequence.request.id]
+            self._adapters.release(sequence.request.adapter)

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from headrace.engine.adapters import AdapterTable
 from headrace.engine.beams import Candidates
 from headrace.engine.rows import Masks, MaskTable, Row, accept
 from headrace.engine.sampling import SamplingTable
@@ -17,6 +18,8 @@ from headrace.engine.sequence import Sequence
 from headrace.model.decoder import Decoder
 from headrace.ops.base import Array, KVCache, Ops
 from headrace.types import Batch, FloatArray, IntArray, Logprob, TokenLogprobs
+
+_NO_ADAPTERS = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,20 @@ class _LogitRows:
 class Runner:
     """Runs steps. Reads the sequences; writes only their `prompt_logprobs`, `num_tabled` and beams' `candidates`."""
 
-    def __init__(self, decoder: Decoder, ops: Ops, cache: KVCache, *, max_sequences: int, max_blocks: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        ops: Ops,
+        cache: KVCache,
+        adapters: AdapterTable,
+        *,
+        max_sequences: int,
+        max_blocks: int,
+    ) -> None:
         self._decoder = decoder
         self._ops = ops
         self._cache = cache
+        self._adapters = adapters
         self._tables = np.zeros((max_sequences, max_blocks), np.int32)
         self._sampling = SamplingTable(max_sequences, decoder.spec.vocab_size)
         self._masks = Masks(decoder.spec.vocab_size)
@@ -123,6 +136,7 @@ class Runner:
                 query_start=query_start,
                 block_tables=self._table_rows(plan),
                 logit_rows=np.array(logit_rows, np.int32),
+                adapters=self._adapter_slots(plan),
             ),
             rows,
         )
@@ -132,6 +146,13 @@ class Runner:
             return positions
         variants = np.repeat(np.array([s.rope_variant for s in plan], np.int32), list(plan.values()))
         return self._decoder.rope_rows(positions, variants)
+
+    def _adapter_slots(self, plan: Mapping[Sequence, int]) -> IntArray:
+        """The slot of each token's adapter; empty when no token has one."""
+        if all(sequence.request.adapter is None for sequence in plan):
+            return _NO_ADAPTERS
+        slots = [self._adapters.slot_of(sequence.request.adapter) for sequence in plan]
+        return np.repeat(np.array(slots, np.int32), list(plan.values()))
 
     def _write_table(self, sequence: Sequence) -> None:
         written, held = sequence.num_tabled, len(sequence.block_ids)

@@ -125,7 +125,8 @@ class Sequence:
     @property
     def cache_key(self) -> str:
         """Sequences share prefixes only with others of the same key."""
-        return f"{self.rope_variant}:{self.request.cache_salt}"
+        adapter = self.request.adapter
+        return f"{self.rope_variant}:{0 if adapter is None else adapter.number}:{self.request.cache_salt}"
 
 
 def _mirostat_mu(request: Request, index: int) -> float | None:

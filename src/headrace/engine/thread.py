@@ -9,7 +9,8 @@ from collections.abc import Callable
 from headrace.engine.engine import Engine
 from headrace.engine.stats import EngineStats
 from headrace.errors import EngineError
-from headrace.types import Request, StepOutput
+from headrace.model.adapters import PackedAdapter
+from headrace.types import AdapterRef, Request, StepOutput
 
 
 class EngineThread:
@@ -50,6 +51,14 @@ class EngineThread:
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences before the next step."""
         self._send(lambda: self._engine.cancel(request_id, index))
+
+    def load_adapter(self, adapter: AdapterRef, packed: PackedAdapter) -> None:
+        """`Engine.load_adapter` before the next step."""
+        self._send(lambda: self._engine.load_adapter(adapter, packed))
+
+    def unload_adapter(self, adapter: AdapterRef) -> None:
+        """`Engine.unload_adapter` before the next step."""
+        self._send(lambda: self._engine.unload_adapter(adapter))
 
     def stats(self) -> EngineStats:
         """A snapshot, taken without waiting for the step in progress."""

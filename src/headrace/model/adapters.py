@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.formats.tensor import Tensor
@@ -59,6 +59,11 @@ class Adapters:
         self._ops = ops
         self._places = _places(spec, weights)
         self._loaded: dict[int, PackedAdapter] = {}
+
+    @property
+    def slots(self) -> Mapping[int, PackedAdapter]:
+        """What is loaded."""
+        return self._loaded
 
     @property
     def targets(self) -> frozenset[str]:

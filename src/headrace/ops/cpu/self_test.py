@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.formats.tensor import Tensor
-from headrace.ops.base import Array, HeadLayout, KVCache, MoeWeights, Ops, RopeTable, Weight
+from headrace.ops.base import Array, HeadLayout, KVCache, LowRankPart, MoeWeights, Ops, RopeTable, Weight
 from headrace.ops.kinds import Activation, NormKind
 from headrace.ops.reference import ReferenceOps
 from headrace.types import Batch, FloatArray, SamplingBatch
@@ -80,6 +80,11 @@ def _outputs(ops: Ops, inputs: _Inputs) -> Iterator[tuple[str, Array]]:
     for kind in NormKind:
         yield f"norm {kind}", ops.norm(x, ones, None, kind, 1e-5)
     yield "linear", ops.linear(x, matrix, None, 2.0)
+    slots = np.array([*[-1, 0] * 11], np.int32)
+    low_rank = LowRankPart(_weight(ops, inputs.experts[0, :3]), _weight(ops, inputs.experts[1, :40, :3]), 20, 2.0)
+    deltas = ops.new_deltas(64, 100)
+    deltas.set(0, [low_rank])
+    yield "adapt", ops.adapt(ops.linear(x, matrix), x, deltas, slots)
     for activation in Activation:
         yield f"activate {activation}", ops.activate(x, activation, gated=True)
     yield "softcap", ops.softcap(x, 2.0)

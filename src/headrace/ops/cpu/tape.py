@@ -28,6 +28,8 @@ from headrace.types import Batch, FloatArray, IntArray
 _CACHE: Final = object()
 """Stands for every cache while a tape is recorded."""
 
+_ADAPTERS: Final = "adapters"
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -89,7 +91,8 @@ class Replay:
         )
         if seconds is not None:
             for kind, took in zip(self._kinds, seconds.tolist(), strict=True):
-                self._clock.seconds[kind] += took
+                if kind != _ADAPTERS or len(batch.adapters):
+                    self._clock.seconds[kind] += took
         return logits
 
 
@@ -130,7 +133,7 @@ class Recorder:
     def adapt(self, y: Slot, x: Slot, deltas: Deltas, slots: IntArray, scale: float = 1.0) -> Slot:
         if slots is not self.batch.adapters and slots is not self.batch.logit_adapters:
             raise TypeError("adapt can be recorded with the batch's adapters or logit_adapters only, as they are")
-        return self._step("adapters", self.tape.adapt(y.number, x.number, native_deltas(deltas), scale))
+        return self._step(_ADAPTERS, self.tape.adapt(y.number, x.number, native_deltas(deltas), scale))
 
     def adapt_embedding(
         self,
@@ -144,7 +147,7 @@ class Recorder:
         if ids is not self.batch.token_ids or slots is not self.batch.adapters:
             raise TypeError("adapt_embedding can be recorded with the batch's token_ids and adapters only, as they are")
         number = self.tape.adapt_embedding(y.number, native_deltas(deltas), scale, _number(add))
-        return self._step("adapters", number)
+        return self._step(_ADAPTERS, number)
 
     def rope_write(
         self,
