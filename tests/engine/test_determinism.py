@@ -74,11 +74,18 @@ def answer(engine: Engine, requests: Sequence[Request]) -> Answer:
     return found
 
 
+SAMPLERS = (
+    {"typical_p": 0.8, "repetition_penalty": 1.1},
+    {"xtc_probability": 0.5, "xtc_threshold": 0.01, "dry_multiplier": 0.8},
+    {"mirostat": 2, "mirostat_tau": 3.0, "no_repeat_ngram_size": 2},
+    {"dynatemp_range": 0.5, "top_n_sigma": 2.0, "allowed_token_ids": list(range(3, 80))},
+)
+
+
 @pytest.mark.parametrize("dtype", list(CacheType))
 def test_alone_against_in_a_batch_of_33_in_any_order(engine_of: Callable[..., Engine], dtype: CacheType) -> None:
     requests = [
-        a_request(f"r{i}", 1 + 3 * i, seed=i, temperature=(0.0, 0.7, 1.3)[i % 3], repetition_penalty=1 + 0.1 * (i % 2))
-        for i in range(33)
+        a_request(f"r{i}", 1 + 3 * i, seed=i, temperature=(0.0, 0.7, 1.3)[i % 3], **SAMPLERS[i % 4]) for i in range(33)
     ]
     alone = {key: value for request in requests for key, value in answer(engine_of(dtype=dtype), [request]).items()}
     for seed in (0, 1):
@@ -106,7 +113,7 @@ def test_cold_against_prefix_hit(engine_of: Callable[..., Engine]) -> None:
 
 
 def test_with_and_without_preemption(engine_of: Callable[..., Engine]) -> None:
-    requests = [a_request(f"r{i}", 20 + i, seed=i, max_tokens=40) for i in range(5)]
+    requests = [a_request(f"r{i}", 20 + i, seed=i, max_tokens=40, **SAMPLERS[i % 4]) for i in range(5)]
     ample = answer(engine_of(), requests)
     engine = engine_of(num_blocks=9)
     assert answer(engine, requests) == ample
