@@ -331,10 +331,10 @@ def test_doctor_finds_a_sound_installation(headrace: Headrace, stories: str) -> 
 
 
 def test_doctor_finds_what_is_wrong(headrace: Headrace, monkeypatch: pytest.MonkeyPatch) -> None:
-    import headrace.ops.cpu as cpu
     from headrace.cli import doctor
+    from headrace.ops.cpu import self_test
 
-    monkeypatch.setattr(cpu, "self_test", lambda ops: [("linear", 1.0, False), ("norm", 0.0, True)])
+    monkeypatch.setattr(self_test, "self_test", lambda ops: [("linear", 1.0, False), ("norm", 0.0, True)])
     monkeypatch.setattr(doctor, "DEPENDENCIES", ("numpy", "nothing-like-this"))
     done = headrace("doctor", "--json")
     answer = json.loads(done.out)

@@ -18,7 +18,8 @@ from headrace.errors import ConfigError
 from headrace.formats.codecs import CODECS
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout
-from headrace.ops.cpu import CpuOps, instruction_sets, self_test
+from headrace.ops.cpu import CpuOps, instruction_sets
+from headrace.ops.cpu.self_test import self_test
 from headrace.ops.kinds import Activation, NormKind
 from headrace.ops.reference import ReferenceOps
 from headrace.ops.select import select_ops

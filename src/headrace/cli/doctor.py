@@ -86,7 +86,8 @@ def _kernels() -> list[Finding]:
     from headrace.errors import HeadraceError
 
     try:
-        from headrace.ops.cpu import CpuOps, instruction_sets, self_test
+        from headrace.ops.cpu import CpuOps, instruction_sets
+        from headrace.ops.cpu.self_test import self_test
 
         ops = CpuOps(None, forced_instruction_set())
         available = ", ".join(instruction_sets())

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import threading
+from typing import TYPE_CHECKING
+
 from headrace.errors import RequestError
 from headrace.sampling_params import SamplingParams
+from headrace.structured_output import StructuredOutput
 from headrace.text.after import AfterThought, ThoughtMarks
 from headrace.text.answer import Reading
-from headrace.text.grammar.compiler import Grammars
-from headrace.text.grammar.constraint import GrammarConstraint
-from headrace.text.grammar.specification import grammar_text
-from headrace.text.grammar.vocabulary import GrammarVocabulary
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import Request, Thinking
 
+if TYPE_CHECKING:
+    from headrace.text.grammar.compiler import Grammars
+    from headrace.text.grammar.constraint import GrammarConstraint
+
 
 class Restrictions:
-    """The grammars of one model. Safe to call from several threads."""
+    """The grammars of one model. Safe to call from several threads.
+
+    What grammars take is imported with the first of them: a fifth of the time that starting takes in Python.
+    """
 
     def __init__(self, tokenizer: Tokenizer | None, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._grammars = Grammars(lambda: GrammarVocabulary(tokenizer, vocab_size, eos_token_ids))
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._lock = threading.Lock()
+        self._made: Grammars | None = None
+
+    @property
+    def _grammars(self) -> Grammars:
+        from headrace.text.grammar.compiler import Grammars
+        from headrace.text.grammar.vocabulary import GrammarVocabulary
+
+        with self._lock:
+            if self._made is None:
+                self._made = Grammars(lambda: GrammarVocabulary(self._tokenizer, self._vocab_size, self._eos_token_ids))
+            return self._made
 
     def compile(self, params: SamplingParams) -> None:
         """Work out what `params.structured` needs, so that `grammar` takes no time.
@@ -28,7 +48,7 @@ class Restrictions:
             RequestError: it cannot be enforced, is malformed, or takes too much work.
         """
         if params.structured is not None:
-            self._grammars.compile(grammar_text(params.structured))
+            self._grammars.compile(_grammar_text(params.structured))
 
     def grammar(self, params: SamplingParams, thinking: Thinking | None, max_tokens: int) -> str | None:
         """The grammar of a request as text.
@@ -38,7 +58,7 @@ class Restrictions:
         """
         if params.structured is None:
             return None
-        text = grammar_text(params.structured)
+        text = _grammar_text(params.structured)
         needed = self._grammars.compile(text).num_needed
         if thinking is not None and thinking.is_open:
             needed += len(self._marks(thinking).closing_ids)
@@ -75,6 +95,8 @@ class Restrictions:
         """A fresh constraint for one sequence of a request; None if nothing restricts it."""
         if request.grammar is None:
             return None
+        from headrace.text.grammar.constraint import GrammarConstraint
+
         grammar = self._grammars.compile(request.grammar)
         inner = GrammarConstraint(grammar)
         if request.thinking is None:
@@ -97,3 +119,9 @@ class Restrictions:
             written=vocabulary.written,
             end_ids=vocabulary.eos_token_ids,
         )
+
+
+def _grammar_text(structured: StructuredOutput) -> str:
+    from headrace.text.grammar.specification import grammar_text
+
+    return grammar_text(structured)
