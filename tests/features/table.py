@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
+import pytest
 from features import (
     chat_parameters,
     completion_parameters,
@@ -13,7 +16,9 @@ from features import (
     shared_parameters,
     structured_parameters,
 )
+from features.abilities import ABILITIES
 from features.catalogue import CHAT, COMPLETIONS, Parameter, Status
+from features.doors import open_doors
 from features.service import asking
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/features.md"
@@ -25,10 +30,13 @@ PARAMETERS: Sequence[Parameter] = (
     *completion_parameters.PARAMETERS,
 )
 
-_HEAD = """# What a request can ask for
+_HEAD = """# What can be asked for
 
-Written by `make features`, which calls every entry on a running server with the bundled model, and writes nothing if
-one does not do what it says here. Do not edit it: the entries are in `tests/features`, and `make test` calls them too.
+Written by `make features`, which calls every entry with the bundled model, parameters through OpenAI's client on a
+running server, and writes nothing if one does not do what it says here. Do not edit it: the entries are in
+`tests/features`, and `make test` calls them too.
+
+Of parameters:
 
 - **works**: it does what its origin says; the last column is what the call saw.
 - **no effect**: it is taken, and nothing that it could say belongs into an answer.
@@ -40,26 +48,53 @@ null is the same as absent. Values of a wrong type or out of range are a 400.
 
 def main() -> None:
     """Prove every entry, then write the document."""
-    with asking() as endpoints:
+    with asking() as endpoints, open_doors(endpoints) as doors:
+        for ability in ABILITIES:
+            _hold(ability.name, partial(ability.prove, doors))
         for parameter in PARAMETERS:
             for endpoint in parameter.endpoints:
-                try:
-                    parameter.prove(endpoints[endpoint])
-                except Exception as error:  # noqa: BLE001  the outermost handler
-                    sys.exit(f"{endpoint}: {parameter.name} ({parameter.status}): {type(error).__name__}: {error}")
+                what = f"{endpoint}: {parameter.name} ({parameter.status})"
+                _hold(what, partial(parameter.prove, endpoints[endpoint]))
     DOCUMENT.write_text(document(), encoding="utf-8")
-    print(f"{DOCUMENT}: {len(PARAMETERS)} parameters")
+    print(f"{DOCUMENT}: {len(ABILITIES)} abilities, {len(PARAMETERS)} parameters")
+
+
+def _hold(what: str, prove: Callable[[], None]) -> None:
+    try:
+        prove()
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001  the outermost handler
+        traceback.print_exc()
+        sys.exit(f"{what} does not hold: {type(error).__name__}: {error}")
 
 
 def document() -> str:
     """The text of docs/features.md."""
     rows = sorted(PARAMETERS, key=lambda one: (_ORDER[one.status], one.source.split()[0] != "OpenAI", one.name))
-    names = sorted({one.name for one in PARAMETERS})
-    merged = {name: [one for one in rows if one.name == name] for name in dict.fromkeys(one.name for one in rows)}
-    assert len(merged) == len(names)
-    lines = [_HEAD, "## Chat and completions", "", "| parameter | of | chat | completions | |", "|---|---|---|---|---|"]
+    merged = {one.name: [other for other in rows if other.name == one.name] for one in rows if _is_text(one)}
+    lines = [_HEAD, "## What it can do", "", "| | ask for it with | what the call saw |", "|---|---|---|"]
+    lines += [f"| {one.name} | {one.how} | {one.seen} |" for one in ABILITIES]
+    lines += ["", "## Parameters of chat and completions", ""]
+    lines += ["| parameter | of | chat | completions | |", "|---|---|---|---|---|"]
     lines += [_row(name, entries) for name, entries in merged.items()]
+    others = [one for one in rows if not _is_text(one)]
+    if others:
+        lines += [
+            "",
+            "## Parameters of the other endpoints",
+            "",
+            "| endpoint | parameter | of | | |",
+            "|---|---|---|---|---|",
+        ]
+        lines += sorted(
+            f"| {endpoint} | `{one.name}` | {', '.join(one.source.split())} | {one.status.value} | {one.seen} |"
+            for one in others
+            for endpoint in one.endpoints
+        )
     return "\n".join(lines) + "\n"
+
+
+def _is_text(parameter: Parameter) -> bool:
+    return set(parameter.endpoints) <= {CHAT, COMPLETIONS}
 
 
 _ORDER = {status: order for order, status in enumerate(Status)}

@@ -7,8 +7,10 @@ from typing import Any
 
 import openai
 import pytest
+from features.abilities import ABILITIES, Ability
 from features.asking import Asking, names
 from features.catalogue import CHAT, COMPLETIONS, Parameter, Status, find
+from features.doors import Doors, open_doors
 from features.openapi import Walk
 from features.service import asking
 from features.table import DOCUMENT, PARAMETERS, document
@@ -38,6 +40,17 @@ def test_null_is_the_same_as_absent(parameter: Parameter, endpoint: str, endpoin
     bodies = (absent, {**absent, name: None})
     answers: list[Any] = [ask.client.post(ask.path, body=body, cast_to=object) for body in bodies]
     assert answers[0]["choices"] == answers[1]["choices"]
+
+
+@pytest.fixture(scope="module")
+def doors(endpoints: Mapping[str, Asking]) -> Iterator[Doors]:
+    with open_doors(endpoints) as doors:
+        yield doors
+
+
+@pytest.mark.parametrize("ability", ABILITIES, ids=lambda ability: ability.name)
+def test_the_ability_holds(ability: Ability, doors: Doors) -> None:
+    ability.prove(doors)
 
 
 def test_the_document_is_current() -> None:

@@ -1,0 +1,225 @@
+"""What headrace can do, by every door that it can be asked for: one entry each, with a call that shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from features.doors import SMALL, Doors
+from features.service import MODEL
+from safetensors.numpy import save_file
+
+from headrace import LLM, EngineConfig, SamplingParams
+from headrace.errors import RequestError
+from headrace.sampling_params import BeamSearchParams
+from headrace.structured_output import StructuredOutput
+from headrace.types import RequestOutput
+
+PROMPT = "Once upon a time"
+SCHEMA = {"type": "object", "properties": {"legs": {"type": "integer", "maximum": 99}}, "required": ["legs"]}
+GREEDY = SamplingParams(temperature=0, max_tokens=40)
+
+
+@dataclass(frozen=True)
+class Ability:
+    """`how` is what to write; `seen` is what `prove` saw when it did."""
+
+    name: str
+    how: str
+    seen: str
+    prove: Callable[[Doors], None]
+
+
+def _text(outputs: Sequence[RequestOutput]) -> str:
+    [output] = outputs
+    return output.outputs[0].text
+
+
+def _structured_python(doors: Doors) -> None:
+    hot = SamplingParams(temperature=1.5, max_tokens=30, n=4, structured=StructuredOutput(json=SCHEMA))
+    [output] = doors.llm.generate(PROMPT, hot)
+    assert all(set(json.loads(one.text)) >= {"legs"} and one.finish_reason == "stop" for one in output.outputs)
+
+
+def _structured_command(doors: Doors) -> None:
+    schema = doors.folder / "schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    assert "legs" in json.loads(doors.run(PROMPT, "--json-schema", str(schema), "--max-tokens", "30"))
+    assert re.fullmatch("[ab]{3}", doors.run(PROMPT, "--regex", "[ab]{3}"))
+    assert doors.run(PROMPT, "--grammar", 'root ::= "left" | "right"') in ("left", "right")
+
+
+def _ends_in_time(doors: Doors) -> None:
+    structured = StructuredOutput(json=SCHEMA)
+    with pytest.raises(RequestError, match="at least") as refused:
+        doors.llm.generate(PROMPT, SamplingParams(max_tokens=1, structured=structured))
+    [needed] = re.findall(r"at least ([\d,]+)", str(refused.value))
+    for budget in range(int(needed), int(needed) + 12):
+        params = SamplingParams(max_tokens=budget, temperature=1.5, seed=budget, structured=structured)
+        json.loads(_text(doors.llm.generate(PROMPT, params)))
+
+
+def _beams(doors: Doors) -> None:
+    [found] = doors.llm.beam_search(PROMPT, BeamSearchParams(beam_width=4, max_tokens=16))
+    scores = [one.cum_logprob for one in found.sequences]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    greedy = replace(GREEDY, max_tokens=16, logprobs=0)
+    [plain] = doors.llm.generate(PROMPT, greedy)
+    assert plain.outputs[0].cumulative_logprob is not None
+    assert scores[0] is not None
+    assert scores[0] >= plain.outputs[0].cumulative_logprob - 1e-4
+
+
+def _speculation(doors: Doors) -> None:
+    repeated = "Lily has a red ball. Tom has a blue car. " * 6
+    params = SamplingParams(temperature=0.3, seed=4, max_tokens=120)
+    texts, accepted = [], []
+    for setting in ("auto", "off"):
+        llm = LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1, speculation=setting))
+        texts += [[_text(llm.generate(repeated, replace(params, seed=seed))) for seed in range(4)]]
+        accepted.append(llm.stats().accepted_tokens)
+    assert texts[0] == texts[1]
+    assert accepted[1] == 0
+
+
+def _adapter(doors: Doors) -> None:
+    name = "an-adapter"
+    doors.llm.load_adapter(name, _random_adapter(doors.folder / name, doors.llm))
+    try:
+        plain = _text(doors.llm.generate(PROMPT, GREEDY))
+        both = doors.llm.generate([PROMPT, PROMPT], GREEDY, adapter=[name, None])
+        assert both[0].outputs[0].text != plain == both[1].outputs[0].text
+    finally:
+        doors.llm.unload_adapter(name)
+    with pytest.raises(RequestError):
+        doors.llm.generate(PROMPT, GREEDY, adapter=name)
+
+
+def _random_adapter(folder: Path, llm: LLM) -> Path:
+    folder.mkdir()
+    width, rng = llm.spec.hidden_size, np.random.default_rng(1)
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.o_proj.lora_{side}.weight": (
+            rng.standard_normal((4, width) if side == "A" else (width, 4)).astype(np.float32) * 0.2
+        )
+        for layer in range(len(llm.spec.layers))
+        for side in "AB"
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["o_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _small_cache(doors: Doors) -> None:
+    sizes = {}
+    for dtype in ("f16", "q8"):
+        llm = LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1, kv_dtype=dtype))
+        sizes[dtype] = llm.kv_plan.num_blocks
+        assert _text(llm.generate(PROMPT, GREEDY)) == _text(llm.generate(PROMPT, GREEDY))
+    assert sizes["q8"] > 1.6 * sizes["f16"]
+    assert doors.run(PROMPT, "--kv-dtype", "q8", "--max-tokens", "5")
+
+
+def _same_answer(doors: Doors) -> None:
+    hot = SamplingParams(temperature=1, seed=3, max_tokens=30)
+    alone = _text(doors.llm.generate(PROMPT, hot))
+    crowd = doors.llm.generate([PROMPT, *(f"Number {number}" for number in range(20))], hot)
+    assert crowd[0].outputs[0].text == alone
+    doors.llm.clear_prefix_cache()
+    assert _text(doors.llm.generate(PROMPT, hot)) == alone
+
+
+def _priority(doors: Doors) -> None:
+    outputs = doors.llm.generate([PROMPT, "One day"], GREEDY, priority=[1, 0])
+    assert [output.outputs[0].text for output in outputs] == [
+        _text(doors.llm.generate(prompt, GREEDY)) for prompt in (PROMPT, "One day")
+    ]
+    with pytest.raises(RequestError, match="priority"):
+        doors.llm.generate(PROMPT, GREEDY, priority=[1, 2])
+
+
+def _salt(doors: Doors) -> None:
+    long = {"prompt": PROMPT * 20}
+    doors.llm.clear_prefix_cache()
+    cached = [
+        doors.llm.generate({**long, **salt}, GREEDY)[0].num_cached_tokens > 0
+        for salt in ({}, {}, {"cache_salt": "a"}, {"cache_salt": "a"}, {"cache_salt": "b"})
+    ]
+    assert cached == [False, True, False, True, False]
+
+
+def _sampling_command(doors: Doors) -> None:
+    with_it = doors.run(PROMPT, "--max-tokens", "60", "--sampling", "no_repeat_ngram_size=2")
+    assert with_it != doors.run(PROMPT, "--max-tokens", "60")
+
+
+ABILITIES: Sequence[Ability] = (
+    Ability(
+        "The same answer every time",
+        "nothing to switch on",
+        "a text alone, in a batch of 21, and with and without a cached prefix is the same",
+        _same_answer,
+    ),
+    Ability(
+        "Structured output in Python",
+        "`SamplingParams(structured=StructuredOutput(json=…))`; also `regex`, `choice`, `grammar`, `structural_tag`",
+        "hot samples all satisfy the schema and end with `stop`",
+        _structured_python,
+    ),
+    Ability(
+        "Structured output on the command line",
+        "`headrace run MODEL … --json-schema FILE`, `--regex`, `--grammar`",
+        "JSON of the schema, a text that matches, one of the grammar's (GBNF)",
+        _structured_command,
+    ),
+    Ability(
+        "Structured output ends in time",
+        "`max_tokens`",
+        "complete with every budget from the least that is needed on; a smaller one is refused with that number",
+        _ends_in_time,
+    ),
+    Ability(
+        "Beam search",
+        "`llm.beam_search(…)`, `SamplingParams(beam_width=…)`",
+        "the best is no worse than greedy",
+        _beams,
+    ),
+    Ability(
+        "Speculation by prompt lookup",
+        "on by itself; `--speculation off`",
+        "the same texts with it and without",
+        _speculation,
+    ),
+    Ability(
+        "LoRA adapters",
+        "`llm.load_adapter(NAME, FOLDER)`, `llm.generate(…, adapter=NAME)`",
+        "in one batch one sequence has it and another has not; unloaded, its name is refused",
+        _adapter,
+    ),
+    Ability(
+        "KV cache in 8 bits",
+        '`EngineConfig(kv_dtype="q8")`, `--kv-dtype q8`',
+        "more than 1.6 times the blocks of f16 in the same memory",
+        _small_cache,
+    ),
+    Ability("Priority in Python", "`llm.generate(…, priority=[…])`", "the order of work, not the texts", _priority),
+    Ability(
+        "Prefixes kept apart in Python",
+        '`{"prompt": …, "cache_salt": …}`',
+        "a prefix is found again with the same salt only",
+        _salt,
+    ),
+    Ability(
+        "Every sampler on the command line",
+        "`headrace run … --sampling NAME=VALUE`",
+        "`no_repeat_ngram_size=2` changes the text",
+        _sampling_command,
+    ),
+)
