@@ -20,7 +20,9 @@ from headrace.types import Chunk, FinishReason
 
 
 class LLM:
-    def __init__(self, model: str, config: object = None, *, chat_template: Path | None = None) -> None:
+    def __init__(
+        self, model: str, config: object = None, *, chat_template: Path | None = None, adapters: object = None
+    ) -> None:
         if model == "nothing":
             raise ModelNotFound("no model 'nothing',\ndid you mean something")
         if model == "bug":
@@ -37,12 +39,14 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def stream(self, prompt: Any, params: SamplingParams) -> Iterator[Chunk]:
+    def stream(self, prompt: Any, params: SamplingParams, adapter: str | None = None) -> Iterator[Chunk]:
         if not prompt:
             raise RequestError("the prompt is empty", param="prompt")
         return self._words([f"{prompt!r}", f"temperature={params.temperature}"], params)
 
-    def stream_chat(self, messages: list[dict[str, str]], params: SamplingParams) -> Iterator[Chunk]:
+    def stream_chat(
+        self, messages: list[dict[str, str]], params: SamplingParams, adapter: str | None = None
+    ) -> Iterator[Chunk]:
         if messages[-1]["content"] == "too long":
             raise RequestError("the conversation is too long", param="messages")
         return self._words([f"{message['role']}:{message['content']}" for message in messages], params)

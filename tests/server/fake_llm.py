@@ -70,6 +70,7 @@ class FakeLLM:
     streams: list[FakeStream] = field(default_factory=list)
     chats: list[dict[str, Any]] = field(default_factory=list)
     is_closed: bool = False
+    adapters: dict[str, Any] = field(default_factory=dict)
 
     def encode_chat(self, messages: Any, **options: Any) -> EncodedChat:
         if self.chat_template is None:
@@ -81,7 +82,9 @@ class FakeLLM:
     async def prepare(self, params: SamplingParams) -> None:
         """There is nothing to compile."""
 
-    def submit(self, prompt: Any, params: SamplingParams, *, priority: int = 0, reading: Any = None) -> FakeStream:
+    def submit(
+        self, prompt: Any, params: SamplingParams, *, priority: int = 0, reading: Any = None, adapter: str | None = None
+    ) -> FakeStream:
         if not self.is_alive:
             raise EngineError("the engine is closed; make a new one")
         text = prompt.get("prompt")

@@ -21,6 +21,9 @@ from headrace.types import Chunk
 DEFAULT_LIMIT = 1024
 """Most tokens of an answer without --max-tokens; a model that never stops would fill its context."""
 
+_ADAPTER = "lora"
+"""What the adapter of --lora is called"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -32,6 +35,8 @@ class Settings:
     sampling: dict[str, Any] = field(default_factory=dict)
     """Fields of SamplingParams that were given"""
     is_quiet: bool = False
+    lora: Path | None = None
+    """Folder of the adapter that answers"""
 
 
 @contextmanager
@@ -40,7 +45,8 @@ def load_conversation(
 ) -> Iterator[Conversation]:
     """Load the model, saying on stderr what was loaded and how prompts are used."""
     status = Status(settings.is_quiet)
-    with LLM(model, config, chat_template=chat_template) as llm:
+    adapters = {} if settings.lora is None else {_ADAPTER: settings.lora}
+    with LLM(model, config, chat_template=chat_template, adapters=adapters) as llm:
         for line in llm.load_report:
             status.say(line)
         conversation = Conversation(llm, settings, status)
@@ -60,6 +66,7 @@ class Conversation:
         self.settings = settings
         self.status = status
         self._llm = llm
+        self._adapter = None if settings.lora is None else _ADAPTER
         self._messages: list[dict[str, str]] = []
         self._params = replace(llm.default_params, **{"max_tokens": DEFAULT_LIMIT, **settings.sampling})
         if settings.system is not None and not self.has_memory:
@@ -98,11 +105,11 @@ class Conversation:
         """
         if not self.has_memory:
             prompt = parse_token_ids(text) if self.settings.token_ids else text
-            self._stream(self._open(lambda params: self._llm.stream(prompt, params)))
+            self._stream(self._open(lambda params: self._llm.stream(prompt, params, adapter=self._adapter)))
             return
         self._messages.append({"role": "user", "content": text})
         try:
-            stream = self._open(lambda params: self._llm.stream_chat(self._messages, params))
+            stream = self._open(lambda params: self._llm.stream_chat(self._messages, params, adapter=self._adapter))
         except RequestError:
             self._messages.pop()
             raise
@@ -115,7 +122,7 @@ class Conversation:
     def tell(self, opening: str) -> None:
         """Stream a text that goes on from `opening`, as if a user had opened it."""
         said = [opening]
-        self._stream(self._open(lambda params: self._llm.stream(opening, params)), said, opening)
+        self._stream(self._open(lambda params: self._llm.stream(opening, params, adapter=self._adapter)), said, opening)
         if self.has_memory:
             self._messages.append({"role": "user", "content": opening})
             self._messages.append({"role": "assistant", "content": "".join(said)})

@@ -85,6 +85,21 @@ class SamplingSetting(click.ParamType[tuple[str, Any]]):
             self.fail(f'{name} is {text!r}, expected a number or a list such as ["a", "b"]', param, ctx)
 
 
+class NamedFolder(click.ParamType[tuple[str, Path]]):
+    """`name=folder`: a name, and a folder that is there."""
+
+    name = "name=folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Path]:
+        """The name and the folder."""
+        name, _, folder = Text().convert(value, param, ctx).partition("=")
+        if not name or not folder:
+            self.fail(f"{value!r} is not a name and a folder, expected NAME=FOLDER", param, ctx)
+        if not Path(folder).is_dir():
+            self.fail(f"there is no folder {folder}", param, ctx)
+        return name, Path(folder)
+
+
 def parse_token_ids(text: str) -> list[int]:
     """Token ids from a prompt such as `1 15 27` or `1, 15, 27`.
 

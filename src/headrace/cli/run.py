@@ -41,6 +41,12 @@ OPENING = "Once upon a time"
 @sampling_options
 @structure_options
 @engine_options
+@click.option(
+    "--lora",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="LoRA adapter (PEFT's folder) to answer with.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only the text, no status lines.")
 @debug_option
 def run(
@@ -51,6 +57,7 @@ def run(
     raw: bool,
     token_ids: bool,
     chat_template: Path | None,
+    lora: Path | None,
     sampling: dict[str, Any],
     config: EngineConfig,
     quiet: bool,
@@ -73,7 +80,7 @@ def run(
     _check_values(sampling, text if token_ids else None)
     from headrace.cli.conversation import Settings, load_conversation
 
-    settings = Settings(system=system, raw=raw, token_ids=token_ids, sampling=sampling, is_quiet=quiet)
+    settings = Settings(system=system, raw=raw, token_ids=token_ids, sampling=sampling, is_quiet=quiet, lora=lora)
     with load_conversation(model, config, chat_template, settings) as conversation:
         _answer(conversation, model, text, is_interactive=is_interactive)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from headrace.cli.options import Text, debug_option, engine_options
+from headrace.cli.options import NamedFolder, Text, debug_option, engine_options
 from headrace.config import EngineConfig
 
 
@@ -39,6 +39,20 @@ from headrace.config import EngineConfig
     metavar="K",
     help="Most log-probabilities of a position that a request can ask for; -1 is any number.",
 )
+@click.option(
+    "--lora",
+    "adapters",
+    type=NamedFolder(),
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="LoRA adapter (PEFT's folder) to serve under a name of its own; may be repeated.",
+)
+@click.option(
+    "--lora-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Let requests load the adapters below FOLDER (/v1/load_lora_adapter).  [default: none]",
+)
 @engine_options
 @debug_option
 def serve(
@@ -50,6 +64,8 @@ def serve(
     chat_template: Path | None,
     trust_request_chat_template: bool,
     max_logprobs: int,
+    adapters: tuple[tuple[str, Path], ...],
+    lora_dir: Path | None,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
@@ -61,14 +77,15 @@ def serve(
 
     if port:
         listen(host, port).close()  # before the model is loaded, which may take a while
-    llm = AsyncLLM(model, config, chat_template=chat_template)
+    served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
+    _check_names([served_name, *(adapter for adapter, _ in adapters)])
+    llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters))
     for line in llm.load_report:
         click.secho(line, dim=True, err=True)
     if llm.chat_template is None:
         click.secho(
             "no chat template: only /v1/completions answers (--chat-template FILE gives one)", dim=True, err=True
         )
-    served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
     run_server(
         llm,
         host,
@@ -76,5 +93,12 @@ def serve(
         served_name,
         max_logprobs=max_logprobs,
         trust_request_chat_template=trust_request_chat_template,
+        adapter_folder=lora_dir,
         announce=lambda line: click.echo(line, err=True),
     )
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(f"two models or adapters are called {name!r}; give each a name of its own")

@@ -7,7 +7,8 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.json import encode
@@ -20,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace import __version__
-from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
+from headrace.errors import ConfigError, Overloaded, RequestError, UnknownModel, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.body import read_json_body
 from headrace.server.dialects import openai
@@ -54,6 +55,7 @@ def create_app(
     max_body_bytes: int = MAX_BODY_BYTES,
     max_logprobs: int = MAX_LOGPROBS,
     trust_request_chat_template: bool = False,
+    adapter_folder: Path | None = None,
 ) -> App:
     """The application that serves `llm` under `served_name`. It closes the engine when it is shut down.
 
@@ -63,7 +65,10 @@ def create_app(
         max_body_bytes: Longer request bodies are refused with 413.
         max_logprobs: Most likely tokens of a position that a request can ask for; -1 is any number.
         trust_request_chat_template: Let requests bring their own chat template, which is code (in a sandbox).
+        adapter_folder: Requests may load the adapters that lie below it; None: none.
     """
+    if served_name in llm.adapters:
+        raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     metrics = Metrics(served_name, llm.max_context, llm.stats)
     served = _served(llm, served_name)
     server = _Server(llm, served, metrics, max_body_bytes, max_logprobs, trust_request_chat_template)
@@ -73,6 +78,8 @@ def create_app(
         posts |= {endpoint.path: _Generate(server, dialect, endpoint) for endpoint in dialect.endpoints}
         posts |= {action.path: _Act(server, dialect, action) for action in dialect.actions}
         routes += [Route(listing.path, _list(server, dialect, listing)) for listing in dialect.listings]
+    for action in openai.adapter_actions(adapter_folder, served_name):
+        posts[action.path] = _Act(server, openai.DIALECT, action)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -158,13 +165,13 @@ class _Generate(_Post):
         arrival = time.perf_counter()
         body = await read_json_body(scope, receive, server.max_body_bytes)
         call = self._endpoint.parse(body, server.served.defaults)
-        _check_model(call.model, server.served)
+        adapter = _adapter_of(call.model, server.served)
         if not server.trust_request_chat_template:
             _refuse_templates(call)
         _check_logprobs(call, server.max_logprobs)
-        opened = await open_call(call, server.llm, server.metrics, arrival)
+        opened = await open_call(call, server.llm, server.metrics, arrival, adapter)
         try:
-            renderer = call.renderer(server.served)
+            renderer = call.renderer(server.served if adapter is None else replace(server.served, name=adapter))
             if call.stream:
                 answer = _stream(opened, renderer, send, Pacing(call.stream_interval))
             else:
@@ -184,7 +191,10 @@ class _Act(_Post):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = self._server
         inquiry = self._action.parse(await read_json_body(scope, receive, server.max_body_bytes))
-        _check_model(inquiry.model, server.served)
+        if inquiry.model is not None and _adapter_of(inquiry.model, server.served) is not None:
+            raise RequestError(
+                f"{inquiry.model!r} is an adapter, which answers chat and completions only", param="model"
+            )
 
         async def answer() -> None:
             try:
@@ -192,7 +202,7 @@ class _Act(_Post):
             except RequestError as error:
                 error.param = inquiry.param_names.get(error.param or "", error.param)
                 raise
-            await Response(inquiry.render(found, server.served), media_type=_JSON)(scope, receive, send)
+            await Response(inquiry.render(found, server.served), media_type=inquiry.media_type)(scope, receive, send)
 
         await _unless_disconnected(answer(), receive)
 
@@ -254,9 +264,13 @@ def _refuse_templates(call: Call) -> None:
         )
 
 
-def _check_model(model: str, served: Served) -> None:
-    if model != served.name:
-        raise UnknownModel(f"The model {model!r} is not served here; {served.name!r} is", param="model")
+def _adapter_of(model: str, served: Served) -> str | None:
+    """The adapter that a request means; None for the model itself."""
+    if model == served.name:
+        return None
+    if model in served.adapters():
+        return model
+    raise UnknownModel(f"The model {model!r} is not served here; {served.name!r} is", param="model")
 
 
 def _check_logprobs(call: Call, most: int) -> None:
@@ -280,6 +294,7 @@ def _served(llm: AsyncLLM, name: str) -> Served:
         created=int(time.time()),
         max_context=llm.max_context,
         defaults=llm.default_params,
+        adapters=lambda: {name: adapter.path for name, adapter in llm.adapters.items()},
         token_text=(lambda _: "") if tokenizer is None else tokenizer.token_text,
         token_bytes=(lambda _: None) if tokenizer is None else tokenizer.token_bytes,
     )

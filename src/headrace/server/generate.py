@@ -63,8 +63,12 @@ class OpenPrompt:
         return chunks
 
 
-async def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float) -> list[OpenPrompt]:
+async def open_call(
+    call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float, adapter: str | None = None
+) -> list[OpenPrompt]:
     """Queue every prompt of a call; `arrival` is the time.perf_counter() at which its request came.
+
+    `adapter` is the name of the one that answers, None for the model itself.
 
     Long prompts become token ids in a thread: megabytes take seconds, and other streams must not wait for them.
 
@@ -76,7 +80,7 @@ async def open_call(call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float)
     try:
         await _prepare(call, llm)
         for prompt in call.prompts:
-            opened.append(await _open_prompt(prompt, call, llm, metrics, arrival))
+            opened.append(await _open_prompt(prompt, call, llm, metrics, arrival, adapter))
     except BaseException:  # a cancelled task too
         close_call(opened)
         raise
@@ -163,7 +167,12 @@ def _in_words_of(call: Call, error: RequestError) -> RequestError:
 
 
 async def _open_prompt(
-    prompt: ChatPrompt | TextPrompt, call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float
+    prompt: ChatPrompt | TextPrompt,
+    call: Call,
+    llm: AsyncLLM,
+    metrics: Metrics,
+    arrival: float,
+    adapter: str | None,
 ) -> OpenPrompt:
     text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
     try:
@@ -173,7 +182,7 @@ async def _open_prompt(
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
             text = text if len(whole) == len(encoded) else None
         salted = _salted(encoded, call.cache_salt)
-        stream = llm.submit(salted, call.params, priority=call.priority, reading=reading)
+        stream = llm.submit(salted, call.params, priority=call.priority, reading=reading, adapter=adapter)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:

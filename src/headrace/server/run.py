@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def run_server(
     max_logprobs: int = MAX_LOGPROBS,
     shutdown_seconds: int = 30,
     trust_request_chat_template: bool = False,
+    adapter_folder: Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve `llm` until SIGINT or SIGTERM, then close it. Blocks; call it in the main thread.
@@ -51,6 +53,7 @@ def run_server(
         max_logprobs: Most likely tokens of a position that a request can ask for; -1 is any number.
         shutdown_seconds: How long open requests may take to finish.
         trust_request_chat_template: Let requests bring their own chat template.
+        adapter_folder: Requests may load the adapters that lie below it; None: none.
         announce: Gets one line with the address once the server listens; None writes it to standard output.
 
     Raises:
@@ -64,6 +67,7 @@ def run_server(
             max_body_bytes=max_body_bytes,
             shutdown_seconds=shutdown_seconds,
             trust_request_chat_template=trust_request_chat_template,
+            adapter_folder=adapter_folder,
             max_logprobs=max_logprobs,
         )
         server.on_started = lambda: (announce or _write_line)(line)
@@ -111,6 +115,7 @@ def make_server(
     max_logprobs: int = MAX_LOGPROBS,
     shutdown_seconds: int = 30,
     trust_request_chat_template: bool = False,
+    adapter_folder: Path | None = None,
 ) -> Server:
     """A uvicorn server for `llm`, not yet running: `server.run(sockets=[listener])`, or `serve` in a loop."""
     app = create_app(
@@ -119,6 +124,7 @@ def make_server(
         max_body_bytes=max_body_bytes,
         max_logprobs=max_logprobs,
         trust_request_chat_template=trust_request_chat_template,
+        adapter_folder=adapter_folder,
     )
     config = uvicorn.Config(
         app,

@@ -70,6 +70,8 @@ class Served:
     """From the model's generation_config; parse starts from it."""
     token_text: Callable[[int], str]
     """A single token as text; pieces of a character become U+FFFD."""
+    adapters: Callable[[], Mapping[str, str]] = dict
+    """Names of the adapters that can be asked for as models now, and where they came from."""
     token_bytes: Callable[[int], bytes | None]
     """A single token's exact bytes; None when the model has no tokenizer that knows."""
 
@@ -161,13 +163,16 @@ class Endpoint:
 class Inquiry:
     """A parsed request that is answered whole, by one call: embeddings, scores and the like."""
 
-    model: str
+    model: str | None
+    """None for what is not about a model"""
     ask: Callable[[AsyncLLM], Awaitable[Any]]
     """The call; cancelled when the client leaves. Raises RequestError, EngineError."""
     render: Callable[[Any, Served], bytes]
     """The body for what `ask` gave."""
     param_names: Mapping[str, str] = field(default_factory=dict)
     """As in Call"""
+    media_type: str = "application/json"
+    """Of the body"""
 
 
 @dataclass(frozen=True, slots=True)

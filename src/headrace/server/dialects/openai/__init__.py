@@ -6,6 +6,7 @@ and sampling values that a request leaves out come from the model's generation_c
 """
 
 from headrace.server.dialects.base import Dialect, Endpoint, Listing
+from headrace.server.dialects.openai.adapters import adapter_actions
 from headrace.server.dialects.openai.models import render_model, render_models
 from headrace.server.dialects.openai.parse import parse_chat, parse_completion
 from headrace.server.dialects.openai.render import render_failure
@@ -23,4 +24,4 @@ DIALECT = Dialect(
     render_failure=render_failure,
 )
 
-__all__ = ["DIALECT", "parse_chat", "parse_completion", "render_failure"]
+__all__ = ["DIALECT", "adapter_actions", "parse_chat", "parse_completion", "render_failure"]

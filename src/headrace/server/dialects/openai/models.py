@@ -11,19 +11,21 @@ from headrace.server.dialects.base import JsonObject, Served
 
 
 def render_models(served: Served, _path: Mapping[str, str]) -> bytes:
-    """The list of models: the one that is served."""
-    return encode({"object": "list", "data": [_model(served)]})
+    """The list of models: the one that is served, and its adapters."""
+    adapters = [_adapter(served, name, root) for name, root in served.adapters().items()]
+    return encode({"object": "list", "data": [_model(served), *adapters]})
 
 
 def render_model(served: Served, path: Mapping[str, str]) -> bytes:
-    """One model.
+    """One model or adapter.
 
     Raises:
-        UnknownModel: it is not the one that is served.
+        UnknownModel: it is not served.
     """
-    if path["model"] != served.name:
-        raise UnknownModel(f"The model {path['model']!r} is not served here; {served.name!r} is", param="model")
-    return encode(_model(served))
+    name, adapters = path["model"], served.adapters()
+    if name != served.name and name not in adapters:
+        raise UnknownModel(f"The model {name!r} is not served here; {served.name!r} is", param="model")
+    return encode(_model(served) if name == served.name else _adapter(served, name, adapters[name]))
 
 
 def _model(served: Served) -> JsonObject:
@@ -34,3 +36,7 @@ def _model(served: Served) -> JsonObject:
         "owned_by": "headrace",
         "max_model_len": served.max_context,
     }
+
+
+def _adapter(served: Served, name: str, root: str) -> JsonObject:
+    return _model(served) | {"id": name, "root": root, "parent": served.name}

@@ -47,7 +47,7 @@ _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field 
 _TAGS = {"role": "system, developer, user, assistant or tool", "type": "text: other content is not supported"}
 _FORMATS = "text, json_object, json_schema or structural_tag"
 
-T = TypeVar("T", bound=SharedFields)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
@@ -56,7 +56,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
     Raises:
         RequestError: of any kind; `param` is the JSON path of the field at fault.
     """
-    fields = _decode(body, ChatFields, CHAT)
+    fields = decode(body, ChatFields, CHAT)
     if not fields.messages:
         raise RequestError("messages is empty, expected at least one message", param="messages")
     prompt = _chat_prompt(fields)
@@ -98,7 +98,7 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
     Raises:
         RequestError: of any kind; `param` is the JSON path of the field at fault.
     """
-    fields = _decode(body, CompletionFields, COMPLETION)
+    fields = decode(body, CompletionFields, COMPLETION)
     echo = bool(fields.echo)
     max_tokens = DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens
     prompt_only = echo and max_tokens == 0  # scores a prompt: one token is sampled, and thrown away
@@ -123,7 +123,12 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
     )
 
 
-def _decode(body: bytes, kind: type[T], unsupported: Mapping[str, tuple[Any, ...]]) -> T:
+def decode(body: bytes, kind: type[T], unsupported: Mapping[str, tuple[Any, ...]]) -> T:
+    """A body as `kind`; what is in `unsupported` is refused by name.
+
+    Raises:
+        RequestError: it is no JSON, or a field is wrong, missing or unknown.
+    """
     try:
         fields = msgspec.json.decode(body)
         if isinstance(fields, dict):
