@@ -58,6 +58,8 @@ ITEMS = 'root ::= item+\n# no line breaks\nitem ::= "- " [^\\r\\n\\x0b\\x0c\\u00
         ('root ::= "x" root | "y"', ["y", "xxy"], ["x", "yy"]),
         ('root ::= "(" root ")" | ""', ["", "(())"], ["(()"]),
         ('start: "a" B+\nB: /[0-9]/ | "é"', ["a1", "a1é"], ["a"]),
+        ('start: %json {"format": "date", "type": "string"} "!"', ['"2024-02-29"!'], ['"2023-02-29"!']),
+        ('start: a\na[suffix="."]: /[a-z]+/', ["ab."], ["ab"]),
     ],
 )
 def test_what_a_grammar_allows(grammar: str, valid: list[str], invalid: list[str]) -> None:
@@ -87,6 +89,11 @@ def test_what_a_grammar_allows(grammar: str, valid: list[str], invalid: list[str
         ("start: b", "b"),
         ("start: /(?=a)/", ""),
         ('start: "a" start', "no output"),
+        ("start: a\na[max_tokens=3]: /x+/", "'max_tokens'"),
+        ('start: "a" <[256]> "b"', "token ids"),
+        ('start: %json {"not": {}}', "$.not"),
+        ('start: %json {"typ": "string"} "!"', "$.typ"),
+        ("start: %json {", "%json"),
     ],
 )
 def test_what_is_wrong_with_a_grammar_is_said(grammar: str, words: str) -> None:

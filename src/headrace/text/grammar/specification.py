@@ -19,6 +19,12 @@ _JSON_TEXT = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"')
 _QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\[(?:[^\]\\\n]|\\.)*\]|(?:\#|//)[^\n]*""")
 _LARK_START = re.compile(r"^[ \t]*[?!]?start[ \t]*:", re.MULTILINE)
 _LARK_RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*[ \t]*:", re.MULTILINE)
+_LARK_ATTRIBUTES = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*\[([^\]\n]*)\][ \t]*:", re.MULTILINE)
+_KNOWN_ATTRIBUTES = ("lazy", "capture", "suffix")
+"""stop goes back over tokens, max_tokens takes away taking back, and temperature is the sampler's"""
+_TOKEN_IDS = re.compile(r"<[ \t]*\[|<[ \t]*>")
+"""The brackets are gone where quoted parts are"""
+_INLINE_JSON = re.compile(r"%json\s*")
 _LONGEST_GRAMMAR = 50_000
 _MOST_RULES = 1_000
 _ANY_OBJECT = {"type": "object"}
@@ -113,7 +119,27 @@ def _written_grammar(text: str) -> str:
         )
     if len(_LARK_RULE.findall(outside)) > _MOST_RULES:
         raise _wrong(f"grammar has more than {_MOST_RULES:,} rules; make it smaller")
-    return lark_grammar(text)
+    for attributes in _LARK_ATTRIBUTES.findall(text):
+        for name in (each.partition("=")[0].strip() for each in attributes.split(",")):
+            if name not in _KNOWN_ATTRIBUTES:
+                raise _wrong(f"grammar: the attribute {name!r} of a rule is not supported; leave it out")
+    if _TOKEN_IDS.search(outside) is not None:
+        raise _wrong("grammar: token ids <[…]> are not supported; name special tokens as <|name|>")
+    return lark_grammar(_with_checked_schemas(text))
+
+
+def _with_checked_schemas(lark: str) -> str:
+    """Every `%json {…}` checked as a schema of its own."""
+    parts: list[str] = []
+    at = 0
+    while (found := _INLINE_JSON.search(lark, at)) is not None:
+        try:
+            schema, end = json.JSONDecoder().raw_decode(lark, found.end())
+        except (ValueError, RecursionError) as error:
+            raise _wrong(f"grammar: %json is not followed by JSON ({error})") from error
+        parts += [lark[at : found.start()], inline_json(schema)]
+        at = end
+    return "".join([*parts, lark[at:]])
 
 
 def _wrong(message: str) -> RequestError:
