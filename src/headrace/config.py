@@ -48,6 +48,8 @@ class EngineConfig:
     speculation: str = "auto"
     """"auto" guesses tokens from the text so far and computes several in a step, where measurements say that it pays;
     "off" never does. Never changes a result."""
+    draft: str | None = None
+    """A smaller model of the same vocabulary that guesses too: a folder, a .gguf file or a hub id, as for the model."""
     quantize: str | None = None
     """Quantise float weights when loading: "q8" or "q4"."""
 
@@ -59,6 +61,8 @@ class EngineConfig:
         if self.speculation not in SPECULATION_CHOICES:
             choices = ", ".join(SPECULATION_CHOICES)
             raise ConfigError(f"speculation is {self.speculation!r}, expected one of {choices}")
+        if self.draft is not None and self.speculation == "off":
+            raise ConfigError(f"draft is {self.draft!r} and speculation is off; leave one of them out")
         if self.activations not in ACTIVATION_CHOICES:
             choices = ", ".join(ACTIVATION_CHOICES)
             raise ConfigError(f"activations is {self.activations!r}, expected one of {choices}")

@@ -29,7 +29,9 @@ from headrace.errors import (
 )
 from headrace.hub.resolve import resolve_model
 from headrace.model.adapters import PackedAdapter
+from headrace.model.decoder import Decoder
 from headrace.model.loader import load_adapter, load_decoder, read_spec
+from headrace.ops.base import Ops
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
@@ -38,6 +40,7 @@ from headrace.text.chat import ChatTemplate, load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.phrases import Phrases, TokenPhrases
 from headrace.text.restrictions import Restrictions
+from headrace.text.same_tokens import check_same_tokens
 from headrace.text.tokenizer import Tokenizer
 from headrace.text.tools.definitions import ToolChoice, read_tools
 from headrace.types import AdapterRef, Request, draw_seed
@@ -130,18 +133,20 @@ class LoadedModel:
         self._adapters: dict[str, LoadedAdapter] = {}
         self._adapter_numbers = itertools.count(1)
         packed = {name: self._read_adapter(name, path) for name, path in (adapters or {}).items()}
+        draft = None if self.config.draft is None else self._load_draft(self.config.draft, ops)
+        decoders = [decoder] if draft is None else [decoder, draft]
+        num_weight_bytes = sum(each.nbytes for each in decoders) + sum(each.nbytes for each in packed.values())
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
         plan = plan_kv_cache(
             self.config,
             dtype=dtype,
-            block_bytes=decoder.cache_block_bytes(self.config.block_size, dtype),
+            block_bytes=sum(each.cache_block_bytes(self.config.block_size, dtype) for each in decoders),
             model_context=self.spec.max_context,
-            # mapped weights still count as free to the system
-            free_memory=max(free_before - decoder.nbytes - sum(adapter.nbytes for adapter in packed.values()), 0),
+            free_memory=max(free_before - num_weight_bytes, 0),  # mapped weights still count as free to the system
         )
         self.kv_plan = plan
         self._restrictions = Restrictions(self.tokenizer, self.spec.vocab_size, self._eos_token_ids)
-        self._engine = Engine(decoder, ops, self.config, plan, self._restrictions.new_constraint)
+        self._engine = Engine(decoder, ops, self.config, plan, self._restrictions.new_constraint, draft)
         for name, adapter in packed.items():
             self._engine.load_adapter(self._name_adapter(name, (adapters or {})[name], adapter), adapter)
         self.max_context = plan.max_context
@@ -150,6 +155,11 @@ class LoadedModel:
         self.load_report = (
             f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
             f" {format_bytes(decoder.nbytes)} of weights ({decoder.formats}), {ops.name}",
+            *(
+                [f"draft {self.config.draft}: {format_bytes(draft.nbytes)} of weights ({draft.formats})"]
+                if draft
+                else []
+            ),
             *([f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"] if kept else []),
             *(f"adapter {name}: {format_bytes(adapter.nbytes)}" for name, adapter in packed.items()),
             str(plan),
@@ -192,6 +202,18 @@ class LoadedModel:
             known = f"there are {', '.join(self._adapters)}" if self._adapters else "none is loaded"
             raise UnknownModel(f"there is no adapter {name!r}; {known}", param="adapter")
         return adapter.ref
+
+    def _load_draft(self, name: str, ops: Ops) -> Decoder:
+        """A model that guesses for this one; its tokens must be the same."""
+        files = resolve_model(name)
+        check_same_tokens(self.tokenizer, Tokenizer.from_files(files), files.name)
+        spec = read_spec(files)
+        if self.tokenizer is None and spec.vocab_size != self.spec.vocab_size:
+            raise ConfigError(
+                f"draft {files.name} has {spec.vocab_size:,} token ids and {self.name} has {self.spec.vocab_size:,};"
+                " give a draft of the same vocabulary"
+            )
+        return load_decoder(files, ops, quantize=self.config.quantize, spec=spec)
 
     def _prepare(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eager import speculating
 from tiny_models import make_tiny
 from toy import drain, ids
 
@@ -41,16 +42,24 @@ def engine_of(model: Path) -> Callable[..., Engine]:
         ops = select_ops(EngineConfig(threads=threads, quantize=quantize))
         return ops, load_decoder(ModelFiles("tiny", folder=model), ops, quantize=quantize)
 
+    @cache
+    def draft_of(threads: int, quantize: str | None):
+        return load_decoder(ModelFiles("tiny", folder=model), decoder_of(threads, None)[0], quantize=quantize)
+
     def make(
         num_blocks: int = 256,
         threads: int = 1,
         quantize: str | None = None,
         dtype: CacheType = CacheType.F16,
+        draft: str | None = None,
         **settings: object,
     ) -> Engine:
+        """`draft`: the same model guesses for itself, "exact" or quantised."""
         ops, decoder = decoder_of(threads, quantize)
         config = EngineConfig(threads=threads, **settings)
-        return Engine(decoder, ops, config, KVPlan(num_blocks, 16, 1, num_blocks * 16, 0, dtype))
+        plan = KVPlan(num_blocks, 16, 1, num_blocks * 16, 0, dtype)
+        drafts = None if draft is None else draft_of(threads, None if draft == "exact" else draft)
+        return Engine(decoder, ops, config, plan, draft=drafts)
 
     return make
 
@@ -147,24 +156,6 @@ def test_going_on_after_a_restart(engine_of: Callable[..., Engine]) -> None:
         assert rest["a", index] == (token_ids[len(begun) :], logprobs[len(begun) :])
 
 
-class _Free:
-    """A machine on which guesses cost nothing: all are computed."""
-
-    are_known = True
-
-    def observe(self, num_tokens: int, seconds: float) -> None:
-        pass
-
-    def cost(self, num_tokens: int) -> float:
-        return 1.0
-
-    def seconds(self, num_tokens: int) -> float:
-        return 1.0
-
-    def wants_check(self, num_tokens: int) -> bool:
-        return False
-
-
 FEW = dict.fromkeys(range(10, 14), 9.0)
 """A bias to some tokens, so that the text repeats itself in part"""
 
@@ -186,16 +177,11 @@ def _repetitive_requests() -> list[Request]:
     return [a_request(f"s{at}", 7 + 11 * at, seed=at, max_tokens=48, **kind) for at, kind in enumerate(kinds)]
 
 
-def _speculating(engine: Engine) -> Engine:
-    engine._drafting._costs = _Free()  # type: ignore[assignment]
-    return engine
-
-
 def test_with_and_without_speculation(engine_of: Callable[..., Engine]) -> None:
     requests = _repetitive_requests()
     plain = answer(engine_of(speculation="off"), requests)
     for settings in ({}, {"num_blocks": 24}, {"max_batch_tokens": 9}, {"prefix_cache": False, "threads": 2}):
-        engine = _speculating(engine_of(**settings))
+        engine = speculating(engine_of(**settings))
         assert answer(engine, requests) == plain, settings
         stats = engine.stats()
         assert 0 < stats.accepted_tokens < stats.draft_tokens
@@ -212,5 +198,38 @@ def test_going_on_after_a_restart_with_speculation(engine_of: Callable[..., Engi
             id="s1", prompt_token_ids=request.prompt_token_ids, params=request.params, seed=request.seed,
             max_tokens=request.max_tokens, resume=(tuple(token_ids[:begun]),),
         )  # fmt: skip
-        rest = answer(_speculating(engine_of()), [resumed])
+        rest = answer(speculating(engine_of()), [resumed])
         assert rest["s1", 0] == (token_ids[begun:], logprobs[begun:])
+
+
+def test_with_and_without_a_draft_model(engine_of: Callable[..., Engine]) -> None:
+    requests = _repetitive_requests()
+    plain = answer(engine_of(speculation="off"), requests)
+    cases: list[dict[str, object]] = [
+        {},
+        {"num_blocks": 24},
+        {"max_batch_tokens": 9, "max_sequences": 5},
+        {"prefix_cache": False, "threads": 2},
+    ]
+    for settings in cases:
+        engine = speculating(engine_of(draft="q4", **settings))
+        assert answer(engine, requests) == plain, settings
+        assert engine._drafting._model is not None
+        assert 0 < engine.stats().accepted_tokens < engine.stats().draft_tokens
+        assert answer(engine, requests) == plain, settings
+        assert engine.stats().num_preemptions > 0 or "num_blocks" not in settings
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0, 1.7])
+def test_a_model_guesses_itself_at_any_temperature(engine_of: Callable[..., Engine], temperature: float) -> None:
+    request = a_request("a", 100, max_tokens=60, temperature=temperature, repetition_penalty=1.1)
+    plain = answer(engine_of(speculation="off"), [request])
+    engine = speculating(engine_of(draft="exact", max_batch_tokens=32))
+    assert answer(engine, [request]) == plain
+    model, stats = engine._drafting._model, engine.stats()
+    assert model is not None
+    assert stats.draft_tokens > 40
+    assert stats.accepted_tokens > 0.9 * stats.draft_tokens
+    model.release_ended()
+    assert model._blocks.num_used == 0
+    assert len(model._free_rows) == 128

@@ -178,6 +178,12 @@ _ENGINE_NAMES = ("quantize", "max_context", "kv_memory", "kv_dtype", "activation
 
 SPECULATION_OPTIONS = (
     click.option(
+        "--draft",
+        type=Text(),
+        metavar="MODEL",
+        help="A smaller model of the same vocabulary that guesses tokens; never changes a result.",
+    ),
+    click.option(
         "--speculation",
         type=click.Choice(SPECULATION_CHOICES),
         default="auto",
@@ -185,7 +191,7 @@ SPECULATION_OPTIONS = (
         help="Compute guessed tokens along where it pays; never changes a result.",
     ),
 )
-_SPECULATION_NAMES = ("speculation",)
+_SPECULATION_NAMES = ("speculation", "draft")
 
 SAMPLING_SETTINGS = (
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta"),

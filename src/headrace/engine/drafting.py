@@ -6,10 +6,12 @@ What a sequence produces does not depend on them: see `rows`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sized
 from collections.abc import Sequence as SequenceOf
 
-from headrace.engine.gain import StepCosts, most_gain, worth_beside_prompts
+from headrace.engine.draft_model import DraftModel
+from headrace.engine.gain import StepCosts, best_depth, most_gain, worth_beside_prompts
 from headrace.engine.lookup import PromptLookup
 from headrace.engine.sequence import Sequence
 
@@ -17,14 +19,23 @@ _MOST_FORCED = 64
 """Tokens without a choice that are computed in one step"""
 _MOST_GUESSED = 15
 """Guesses of a sequence in one step"""
+_MOST_DEPTH = 8
+"""The same of a draft model, each of which takes a pass"""
 _TRIAL = 32
 """Steps for which it is taken as known whether a batch is too large for guesses"""
-
 _LOOK_SECONDS = 2.5e-6
 """About what it takes to look for a sequence's next guess …"""
 _LOOK_SHARE = 0.01
 """… and how much of a step's time all these looks may take"""
 _MOST_PATIENCE = 8
+_SHORTEST_REST = 32
+"""Steps without a draft model whose guesses are not worth their time …"""
+_LONGEST_REST = 256
+"""… doubled each time up to so many"""
+_PROBES = 4
+"""Steps after a rest in which it guesses in any case, to find out whether it is better by now"""
+_FREE = 0.8
+"""A looked up guess takes no pass: it is preferred down to so much of a draft model's chance"""
 
 
 class Drafting:
@@ -34,17 +45,20 @@ class Drafting:
     constraint forces are no guesses.
     """
 
-    def __init__(self, *, rope_switch: int | None, lookup: bool) -> None:
+    def __init__(self, *, rope_switch: int | None, lookup: bool, model: DraftModel | None = None) -> None:
         self.drafts = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
         self._rope_switch = rope_switch
         self._looks_up = lookup
+        self._model = model
         self._costs = StepCosts()
         self._num_drafted = 0
         """Drafts of the step, forced ones included"""
-        self._guessing: list[Sequence] = []
-        """Sequences whose drafts are guesses"""
+        self._guessing: dict[Sequence, float] = {}
+        """Sequences whose drafts are guesses, and how many of them are expected to be right"""
+        self._asked: list[Sequence] = []
+        """Of those, the draft model's"""
         self._tried = 0
         """Sequences for which _tried_too_large holds …"""
         self._trial_steps = 0
@@ -52,11 +66,18 @@ class Drafting:
         self._tried_too_large = False
         self._patience = 1
         """Tokens after which a sequence whose guesses were not right lately is looked at again"""
+        self._rest = 0
+        """Steps of the draft model's last rest …"""
+        self._resting = 0
+        """… and how many are left of it, probes at its end included"""
+        self._seconds_in_model = 0.0
+        """Of the step"""
 
     def draft(self, sequences: SequenceOf[Sequence]) -> None:
         """Set every sequence's drafts: tokens that its constraint leaves no choice about (jump ahead), or guesses."""
         self._num_drafted = 0
-        self._guessing = []
+        self._guessing = {}
+        self._seconds_in_model = 0.0
         for sequence in sequences:
             if sequence.drafts:
                 sequence.drafts = []
@@ -64,8 +85,13 @@ class Drafting:
                 most = min(self._room(sequence), _MOST_FORCED)
                 sequence.drafts = sequence.constraint.forced(most) if most > 0 else []
                 self._num_drafted += len(sequence.drafts)
-        if self._looks_up and sequences and self._costs.are_known:
-            self._look_up(sequences)
+        if not self._looks_up or not sequences or not self._costs.are_known or self._is_too_large(len(sequences)):
+            return
+        self._look_up(sequences)
+        if self._model is not None:
+            started = time.perf_counter()
+            self._ask(self._model, sequences)
+            self._seconds_in_model = time.perf_counter() - started
 
     def learn(self, plan: Mapping[Sequence, int], sampled: Mapping[Sequence, Sized], seconds: float) -> None:
         """A step computed `plan` in so many seconds and gave `sampled`."""
@@ -73,21 +99,22 @@ class Drafting:
             return
         num_tokens = sum(plan.values())
         if num_tokens == len(plan) + self._num_drafted:  # else there are prompts in it
-            self._costs.observe(num_tokens, seconds)
+            self._costs.observe(num_tokens, seconds - self._seconds_in_model)
         for sequence in self._guessing:
             num_drafts = plan.get(sequence, 1) - 1
-            if num_drafts > 0:
-                self.drafts += 1
-                self.draft_tokens += num_drafts
-                num_right = len(sampled[sequence]) - 1
-                self.accepted_tokens += num_right
-                if sequence.lookup is not None:
-                    sequence.lookup.credit += num_right
+            if num_drafts <= 0:
+                continue
+            num_right = len(sampled[sequence]) - 1
+            self.drafts += 1
+            self.draft_tokens += num_drafts
+            self.accepted_tokens += num_right
+            if self._model is not None and sequence in self._asked:
+                self._model.learn(sequence, num_drafts, num_right)
+            elif sequence.lookup is not None:
+                sequence.lookup.credit += num_right
 
     def _look_up(self, sequences: SequenceOf[Sequence]) -> None:
         """Guess from the sequences' own texts, as far as it is worth the time."""
-        if self._is_too_large(len(sequences)):
-            return
         num_decodes = 0
         ready: list[tuple[Sequence, PromptLookup]] = []
         for sequence in sequences:
@@ -108,14 +135,55 @@ class Drafting:
         if not ready:
             return
         num_plain = num_decodes + self._num_drafted
-        rooms = [min(self._room(sequence), _MOST_GUESSED) for sequence, _ in ready]
-        chances = [lookup.chances(room) for (_, lookup), room in zip(ready, rooms, strict=True)]
+        chances = [self._lookup_chances(sequence, lookup) for sequence, lookup in ready]
         choose = most_gain if num_decodes == len(sequences) else worth_beside_prompts
-        for (sequence, lookup), length in zip(ready, choose(self._costs, num_plain, chances), strict=True):
+        lengths = choose(self._costs, num_plain, chances)
+        for (sequence, lookup), own, length in zip(ready, chances, lengths, strict=True):
             if length:
-                sequence.drafts = lookup.guess(sequence.token_ids, length)
-                self._num_drafted += length
-                self._guessing.append(sequence)
+                self._give(sequence, lookup.guess(sequence.token_ids, length), sum(own[:length]))
+
+    def _lookup_chances(self, sequence: Sequence, lookup: PromptLookup) -> list[float]:
+        """Those of looked up guesses, if a draft model's are not better."""
+        chances = lookup.chances(min(self._room(sequence), _MOST_GUESSED))
+        if self._model is not None and chances and chances[0] < _FREE * self._model.chance(sequence):
+            return []
+        return chances
+
+    def _ask(self, model: DraftModel, sequences: SequenceOf[Sequence]) -> None:
+        """Let the draft model guess for those that have no drafts yet, as far as it is worth the time."""
+        self._asked = []
+        model.release_ended()
+        self._resting = max(self._resting - 1, 0)
+        if self._resting >= _PROBES:
+            return
+        able = [s for s in sequences if not s.drafts and s.num_uncomputed == 1 and s.beam is None and self._room(s) > 0]
+        if not able:
+            return
+        most = min(_MOST_DEPTH, max(self._room(sequence) for sequence in able))
+        depth = best_depth(
+            self._costs,
+            model.costs,
+            len(sequences) + self._num_drafted,
+            len(sequences) + sum(self._guessing.values()),
+            [model.chance(sequence) for sequence in able],
+            most,
+        )
+        if not depth and self._resting:
+            depth = min(2, most)
+        if not depth:
+            self._rest = min(max(2 * self._rest, _SHORTEST_REST), _LONGEST_REST)
+            self._resting = self._rest + _PROBES
+            return
+        if not self._resting:
+            self._rest = 0
+        for sequence, guesses in model.guess(model.follow(able), depth).items():
+            self._asked.append(sequence)
+            self._give(sequence, guesses[: self._room(sequence)], 0.0)
+
+    def _give(self, sequence: Sequence, guesses: list[int], expected: float) -> None:
+        sequence.drafts = guesses
+        self._num_drafted += len(guesses)
+        self._guessing[sequence] = expected
 
     def _is_too_large(self, num_sequences: int) -> bool:
         """Whether there are so many sequences that even good guesses are not worth their time; asked now and then."""

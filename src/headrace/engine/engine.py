@@ -13,6 +13,7 @@ from headrace.engine.adapters import AdapterTable
 from headrace.engine.beams import BeamSearch
 from headrace.engine.block_cache import BlockCache
 from headrace.engine.constraint import NewConstraint, unconstrained
+from headrace.engine.draft_model import DraftModel
 from headrace.engine.drafting import Drafting
 from headrace.engine.memory import KVPlan
 from headrace.engine.runner import Runner, Sampled
@@ -30,7 +31,8 @@ class Engine:
     """Runs requests on one model. Not thread-safe: one thread calls all methods.
 
     `decoder` and `ops` belong together; `plan` says how many blocks the KV cache has and the longest context;
-    `new_constraint` makes what restricts the output of a request's sequences.
+    `new_constraint` makes what restricts the output of a request's sequences; `draft` is a smaller model on the same
+    `ops` and of the same vocabulary, which guesses tokens.
     """
 
     def __init__(
@@ -40,12 +42,17 @@ class Engine:
         config: EngineConfig,
         plan: KVPlan,
         new_constraint: NewConstraint = unconstrained,
+        draft: Decoder | None = None,
     ) -> None:
         self.plan = plan
         self._max_sequences = config.max_sequences
         self._new_constraint = new_constraint
         self._adapters = AdapterTable(decoder)
-        self._drafting = Drafting(rope_switch=decoder.spec.rope_switch, lookup=config.speculation == "auto")
+        self._drafting = Drafting(
+            rope_switch=decoder.spec.rope_switch,
+            lookup=config.speculation == "auto",
+            model=None if draft is None else DraftModel(draft, ops, config, plan, decoder.spec.vocab_size),
+        )
         self._blocks = BlockCache(plan.num_blocks, config.block_size, share_prefixes=config.prefix_cache)
         self._scheduler = Scheduler(
             self._blocks,

@@ -38,6 +38,8 @@ _OLD = 5000
 """Steps after which a measurement is old"""
 _WELL = 32
 """Measurements after which not every step is looked at"""
+_TRIAL_DEPTH = 2
+"""Guesses in a row while it is not known what a draft model's pass takes"""
 _REFRESH = 64
 """Steps for which costs are taken from a table"""
 
@@ -177,3 +179,27 @@ def worth_beside_prompts(costs: StepCosts, num_plain: int, chances: SequenceOf[S
     each = (costs.cost(num_plain + _FAR) - costs.cost(num_plain)) / _FAR
     least = _WORTH * each * num_plain / costs.cost(num_plain)
     return [sum(chance > least for chance in own) for own in chances]
+
+
+def best_depth(
+    costs: StepCosts,
+    draft_costs: StepCosts,
+    num_plain: int,
+    expected: float,
+    chances: SequenceOf[float],
+    most: int,
+) -> int:
+    """How many guesses in a row a draft model should make for each of some sequences.
+
+    Without them the step has `num_plain` tokens and is expected to give `expected`. `chances` are those that a guess
+    is right if the one before it was; each row of guesses takes a pass of the draft model.
+    """
+    batch, best, passes = len(chances), 0, 0.0
+    most_tokens = _WORTH * expected / costs.seconds(num_plain)
+    for depth in range(1, min(most, (_MOST - num_plain) // max(batch, 1)) + 1):
+        expected += sum(chance**depth for chance in chances)
+        passes += draft_costs.seconds(batch) if draft_costs.are_known else 0.0
+        tokens = expected / (costs.seconds(num_plain + batch * depth) + passes)
+        if tokens > most_tokens:
+            best, most_tokens = depth, tokens
+    return best if draft_costs.are_known else min(best, _TRIAL_DEPTH)

@@ -114,12 +114,13 @@ class Runner:
                 token_ids.append(sequence.token_ids[start])
             else:
                 token_ids.extend(sequence.token_ids[start:end])
-                token_ids.extend(sequence.drafts[: max(end - known, 0)])
+                token_ids.extend(sequence.drafts[max(start - known, 0) : max(end - known, 0)])
             if sequence.beam is not None and end == known:
                 rows.beams.append(sequence)
                 rows.beams_at.append(len(logit_rows))
                 logit_rows.append(first + known - 1 - start)
-            for num_drafts in range(end - known + 1 if sequence.beam is None else 0):
+            first_row = max(start - known + 1, 0)  # beyond 0 where drafts are computed one by one, in a draft model
+            for num_drafts in range(first_row, end - known + 1 if sequence.beam is None else 0):
                 rows.sampled.append(Row(sequence, num_drafts))
                 rows.sampled_at.append(len(logit_rows))
                 logit_rows.append(first + known - 1 + num_drafts - start)
