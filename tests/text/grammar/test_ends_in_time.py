@@ -24,15 +24,25 @@ GRAMMARS = new_grammars(*WORDS)
 NAMES = ("a", "b", "name", "kind", "a b", "é")
 
 
-def draw(grammar: Grammar, seed: int, budget: int, *, drafts: bool = False) -> tuple[bytes, list[int], bool]:
+def draw(
+    grammar: Grammar,
+    seed: int,
+    budget: int,
+    *,
+    drafts: bool = False,
+    constraint: GrammarConstraint | None = None,
+    fails_after: int | None = None,
+) -> tuple[bytes, list[int], bool]:
     """What a model that knows nothing writes: the text, its tokens, and whether the constraint says it is complete.
 
     Asserts what the engine relies on. With `drafts`, forced tokens are pushed first, as the engine does.
     """
-    constraint, vocabulary = GrammarConstraint(grammar), grammar.vocabulary
+    constraint, vocabulary = constraint or GrammarConstraint(grammar), grammar.vocabulary
     random = np.random.default_rng(seed)
     taken: list[int] = []
     while True:
+        if len(taken) == fails_after:
+            constraint._tokens.consume_token(END)  # what may not follow puts the library's matcher into its error state
         forced = constraint.forced(5)
         if drafts:
             pushed = [token_id for token_id in [*forced, 7] if constraint.push(token_id)]
@@ -115,7 +125,8 @@ TREE = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
 @given(schemas(), st.integers(0, 2**32), st.integers(0, 40))
 def test_json_is_whole_and_valid(schema: dict[str, Any], seed: int, more: int) -> None:
     schema = {**schema, "$defs": {"tree": TREE}}
@@ -216,3 +227,14 @@ def test_rows_of_padding_are_never_allowed() -> None:
 def test_what_the_vocabulary_cannot_spell_is_refused() -> None:
     with pytest.raises(RequestError, match="no output"):
         new_grammars(vocab_size=100).compile(grammar_text(StructuredOutput(choice=["é"])))
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 5, 12])
+def test_where_the_library_gives_up_the_known_ending_remains(num_before: int) -> None:
+    grammar = GRAMMARS.compile(json_grammar({"$ref": "#/$defs/tree", "$defs": {"tree": TREE}}))
+    for seed in range(6):
+        constraint = GrammarConstraint(grammar)
+        text, taken, is_complete = draw(grammar, seed, 60, constraint=constraint, fails_after=num_before)
+        assert constraint._has_failed or len(taken) <= num_before
+        assert is_complete
+        jsonschema.validate(json.loads(text), {"$ref": "#/$defs/tree", "$defs": {"tree": TREE}})
