@@ -23,7 +23,7 @@ _MOST_DEPTH = 8
 """The same of a draft model, each of which takes a pass"""
 _TRIAL = 32
 """Steps for which it is taken as known whether a batch is too large for guesses"""
-_LOOK_SECONDS = 2.5e-6
+_LOOK_SECONDS = 6e-6
 """About what it takes to look for a sequence's next guess …"""
 _LOOK_SHARE = 0.01
 """… and how much of a step's time all these looks may take"""
