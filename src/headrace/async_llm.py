@@ -76,14 +76,23 @@ class AsyncLLM(LoadedModel):
             raise
         return stream
 
-    async def prepare(self, sampling_params: SamplingParams) -> None:
-        """Compile what structured output and DRY need in a thread, so that no stream waits while `submit` would.
+    async def prepare(self, sampling_params: SamplingParams, reading: Reading | None = None) -> None:
+        """Compile what a request needs (structured output, tools, a thought's budget, DRY) in a thread.
+
+        No stream waits meanwhile, as they would while `submit` does it.
 
         Raises:
             RequestError: it cannot be enforced, is malformed, or takes too much work.
         """
-        if sampling_params.structured is not None or sampling_params.dry_multiplier:
-            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile, sampling_params)
+        has_limits = reading is not None and (reading.asked is not None or reading.budget is not None)
+        params = sampling_params
+        if (
+            has_limits
+            or params.structured is not None
+            or params.dry_multiplier
+            or params.thinking_token_budget is not None
+        ):
+            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile, params, reading)
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None

@@ -82,6 +82,7 @@ class LLM(LoadedModel):
         parallel_tool_calls: bool = True,
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
+        reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -106,6 +107,7 @@ class LLM(LoadedModel):
                 parallel_tool_calls=parallel_tool_calls,
                 documents=documents,
                 chat_template=chat_template,
+                reasoning_effort=reasoning_effort,
                 chat_template_kwargs=chat_template_kwargs,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -184,6 +186,7 @@ class LLM(LoadedModel):
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
+        reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         adapter: str | None = None,
     ) -> Iterator[Chunk]:
@@ -193,6 +196,7 @@ class LLM(LoadedModel):
             tools=tools,
             tool_choice=tool_choice,
             parallel_tool_calls=parallel_tool_calls,
+            reasoning_effort=reasoning_effort,
             chat_template_kwargs=chat_template_kwargs,
         )
         if sampling_params is None:

@@ -25,7 +25,6 @@ from headrace.errors import (
     MissingChatTemplate,
     RequestError,
     UnknownModel,
-    UnsupportedParameter,
 )
 from headrace.hub.resolve import resolve_model
 from headrace.model.adapters import PackedAdapter
@@ -41,6 +40,7 @@ from headrace.text.folder_vocab import configured_end_ids
 from headrace.text.phrases import Phrases, TokenPhrases
 from headrace.text.restrictions import Restrictions
 from headrace.text.same_tokens import check_same_tokens
+from headrace.text.thinking import effort_means
 from headrace.text.tokenizer import Tokenizer
 from headrace.text.tools.definitions import ToolChoice, read_tools
 from headrace.types import AdapterRef, Request, draw_seed
@@ -262,8 +262,9 @@ class LoadedModel:
             eos_token_ids=self._eos_token_ids,
             cache_salt=cache_salt,
             priority=priority,
-            grammar=self._restrictions.grammar(params, thinking, max_tokens),
+            grammar=self._restrictions.grammar(params, thinking, max_tokens, reading),
             thinking=thinking,
+            is_open_ended=reading is not None and reading.is_open_ended and params.structured is None,
             bad_phrases=bad_phrases,
             dry_breakers=self._dry_breakers(params),
             adapter=self._adapter_ref(adapter),
@@ -277,13 +278,13 @@ class LoadedModel:
         """How the model writes thoughts and tool calls, as far as its chat template shows."""
         return AnswerFormat() if self.chat_template is None else answer_format(self.chat_template)
 
-    def compile(self, params: SamplingParams) -> None:
-        """Work out what `params` needs of the vocabulary, so that submitting it takes no time; safe in any thread.
+    def compile(self, params: SamplingParams, reading: Reading | None = None) -> None:
+        """Work out what a request needs of the vocabulary, so that submitting it takes no time; safe in any thread.
 
         Raises:
             RequestError: a structure cannot be enforced, is malformed, or takes too much work.
         """
-        self._restrictions.compile(params)
+        self._restrictions.compile(params, reading)
         self._dry_breakers(params)
 
     def encode_chat(
@@ -295,6 +296,7 @@ class LoadedModel:
         parallel_tool_calls: bool = True,
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
+        reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -317,26 +319,29 @@ class LoadedModel:
                 param="messages",
             )
         asked = read_tools(tools, tool_choice, is_parallel=parallel_tool_calls)
-        if asked is not None and not self.answer_format.has_calls:
+        format_ = self.answer_format if template is self.chat_template else answer_format(template)
+        if asked is not None and not format_.has_calls:
             raise RequestError(
                 f"the chat template of {self.name} knows no tools; leave tools out, or give a template that does with"
                 " --chat-template FILE",
                 param="tools",
             )
-        if asked is not None and asked.choice == "required":
-            raise UnsupportedParameter("tool_choice can be none or auto so far", param="tool_choice")
+        variables, budget = effort_means(reasoning_effort, template, format_)
         text = template.render(
             messages,
             tools=None if asked is None else asked.definitions,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            template_kwargs=chat_template_kwargs,
+            template_kwargs={**variables, **(chat_template_kwargs or {})},
         )
         reading = Reading(
-            self.answer_format,
-            in_thought=self.answer_format.opens_thought(text),
+            format_,
+            in_thought=format_.opens_thought(text),
+            has_closed=format_.closes_thought(text),
             tools=asked.schemas if asked is not None and asked.choice != "none" else None,
+            asked=asked,
+            budget=budget,
         )
         return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading)
 

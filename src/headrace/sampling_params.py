@@ -116,6 +116,8 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     """Leave special tokens (such as end-of-turn marks) out of the text."""
+    thinking_token_budget: int | None = None
+    """Most tokens of the thought that comes before an answer to a chat; then it is closed. None (or -1): no bound."""
     structured: StructuredOutput | None = None
     """The form that the output has, complete when it ends: a JSON Schema, a regular expression, a grammar …"""
 
@@ -198,17 +200,27 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("frequency_penalty", -2.0, 2.0, "from -2 to 2"),
     ("seed", -(2**63), 2**64 - 1, "a 64-bit integer"),
     ("min_tokens", 0, 2**31 - 1, "0 or more"),
+    ("thinking_token_budget", 0, 2**31 - 1, "0 or more, or -1 (no bound)"),
     ("max_tokens", 1, 2**31 - 1, "1 or more"),
     ("logprobs", 0, ALL_LOGPROBS, "-1 (all) or a count"),
     ("prompt_logprobs", 0, ALL_LOGPROBS, "-1 (all) or a count"),
 )
-_INTEGERS = {"n", "beam_width", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"}
 _INTEGERS = {
-    *("n", "top_k", "seed", "min_tokens", "max_tokens", "logprobs", "prompt_logprobs"),
+    *(
+        "n",
+        "beam_width",
+        "thinking_token_budget",
+        "top_k",
+        "seed",
+        "min_tokens",
+        "max_tokens",
+        "logprobs",
+        "prompt_logprobs",
+    ),
     *("mirostat", "dry_allowed_length", "dry_penalty_last_n", "no_repeat_ngram_size"),
 }
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
-_OPTIONAL = {"beam_width", "seed", "max_tokens", "logprobs", "prompt_logprobs"}
+_OPTIONAL = {"beam_width", "thinking_token_budget", "seed", "max_tokens", "logprobs", "prompt_logprobs"}
 
 
 def check_sampling_params(params: SamplingParams) -> None:

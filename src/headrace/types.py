@@ -92,6 +92,8 @@ class Request:
     """The text of a grammar that every output satisfies, from `text.grammar.specification`."""
     thinking: Thinking | None = None
     """What may come before that"""
+    is_open_ended: bool = False
+    """What the grammar allows may go on wherever it may end: at max_tokens it is cut off"""
     cache_salt: str = ""
     """Prefixes are shared only between requests with the same salt."""
     bad_phrases: tuple[tuple[int, ...], ...] = ()

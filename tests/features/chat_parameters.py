@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -78,18 +79,49 @@ def _tools(ask: Asking) -> None:
     ask.refusal("tools", tools=[TOOL, TOOL])
 
 
+def _calls(ask: Asking, **fields: object) -> list[str]:
+    choice = ask.choice(tools=[TOOL], max_tokens=80, **fields)
+    calls = choice["message"].get("tool_calls") or []
+    assert choice["finish_reason"] in ("tool_calls", "stop", "length")
+    for call in calls:
+        assert json.loads(call["function"]["arguments"]) == {}
+    return [call["function"]["name"] for call in calls]
+
+
 def _tool_choice(ask: Asking) -> None:
-    assert ask.text(tools=[TOOL], tool_choice="none") == ask.text(tools=[TOOL], tool_choice="auto")
-    ask.refusal("tool_choice", tools=[TOOL], tool_choice="required")
+    assert set(_calls(ask, tool_choice="required")) == {"look"}
+    assert set(_calls(ask, tool_choice={"type": "function", "function": {"name": "look"}})) == {"look"}
+    assert _calls(ask, tool_choice="none") == []
     ask.refusal("tool_choice", tool_choice="required")
+    ask.refusal("tool_choice", tools=[TOOL], tool_choice={"type": "function", "function": {"name": "see"}})
+
+
+def _parallel_tool_calls(ask: Asking) -> None:
+    for seed in range(3):
+        assert _calls(ask, tool_choice="required", parallel_tool_calls=False, seed=seed, temperature=2) == ["look"]
+    assert max(len(_calls(ask, tool_choice="required", seed=seed, temperature=2)) for seed in range(12)) > 1
+
+
+_THOUGHT = {"chat_template_kwargs": {"enable_thinking": True}}
+
+
+def _reasoning_effort(ask: Asking) -> None:
+    assert "reasoning_content" not in ask.choice(reasoning_effort="none")["message"]
+    assert ask.choice(reasoning_effort="low")["message"]["reasoning_content"]
+    ask.refusal("reasoning_effort", reasoning_effort="enormous")
+
+
+def _thinking_token_budget(ask: Asking) -> None:
+    answer = ask.answer(thinking_token_budget=3, max_tokens=40, **_THOUGHT)
+    assert answer["choices"][0]["message"]["content"]
+    assert 3 <= answer["usage"]["completion_tokens_details"]["reasoning_tokens"] < 40
 
 
 def _include_reasoning(ask: Asking) -> None:
-    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
-    message = ask.choice(**thinking)["message"]
+    message = ask.choice(**_THOUGHT)["message"]
     assert message["reasoning_content"] == message["reasoning"] != ""
     assert message["content"] is None
-    assert "reasoning_content" not in ask.choice(include_reasoning=False, **thinking)["message"]
+    assert "reasoning_content" not in ask.choice(include_reasoning=False, **_THOUGHT)["message"]
 
 
 def _documents(ask: Asking) -> None:
@@ -185,7 +217,13 @@ PARAMETERS: Sequence[Parameter] = tuple(
             source="OpenAI",
             takes=("=medium",),
         ),
-        refused("reasoning_effort", "low", "high", why=FOR_LATER, takes=("=none",)),
+        works(
+            "reasoning_effort",
+            _reasoning_effort,
+            "none: no thought; low and medium bound it, for models whose template does not read it",
+            takes=tuple(f"={effort}" for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")),
+        ),
+        works("thinking_token_budget", _thinking_token_budget, "the thought is closed after so many", source="vLLM"),
         works(
             "tools",
             _tools,
@@ -201,11 +239,11 @@ PARAMETERS: Sequence[Parameter] = tuple(
         works(
             "tool_choice",
             _tool_choice,
-            "none hides calls",
-            takes=("=none", "=auto"),
-            needs={"tools": [TOOL]},
+            "required and a named function: the answer is calls whose arguments satisfy the schema; none: no call",
+            takes=("=none", "=auto", "=required"),
+            needs={"tools": [TOOL], "max_tokens": 80},
         ),
-        works("parallel_tool_calls", _tools, "with tools"),
+        works("parallel_tool_calls", _parallel_tool_calls, "false: at most one call"),
         refused("functions", [{"name": "f"}], why="tools replaced it", source="OpenAI"),
         refused("function_call", {"name": "f"}, why="tools replaced it", source="OpenAI", takes=("=none", "=auto")),
         works("include_reasoning", _include_reasoning, "false leaves the thought out of the answer", source="vLLM"),

@@ -439,7 +439,7 @@ PARAMETERS: Sequence[Parameter] = (
     refused("store", True, why="nothing is stored; false is taken", source="OpenAI", takes=("=false",)),
     no_effect("session_id", "ours", why="a name for routing between replicas; there is one engine", source="vLLM"),
     refused("logprob_token_ids", [5], why=FOR_LATER, source="vLLM"),
-    refused("thinking_token_budget", 5, why=FOR_LATER, source="vLLM"),
+    refused("thinking_token_budget", 5, why="a completion has no thought", source="vLLM", endpoints=(COMPLETIONS,)),
     refused("repetition_detection", {"max_pattern_size": 4}, why=FOR_LATER, source="vLLM"),
     refused("watermarking", True, why="there are no watermarks", source="vLLM"),
     refused("return_token_offsets", True, why="of vLLM's render endpoints, which are not here", source="vLLM"),

@@ -79,7 +79,7 @@ class FakeLLM:
         ids = [256] * options["add_special_tokens"] + list(self.chat_template.render(messages).encode())
         return EncodedChat(ids, Reading(AnswerFormat()))
 
-    async def prepare(self, params: SamplingParams) -> None:
+    async def prepare(self, params: SamplingParams, reading: Any = None) -> None:
         """There is nothing to compile."""
 
     def submit(

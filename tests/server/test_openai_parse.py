@@ -120,7 +120,6 @@ REFUSED_CHAT = [
     ("modalities", ["text", "audio"]),
     ("prediction", {"type": "content", "content": "x"}),
     ("web_search_options", {}),
-    ("reasoning_effort", "high"),
     ("verbosity", "low"),
     ("service_tier", "flex"),
     ("store", True),

@@ -89,7 +89,9 @@ def answer_text(name: str, turn: dict[str, Any]) -> str:
     question = {"role": "user", "content": "And?"}
     before = template(name).render([question], TOOLS)
     whole = template(name).render([question, turn], TOOLS, add_generation_prompt=False)
-    plain = template(name).render([question, {"role": "assistant", "content": "NEEDLE"}], TOOLS, False)
+    plain = template(name).render(
+        [question, {"role": "assistant", "content": "NEEDLE"}], TOOLS, add_generation_prompt=False
+    )
     at = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole)))
     return whole[at:].removesuffix(plain.rpartition("NEEDLE")[2])
 
@@ -159,7 +161,11 @@ MARKS = [
 
 def every_format() -> list[AnswerFormat]:
     deep_seek = template("deepseek-ai-DeepSeek-R1-Distill-Llama-8B")
-    derived = derive_format(deep_seek.render)
+
+    def render(messages: Any, tools: Any, is_open: bool) -> str:
+        return deep_seek.render(messages, tools, add_generation_prompt=is_open)
+
+    derived = derive_format(render)
     assert derived is not None
     return [*map(format_of, WITH_CALLS), AnswerFormat(tools=derived)]
 

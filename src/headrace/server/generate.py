@@ -78,7 +78,6 @@ async def open_call(
     """
     opened: list[OpenPrompt] = []
     try:
-        await _prepare(call, llm)
         for prompt in call.prompts:
             opened.append(await _open_prompt(prompt, call, llm, metrics, arrival, adapter))
     except BaseException:  # a cancelled task too
@@ -154,13 +153,6 @@ async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Except
         queue.put_nowait((index, []))
 
 
-async def _prepare(call: Call, llm: AsyncLLM) -> None:
-    try:
-        await llm.prepare(call.params)
-    except RequestError as error:
-        raise _in_words_of(call, error) from error.__cause__
-
-
 def _in_words_of(call: Call, error: RequestError) -> RequestError:
     error.param = call.param_names.get(error.param or "", error.param)
     return error
@@ -178,6 +170,7 @@ async def _open_prompt(
     try:
         is_long = _num_characters(prompt) >= _LONG_PROMPT
         encoded, reading = await asyncio.to_thread(_encode, prompt, llm) if is_long else _encode(prompt, llm)
+        await llm.prepare(call.params, reading)
         if call.truncation is not None and not isinstance(encoded, str):
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
             text = text if len(whole) == len(encoded) else None
@@ -231,6 +224,7 @@ def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]
         parallel_tool_calls=prompt.parallel_tool_calls,
         documents=prompt.documents,
         chat_template=prompt.chat_template,
+        reasoning_effort=prompt.reasoning_effort,
         chat_template_kwargs=prompt.chat_template_kwargs,
         add_generation_prompt=prompt.add_generation_prompt,
         continue_final_message=prompt.continue_final_message,

@@ -83,12 +83,19 @@ class AfterThought:
         inner: What holds for the answer; None if anything does.
         marks: The model's.
         is_open: The prompt ends inside a thought.
-        num_needed: Tokens that the shortest answer needs: the thought is closed while there is room for them.
+        num_needed: Tokens that the shortest answer needs: the thought is closed while there is room for them. None
+            where the answer may be cut off anyway.
         most: The thought is closed after this many tokens; None is no limit.
     """
 
     def __init__(
-        self, inner: Inner | None, marks: ThoughtMarks, *, is_open: bool, num_needed: int = 0, most: int | None = None
+        self,
+        inner: Inner | None,
+        marks: ThoughtMarks,
+        *,
+        is_open: bool,
+        num_needed: int | None = 0,
+        most: int | None = None,
     ) -> None:
         self._inner = inner
         self._marks = marks
@@ -200,7 +207,7 @@ class AfterThought:
 
     def _has_room(self, after: _State, remaining: int) -> bool:
         """Whether the thought can be closed and the answer given behind a token that leads to `after`."""
-        if self._inner is None:
+        if self._inner is None or self._num_needed is None:
             return True
         room = remaining - 1 - self._num_needed - len(after.queue)
         return room >= (0 if after.place is _Place.QUEUE and after.then is _Place.ANSWER else self._num_closing(after))

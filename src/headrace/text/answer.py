@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from headrace.text.channels import ChannelFormat, ChannelReader, find_channels
 from headrace.text.chat import ChatTemplate
 from headrace.text.reasoning import ReasoningFormat, Thought, ThoughtSplitter, derive_reasoning
+from headrace.text.tools.definitions import Tools
 from headrace.text.tools.derive import derive_format
 from headrace.text.tools.format import ToolFormat
 from headrace.text.tools.known import find_known
@@ -44,7 +45,7 @@ class AnswerFormat:
     @property
     def has_thoughts(self) -> bool:
         """Whether the model may think before it answers."""
-        return self.reasoning is not None or self.channels is not None
+        return self.reasoning is not None or (self.channels is not None and self.channels.has_thoughts)
 
     @property
     def has_calls(self) -> bool:
@@ -55,6 +56,10 @@ class AnswerFormat:
         """Whether a prompt ends inside a thought that the template, or the message to go on with, has opened."""
         return self.reasoning is not None and self.reasoning.is_open_after(prompt)
 
+    def closes_thought(self, prompt: str) -> bool:
+        """Whether a prompt ends behind a thought, as templates write it for models that are not to think."""
+        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.close)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -63,8 +68,14 @@ class Reading:
     format: AnswerFormat
     in_thought: bool = False
     """The prompt ends inside a thought"""
+    has_closed: bool = False
+    """The prompt ends behind a thought: none follows"""
     tools: Mapping[str, Mapping[str, Any]] | None = None
     """Parameter schemas of the tools by name; None if calls are not looked for"""
+    asked: Tools | None = None
+    """The tools of the request, for the grammar of the calls"""
+    budget: int | None = None
+    """Most tokens of the thought, where the request does not say itself"""
 
     def reader(self) -> AnswerReader | None:
         """A reader for one answer; None if there is nothing to tell apart."""
@@ -74,6 +85,11 @@ class Reading:
         if self.format.reasoning is None and not has_calls:
             return None
         return _MarkedReader(self)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether tools may be called and need not be: the answer may be any text."""
+        return self.asked is not None and self.asked.choice != "required"
 
     @property
     def markers(self) -> tuple[str, ...]:

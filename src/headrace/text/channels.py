@@ -41,6 +41,11 @@ class ChannelFormat:
     """Closes a thought and begins the answer"""
 
     @property
+    def has_thoughts(self) -> bool:
+        """Whether some messages are thoughts."""
+        return bool(self.closing)
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """All literals, in which special tokens may stand that have to stay in the text."""
         return (self.header_end, *self.body_ends, self.call_header, self.closing)
@@ -116,6 +121,8 @@ class ChannelReader:
             self._begin("", 0)  # a model that writes no headers
             return True
         header = self._buffer[:end]
+        for mark in self._format.body_ends:  # of a header that was broken off
+            header = header.rpartition(mark)[2]
         self._begin(header, end + len(self._format.header_end))
         return True
 

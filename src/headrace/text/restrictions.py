@@ -10,6 +10,8 @@ from headrace.sampling_params import SamplingParams
 from headrace.structured_output import StructuredOutput
 from headrace.text.after import AfterThought, ThoughtMarks
 from headrace.text.answer import Reading
+from headrace.text.open_ended import OpenEnded
+from headrace.text.thinking import thinking_of
 from headrace.text.tokenizer import Tokenizer
 from headrace.types import Request, Thinking
 
@@ -41,28 +43,32 @@ class Restrictions:
                 self._made = Grammars(lambda: GrammarVocabulary(self._tokenizer, self._vocab_size, self._eos_token_ids))
             return self._made
 
-    def compile(self, params: SamplingParams) -> None:
-        """Work out what `params.structured` needs, so that `grammar` takes no time.
+    def compile(self, params: SamplingParams, reading: Reading | None = None) -> None:
+        """Work out what a request needs, so that the other methods take no time.
 
         Raises:
             RequestError: it cannot be enforced, is malformed, or takes too much work.
         """
-        if params.structured is not None:
-            self._grammars.compile(_grammar_text(params.structured))
+        if (text := self._grammar_text(params, reading)) is not None:
+            self._grammars.compile(text)
+        if (thinking := self.thinking(params, reading)) is not None:
+            self._marks(thinking)
 
-    def grammar(self, params: SamplingParams, thinking: Thinking | None, max_tokens: int) -> str | None:
-        """The grammar of a request as text.
+    def grammar(
+        self, params: SamplingParams, thinking: Thinking | None, max_tokens: int, reading: Reading | None = None
+    ) -> str | None:
+        """The grammar of what follows the thought, as text; None if that is free.
 
         Raises:
             RequestError: as for `compile`; or `max_tokens` is too few for any output, and how many are needed.
         """
-        if params.structured is None:
+        text = self._grammar_text(params, reading)
+        if text is None:
             return None
-        text = _grammar_text(params.structured)
         needed = self._grammars.compile(text).num_needed
         if thinking is not None and thinking.is_open:
             needed += len(self._marks(thinking).closing_ids)
-        if needed > max_tokens:
+        if needed > max_tokens and not (reading is not None and reading.is_open_ended and params.structured is None):
             raise RequestError(
                 f"max_tokens is {max_tokens:,}, and the shortest output with this structure that was found needs"
                 f" {needed:,} tokens; give at least {needed:,}",
@@ -70,42 +76,54 @@ class Restrictions:
             )
         return text
 
+    def _grammar_text(self, params: SamplingParams, reading: Reading | None) -> str | None:
+        answer = None if params.structured is None else _structured_text(params.structured)
+        if reading is None or reading.asked is None:
+            return answer
+        if params.beam_width is not None:
+            raise RequestError("tools cannot be used with beam search; leave one of them out", param="tools")
+        from headrace.text.tools.grammar import tools_grammar
+
+        return tools_grammar(reading.format, reading.asked, self._grammars.vocabulary.special_names, answer)
+
     def thinking(self, params: SamplingParams, reading: Reading | None) -> Thinking | None:
-        """How the thought before a structured answer is told from it; None where there is none to tell.
+        """How the thought is told from what follows it; None where nothing depends on that.
 
         Raises:
-            RequestError: the model's answers are a sequence of messages, in which the structure's place is not known.
+            RequestError: a budget for a thought, and the model does not think.
         """
-        if params.structured is None or reading is None:
+        most = params.thinking_token_budget
+        if reading is None or not reading.format.has_thoughts:
+            if most is not None:
+                raise RequestError(
+                    "thinking_token_budget is for chats with a model that thinks, as far as its chat template shows;"
+                    " leave it out",
+                    param="thinking_token_budget",
+                )
             return None
-        if reading.format.channels is not None:
-            raise RequestError(
-                "structured output is not supported for models that answer in channels; leave it out",
-                param="structured",
-            )
-        marks = reading.format.reasoning
-        if marks is None:
+        most = reading.budget if most is None else most
+        if most is None and params.structured is None and reading.asked is None:
             return None
-        behind = marks.closing.partition(marks.close)[2]
-        return Thinking(
-            open=marks.open, close=marks.close, closing=marks.closing, behind=behind, is_open=reading.in_thought
-        )
+        return thinking_of(reading, most)
 
-    def new_constraint(self, request: Request) -> AfterThought | GrammarConstraint | None:
+    def new_constraint(self, request: Request) -> AfterThought | GrammarConstraint | OpenEnded | None:
         """A fresh constraint for one sequence of a request; None if nothing restricts it."""
-        if request.grammar is None:
-            return None
-        from headrace.text.grammar.constraint import GrammarConstraint
+        inner: GrammarConstraint | OpenEnded | None = None
+        num_needed: int | None = 0
+        if request.grammar is not None:
+            from headrace.text.grammar.constraint import GrammarConstraint
 
-        grammar = self._grammars.compile(request.grammar)
-        inner = GrammarConstraint(grammar)
+            grammar = self._grammars.compile(request.grammar)
+            inner, num_needed = GrammarConstraint(grammar), grammar.num_needed
+            if request.is_open_ended:
+                inner, num_needed = OpenEnded(inner), None
         if request.thinking is None:
             return inner
         return AfterThought(
             inner,
             self._marks(request.thinking),
             is_open=request.thinking.is_open,
-            num_needed=grammar.num_needed,
+            num_needed=num_needed,
             most=request.thinking.most,
         )
 
@@ -121,7 +139,7 @@ class Restrictions:
         )
 
 
-def _grammar_text(structured: StructuredOutput) -> str:
+def _structured_text(structured: StructuredOutput) -> str:
     from headrace.text.grammar.specification import grammar_text
 
     return grammar_text(structured)

@@ -29,7 +29,10 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         """Tokens that `decode` leaves out when it skips special tokens"""
-        self._special_texts = {token_id: added[token_id].content for token_id in self.special_ids}
+        self.special_token_ids: Mapping[str, int] = {
+            added[token_id].content: token_id for token_id in self.special_ids if added[token_id].content
+        }
+        """Text to id of every special token"""
 
     @classmethod
     def from_files(cls, files: ModelFiles) -> Tokenizer | None:
@@ -61,7 +64,7 @@ class Tokenizer:
     def special_ids_in(self, texts: Sequence[str]) -> frozenset[int]:
         """The special tokens that are written in one of the texts."""
         whole = "\n".join(texts)
-        return frozenset(token_id for token_id, special in self._special_texts.items() if special and special in whole)
+        return frozenset(token_id for special, token_id in self.special_token_ids.items() if special in whole)
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of each text, on several threads."""

@@ -29,6 +29,8 @@ class ChatPrompt:
     documents: Sequence[JsonObject] = ()
     chat_template: str | None = None
     """Jinja text to use instead of the model's own, where the server allows it."""
+    reasoning_effort: str | None = None
+    """See text.thinking.EFFORTS"""
     chat_template_kwargs: JsonObject = field(default_factory=dict)
     add_generation_prompt: bool = True
     continue_final_message: bool = False

@@ -125,9 +125,10 @@ class EndingFinder:
         special = [each for each in found if each >= NUM_BYTES]
         single = [each for each in found if each in self._vocabulary.single_bytes]
         single = single or [each for each in found if each < NUM_BYTES]
-        rank = _RANK if len(single) < _TEXT_FROM else _RANK_IN_TEXT
+        is_text = len(single) >= _TEXT_FROM  # which a special token ends, where one can stand in it
+        rank = _RANK_IN_TEXT if is_text else _RANK
         single.sort(key=lambda byte: (rank.get(byte, 500 if byte < 128 else 600), byte))
-        return (*single, *special)
+        return (*special, *single) if is_text else (*single, *special)
 
     def _hint(self, matcher: LLMatcher, choices: Sequence[int]) -> list[int] | None:
         """The shortest hint behind which a text may be closed, where it may not be closed here."""

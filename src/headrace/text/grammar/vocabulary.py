@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -81,7 +82,9 @@ class GrammarVocabulary:
 
     def written(self, token_id: int) -> bytes:
         """A token as it reads, special ones by their names."""
-        return self.bytes[token_id] or (self._name(token_id) if token_id in self._ids_in_spelling else b"")
+        if token_id in self._ids_in_spelling:
+            return (self._tokenizer.byte_table.name(token_id) or "").encode()
+        return self.bytes[token_id]
 
     def encode_marks(self, text: str) -> tuple[int, ...]:
         """A text's tokens, with the special tokens that are written out in it."""
@@ -129,7 +132,13 @@ class GrammarVocabulary:
         return found[::-1]
 
     def _name(self, token_id: int) -> bytes:
-        return (self._tokenizer.byte_table.name(token_id) or f"<special {token_id}>").encode()
+        return _grammar_name(token_id, self._tokenizer.byte_table.name(token_id)).encode()
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """The texts of the special tokens, and how grammars name them."""
+        pairs = zip(self._special_ids, self._names, strict=True)
+        return {self._tokenizer.byte_table.name(each) or "": name.decode() for each, name in pairs}
 
     def _as_tokens(self) -> LLTokenizer:
         tokens = list(self.bytes)
@@ -142,6 +151,14 @@ class GrammarVocabulary:
         special = [self._ids_in_spelling[token_id] for token_id in self._special_ids]
         eos = [self._ids_in_spelling[token_id] for token_id in self.eos_token_ids]
         return _as_library_tokenizer(tokens, special, eos, lambda text: list(text.encode()))
+
+
+_NAME = re.compile(r"<[^<>\s\[\]]+>")
+
+
+def _grammar_name(token_id: int, text: str | None) -> str:
+    """Grammars write special tokens between angle brackets; those that are written otherwise get a name."""
+    return text if text is not None and _NAME.fullmatch(text) else f"<special-{token_id}>"
 
 
 class _Wrapped:

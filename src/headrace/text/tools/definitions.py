@@ -31,6 +31,8 @@ class Tools:
     """The only tool that may be called"""
     is_parallel: bool = True
     """Several calls are allowed"""
+    loose: frozenset[str] = frozenset()
+    """Tools whose arguments are any JSON object (strict is false)"""
 
 
 def read_tools(
@@ -49,16 +51,17 @@ def read_tools(
     schemas = {each["function"]["name"]: each["function"]["parameters"] for each in definitions}
     if len(schemas) < len(definitions):
         raise RequestError("tools has two of the same name; names have to differ", param="tools")
+    loose = frozenset(each["function"]["name"] for each in tools if each["function"].get("strict") is False)
     if choice is None or isinstance(choice, str):
         if choice not in (None, *_CHOICES):
             raise RequestError(
                 f"tool_choice is {choice!r}, expected {', '.join(_CHOICES)} or a named function", param="tool_choice"
             )
-        return Tools(definitions, schemas, choice or "auto", None, is_parallel)
+        return Tools(definitions, schemas, choice or "auto", None, is_parallel, loose)
     name = _chosen(choice)
     if name not in schemas:
         raise RequestError(f"tool_choice names {name!r}, which is not among the tools", param="tool_choice")
-    return Tools(definitions, schemas, "required", name, is_parallel)
+    return Tools(definitions, schemas, "required", name, is_parallel, loose)
 
 
 def _chosen(choice: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from headrace.text.tools.scan import split_marker
+
 ID_MARK = "\ue000"
 """Stands in the literals of a format where a template writes the call's id"""
 
@@ -79,6 +81,12 @@ class ToolFormat:
     def opening(self) -> str:
         """What a first call begins with, before the call itself."""
         return self.section_open + self.call_open
+
+    @property
+    def trigger(self) -> str:
+        """The first marker of the opening: where it stands, a call is opened."""
+        first = next(iter(split_marker(self.opening)), "")
+        return first if len(first) > 1 else next(iter(self.opening.split()), "")
 
     @property
     def markers(self) -> tuple[str, ...]:

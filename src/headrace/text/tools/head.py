@@ -46,7 +46,7 @@ class HeadReader:
     @cached_property
     def trigger(self) -> str:
         """What every first call begins with."""
-        return "{" if self.is_markerless else split_marker(self._format.opening)[0]
+        return "{" if self.is_markerless else self._format.trigger
 
     def first(self, text: str, at: int) -> Head | int:
         """The head of a first call, its section's opening included; MORE or NO."""

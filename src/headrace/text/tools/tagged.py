@@ -101,6 +101,12 @@ def _types(schema: Any) -> set[str]:
     return set().union(*each) if each and all(each) else set()
 
 
+def is_text(schema: Any) -> bool:
+    """Whether a value may be a string, so that its text may be anything."""
+    types = _types(schema)
+    return not types or "string" in types
+
+
 def _is_string_only(schema: Any) -> bool:
     return _types(schema) == {"string"}
 

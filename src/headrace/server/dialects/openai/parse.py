@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -63,6 +64,8 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
     logprobs = _chat_logprobs(fields)
     prompt_logprobs = _prompt_logprobs(fields)
     params = _sampling_params(fields, defaults, _chat_max_tokens(fields), logprobs, prompt_logprobs)
+    if fields.thinking_token_budget is not None:
+        params = replace(params, thinking_token_budget=fields.thinking_token_budget)
     last_role = prompt.messages[-1]["role"]
     role = "assistant" if prompt.add_generation_prompt else last_role
     options = _render_options(
@@ -257,6 +260,7 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
         parallel_tool_calls=fields.parallel_tool_calls is not False,
         documents=fields.documents or (),
         chat_template=fields.chat_template,
+        reasoning_effort=fields.reasoning_effort,
         chat_template_kwargs=fields.chat_template_kwargs or {},
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,

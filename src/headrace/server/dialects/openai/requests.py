@@ -240,12 +240,14 @@ class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
 
     # vLLM's
     include_reasoning: bool | None = None
     documents: list[dict[str, Any]] | None = None
     chat_template: str | None = None
     return_prompt_text: bool | None = None
+    thinking_token_budget: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

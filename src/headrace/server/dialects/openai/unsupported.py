@@ -32,7 +32,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "return_mm_kwargs": _NEVER,
     "return_token_offsets": (False,),
     "routed_experts_prompt_start": (0,),
-    "thinking_token_budget": (-1,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
 }
@@ -46,7 +45,6 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "moderation": _NEVER,
     "prediction": _NEVER,
     "prompt_cache_options": ({}, {"mode": "implicit"}),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": _NEVER,
     # vLLM's
@@ -56,6 +54,7 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
 
 COMPLETION: Mapping[str, tuple[Any, ...]] = {
     **_SHARED,
+    "thinking_token_budget": (-1,),
     "suffix": ("",),
     # vLLM's
     "prompt_embeds": _NEVER,
