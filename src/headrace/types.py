@@ -104,6 +104,8 @@ class Request:
     """Lower runs earlier and is preempted later; equal ones in order of arrival. Never changes a result."""
     adapter: AdapterRef | None = None
     """What the model is adapted with; None is the model itself. Prefixes are shared only under the same adapter."""
+    continuations: tuple[tuple[int, ...], ...] = ()
+    """Given instead of drawn: the request asks for the log-probabilities of their tokens after the prompt"""
     resume: tuple[tuple[int, ...], ...] = ()
     resume_mirostat: tuple[float | None, ...] = ()
     """For a mirostat request that goes on after a restart: of each of its n sequences the `mirostat_mu` of its last
@@ -250,6 +252,8 @@ class StepOutput:
     """The end-of-sequence or stop token that ended the sequence (it is the last of token_ids)"""
     num_cached_tokens: int = 0
     """Prompt tokens that came from the prefix cache"""
+    scores: list[list[float]] | None = None
+    """Of each of the request's continuations its tokens' log-probabilities; with no tokens, as the only output"""
     mirostat_mu: float | None = None
     """Mirostat's state behind the last of token_ids, for Request.resume_mirostat; None without mirostat"""
 

@@ -122,7 +122,7 @@ class Drafting:
             if known - sequence.num_computed != 1:
                 continue  # its prompt is not computed yet
             num_decodes += 1
-            if sequence.beam is not None:
+            if sequence.beam is not None or sequence.scoring is not None:
                 continue
             lookup = sequence.lookup
             if lookup is None:

@@ -18,6 +18,7 @@ from headrace.engine.drafting import Drafting
 from headrace.engine.memory import KVPlan
 from headrace.engine.runner import Runner, Sampled
 from headrace.engine.scheduler import Scheduler
+from headrace.engine.scoring import Scoring
 from headrace.engine.sequence import Sequence
 from headrace.engine.stats import EngineStats
 from headrace.errors import DoesNotFit
@@ -117,6 +118,8 @@ class Engine:
             sequences[index] = sequence
             if request.params.beam_width is not None:
                 BeamSearch(sequence)
+            if request.continuations:
+                Scoring(sequence)
             self._scheduler.add(sequence)
         self._sequences[request.id] = sequences
 
@@ -183,6 +186,8 @@ class Engine:
             output = self._append(sequence, tokens) if tokens else None
             sequence.num_computed = min(sequence.num_computed + num_tokens, stands)
             self._blocks.commit(sequence)
+            if sequence.scoring is not None and sequence.num_uncomputed == 0:
+                outputs += self._split(sequence, sequence.scoring)
             if output is not None:
                 outputs.append(output)
                 if output.finish_reason is not None:
@@ -191,6 +196,21 @@ class Engine:
             if search.is_ready:
                 outputs += self._advance(search)
         return outputs
+
+    def _split(self, sequence: Sequence, scoring: Scoring) -> list[StepOutput]:
+        """A scoring's sequence has been computed: others go on from it; the results once it is the last."""
+        siblings = self._sequences[sequence.request.id]
+        copied = []
+        for child in scoring.split(sequence):
+            siblings[child.index] = child
+            copied.append(self._scheduler.fork(sequence, child))
+        self._runner.copy_blocks([blocks for blocks in copied if blocks is not None])
+        self._finish(sequence)
+        if siblings:
+            return []
+        output = StepOutput(sequence.request.id, 0, [], finish_reason=FinishReason.STOP, scores=scoring.results)
+        self._add_prompt_facts(sequence, output)
+        return [output]
 
     def _advance(self, search: BeamSearch) -> list[StepOutput]:
         """The next token of a beam search; its results once it has ended."""

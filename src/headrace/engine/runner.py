@@ -14,12 +14,15 @@ from headrace.engine.adapters import AdapterTable
 from headrace.engine.beams import Candidates
 from headrace.engine.rows import Masks, MaskTable, Row, accept
 from headrace.engine.sampling import SamplingTable
+from headrace.engine.scoring import Path, Scoring
 from headrace.engine.sequence import Sequence
 from headrace.model.decoder import Decoder
 from headrace.ops.base import Array, KVCache, Ops
 from headrace.types import Batch, FloatArray, IntArray, Logprob, TokenLogprobs
 
 _NO_ADAPTERS = np.empty(0, np.int32)
+_ROWS_AT_ONCE = 64
+"""Copies of a row of logits of which several tokens are asked for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,14 @@ class _LogitRows:
     beams: list[Sequence] = field(default_factory=list)
     """Beams that get their candidates"""
     beams_at: list[int] = field(default_factory=list)
+    scored: list[tuple[Scoring, Path]] = field(default_factory=list)
+    """What given tokens follow"""
+    scored_at: list[int] = field(default_factory=list)
 
 
 class Runner:
-    """Runs steps. Reads the sequences; writes only their `prompt_logprobs`, `num_tabled` and beams' `candidates`."""
+    """Runs steps. Reads the sequences; writes only their `prompt_logprobs`, `num_tabled`, and what their beams
+    and scorings wait for."""
 
     def __init__(
         self,
@@ -84,6 +91,8 @@ class Runner:
             self._add_prompt_logprobs(logits, rows)
         if rows.beams:
             self._set_candidates(logits, rows)
+        if rows.scored:
+            self._score(logits, rows)
         sampled = self._sample(logits, rows, None if masks is None else masks.result()) if rows.sampled else {}
         self.seconds_in_forward += forwarded - started
         self.seconds_in_sampling += time.perf_counter() - forwarded
@@ -115,12 +124,20 @@ class Runner:
             else:
                 token_ids.extend(sequence.token_ids[start:end])
                 token_ids.extend(sequence.drafts[max(start - known, 0) : max(end - known, 0)])
+            if sequence.scoring is not None:
+                for position in range(max(start, sequence.num_prompt - 1), end):
+                    path = tuple(sequence.token_ids[sequence.num_prompt : position + 1])
+                    if sequence.scoring.wanted(path):
+                        rows.scored.append((sequence.scoring, path))
+                        rows.scored_at.append(len(logit_rows))
+                        logit_rows.append(first + position - start)
             if sequence.beam is not None and end == known:
                 rows.beams.append(sequence)
                 rows.beams_at.append(len(logit_rows))
                 logit_rows.append(first + known - 1 - start)
             first_row = max(start - known + 1, 0)  # beyond 0 where drafts are computed one by one, in a draft model
-            for num_drafts in range(first_row, end - known + 1 if sequence.beam is None else 0):
+            draws = sequence.beam is None and sequence.scoring is None
+            for num_drafts in range(first_row, end - known + 1 if draws else 0):
                 rows.sampled.append(Row(sequence, num_drafts))
                 rows.sampled_at.append(len(logit_rows))
                 logit_rows.append(first + known - 1 + num_drafts - start)
@@ -166,7 +183,7 @@ class Runner:
         return self._tables[[sequence.row for sequence in plan], :widest]
 
     def _sample(self, logits: Array, rows: _LogitRows, masks: MaskTable | None) -> dict[Sequence, list[Sampled]]:
-        if rows.prompt or rows.beams:
+        if rows.prompt or rows.beams or rows.scored:
             logits = self._ops.select(logits, np.array(rows.sampled_at, np.int32))
         batch = self._sampling.batch(rows.sampled, masks)
         drawn = self._ops.sample(logits, batch).tolist()
@@ -210,6 +227,17 @@ class Runner:
         _, _, ids, logprobs = self._ops.logprobs(chosen, np.zeros(len(beams), np.int32), max(counts))
         for beam, count, row_ids, row_logprobs in zip(beams, counts, ids, logprobs, strict=True):
             beam.candidates = Candidates(row_ids[:count].tolist(), row_logprobs[:count].tolist())
+
+    def _score(self, logits: Array, rows: _LogitRows) -> None:
+        for (scoring, path), at in zip(rows.scored, rows.scored_at, strict=True):
+            wanted = scoring.wanted(path)
+            found: list[float] = []
+            for first in range(0, len(wanted), _ROWS_AT_ONCE):
+                token_ids = np.array(wanted[first : first + _ROWS_AT_ONCE], np.int32)
+                same_row = self._ops.select(logits, np.full(len(token_ids), at, np.int32))
+                found += self._ops.logprobs(same_row, token_ids, 0)[0].tolist()
+            if wanted:  # else another sequence has come by here in the same step
+                scoring.learn(path, dict(zip(wanted, found, strict=True)))
 
     def _add_prompt_logprobs(self, logits: Array, rows: _LogitRows) -> None:
         counts = [sequence.request.params.prompt_logprobs or 0 for sequence, _ in rows.prompt]

@@ -124,12 +124,13 @@ class Scheduler:
         self.running.insert(at, sequence)
 
     def _chunk(self, sequence: Sequence, budget: int) -> int:
-        limit = PROMPT_LOGPROBS_CHUNK if sequence.wants_prompt_logprobs else budget
+        has_many_rows = sequence.wants_prompt_logprobs or (sequence.scoring is not None and sequence.num_output > 0)
+        limit = PROMPT_LOGPROBS_CHUNK if has_many_rows else budget
         return min(sequence.num_uncomputed + len(sequence.drafts), budget, limit)
 
     def _waits_for_sibling(self, sequence: Sequence) -> bool:
         """Sequences of one request do not compute the same blocks at the same time: one does, the others share them."""
-        if sequence.request.params.n == 1 and sequence.beam is None:
+        if sequence.request.params.n == 1 and sequence.beam is None and sequence.scoring is None:
             return False
         size = self.cache.block_size
         return any(

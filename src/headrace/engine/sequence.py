@@ -12,6 +12,7 @@ from headrace.types import FinishReason, Request, TokenLogprobs
 
 if TYPE_CHECKING:
     from headrace.engine.beams import Beam
+    from headrace.engine.scoring import Scoring
 
 
 class Sequence:
@@ -35,6 +36,7 @@ class Sequence:
         "request",
         "rope_variant",
         "row",
+        "scoring",
         "stop_ids",
         "token_ids",
     )
@@ -51,6 +53,8 @@ class Sequence:
         """Guesses of the tokens that follow, computed along in the next step; see `rows`"""
         self.beam: Beam | None = None
         """Set while it is part of a beam search"""
+        self.scoring: Scoring | None = None
+        """Set when its tokens are all given, and only their log-probabilities asked for"""
         self.lookup: PromptLookup | None = None
         """What guesses the tokens that follow; kept by `drafting`"""
         self.constraint = constraint
