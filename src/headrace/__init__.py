@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from headrace.loaded_model import TextPrompt, TokensPrompt
     from headrace.sampling_params import BeamSearchParams, SamplingParams
     from headrace.structured_output import StructuredOutput
-    from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, CompletionOutput, Logprob, RequestOutput
+    from headrace.types import (
+        BeamSearchOutput,
+        BeamSearchSequence,
+        Chunk,
+        CompletionOutput,
+        Decision,
+        LabelScore,
+        Logprob,
+        RequestOutput,
+    )
 
 __version__ = "0.1.0"
 
@@ -47,8 +56,10 @@ __all__ = [
     "BeamSearchSequence",
     "Chunk",
     "CompletionOutput",
+    "Decision",
     "EngineConfig",
     "HeadraceError",
+    "LabelScore",
     "Logprob",
     "RequestOutput",
     "SamplingParams",
@@ -68,6 +79,8 @@ _HOMES = {
     "BeamSearchSequence": "types",
     "Chunk": "types",
     "CompletionOutput": "types",
+    "Decision": "types",
+    "LabelScore": "types",
     "Logprob": "types",
     "RequestOutput": "types",
     "SamplingParams": "sampling_params",

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
+from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
-from headrace.loaded_model import LoadedModel, Prompt
+from headrace.loaded_model import LoadedModel, Message, Prompt, TextPrompt
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
-from headrace.types import Chunk, RequestOutput, StepOutput, TokenLogprobs, Usage
+from headrace.types import Chunk, Decision, RequestOutput, StepOutput, TokenLogprobs, Usage
 
 _T = TypeVar("_T")
 
@@ -66,6 +67,9 @@ class AsyncLLM(LoadedModel):
             EngineError: the engine has died or is closed.
         """
         opened = self._prepare(prompt, sampling_params, request_id, priority=priority, reading=reading, adapter=adapter)
+        return self._start(opened)
+
+    def _start(self, opened: OpenRequest) -> AsyncStream:
         self._loop = asyncio.get_running_loop()
         stream = AsyncStream(opened, self._thread, self._forget)
         self._streams[opened.request.id] = stream
@@ -140,6 +144,21 @@ class AsyncLLM(LoadedModel):
         assert ref is not None
         del self._adapters[name]
         self._thread.unload_adapter(ref)
+
+    async def decide(
+        self,
+        prompt: str | TextPrompt | Sequence[Message],
+        labels: Sequence[str],
+        *,
+        per_token: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """`LLM.decide`; cancelling the task cancels the request. Texts become token ids in a thread."""
+        opened = await asyncio.to_thread(self._prepare_decision, prompt, labels, chat_template_kwargs)
+        async with self._start(opened) as stream:
+            async for _ in stream:
+                pass
+        return decide(labels, opened.scores, opened.usage, per_token=per_token)
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""

@@ -145,6 +145,8 @@ class OpenRequest:
         self.request = request
         self.prompt = prompt
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
+        self.scores: list[list[float]] = []
+        """Of each of the request's continuations its tokens' log-probabilities"""
         self.num_cached_tokens = 0
         self.num_completion_tokens = 0
         self.num_reasoning_tokens = 0
@@ -174,6 +176,8 @@ class OpenRequest:
             self.prompt_logprobs = [
                 None if entry is None else decode_logprobs(entry, self._tokenizer) for entry in output.prompt_logprobs
             ]
+        if output.scores is not None:
+            self.scores = output.scores
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
         chunk = completion.push(output)
         self.num_completion_tokens += len(chunk.token_ids)

@@ -14,12 +14,13 @@ import numpy as np
 
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
+from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
-from headrace.loaded_model import LoadedModel, Message, Prompt
+from headrace.loaded_model import LoadedModel, Message, Prompt, TextPrompt
 from headrace.sampling_params import BeamSearchParams, SamplingParams
 from headrace.text.tools.definitions import ToolChoice
-from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, RequestOutput
+from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, Decision, RequestOutput
 
 
 class LLM(LoadedModel):
@@ -148,6 +149,33 @@ class LLM(LoadedModel):
             logprobs=2 * width,
         )
         return [self._beams(output) for output in self.generate(prompts, sampling, use_tqdm=use_tqdm)]
+
+    def decide(
+        self,
+        prompt: str | TextPrompt | Sequence[Message],
+        labels: Sequence[str],
+        *,
+        per_token: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """Which of the labels the model would go on with, and how likely each is; nothing is generated.
+
+        The prompt is computed once for all labels. Prompt and label are read as one text, so a label behind a text
+        mostly begins with a space; behind a conversation it begins the answer.
+
+        Args:
+            prompt: A text, or a conversation.
+            labels: Texts of any length, all different.
+            per_token: Compare labels by their tokens' mean log-probability instead of their sum, which favours short
+                ones.
+            chat_template_kwargs: For the template of a conversation.
+
+        Raises:
+            RequestError: the prompt or a label is wrong; nothing has run.
+        """
+        opened = self._prepare_decision(prompt, labels, chat_template_kwargs)
+        self._collect([opened], show_progress=False)
+        return decide(labels, opened.scores, opened.usage, per_token=per_token)
 
     def _beams(self, output: RequestOutput) -> BeamSearchOutput:
         return BeamSearchOutput(

@@ -16,6 +16,7 @@ import numpy as np
 
 from headrace.completion import OpenRequest
 from headrace.config import EngineConfig
+from headrace.decisions import check_labels
 from headrace.engine.engine import Engine
 from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
 from headrace.errors import (
@@ -37,6 +38,7 @@ from headrace.sampling_params import SamplingParams
 from headrace.text.answer import AnswerFormat, Reading, answer_format
 from headrace.text.chat import ChatTemplate, load_chat_template
 from headrace.text.folder_vocab import configured_end_ids
+from headrace.text.labels import split_labels
 from headrace.text.phrases import Phrases, TokenPhrases
 from headrace.text.restrictions import Restrictions
 from headrace.text.same_tokens import check_same_tokens
@@ -286,6 +288,57 @@ class LoadedModel:
         """
         self._restrictions.compile(params, reading)
         self._dry_breakers(params)
+
+    def _prepare_decision(
+        self,
+        prompt: str | TextPrompt | Sequence[Message],
+        labels: Sequence[str],
+        chat_template_kwargs: Mapping[str, Any] | None,
+    ) -> OpenRequest:
+        """A request for the log-probabilities of labels behind a text or a conversation.
+
+        Raises:
+            RequestError: nothing has been queued; `param` names the field at fault.
+        """
+        text, add_special_tokens = self._decision_text(prompt, chat_template_kwargs)
+        if self.tokenizer is None:
+            raise RequestError(f"{self.name} has no tokenizer; decisions are about texts", param="prompt")
+        prefix, continuations = split_labels(
+            self.tokenizer, text, check_labels(labels), add_special_tokens=add_special_tokens
+        )
+        longest = max(len(each) for each in continuations)
+        if len(prefix) + longest > self.max_context:
+            raise ContextTooLong(
+                f"the prompt's {len(prefix):,} tokens and the longest label's {longest:,} exceed the context of"
+                f" {self.max_context:,}; shorten one of them",
+                param="prompt" if len(prefix) > longest else "labels",
+            )
+        self._engine.check_fits(len(prefix), longest)
+        request = Request(
+            id=f"request-{next(self._request_numbers)}",
+            prompt_token_ids=prefix,
+            params=SamplingParams(max_tokens=longest),
+            seed=0,
+            max_tokens=longest,
+            continuations=tuple(continuations),
+        )
+        return OpenRequest(request, text, self.tokenizer)
+
+    def _decision_text(
+        self, prompt: str | TextPrompt | Sequence[Message], chat_template_kwargs: Mapping[str, Any] | None
+    ) -> tuple[str, bool]:
+        """The prompt as text, and whether the tokenizer adds its special tokens to it."""
+        if isinstance(prompt, str | Mapping) or not prompt or not isinstance(prompt[0], Mapping):
+            text, token_ids = _prompt_parts(prompt)
+            if text is None or token_ids is not None:
+                raise RequestError("a decision's prompt must be a text or messages: labels are texts", param="prompt")
+            return text, True
+        if self.chat_template is None:
+            raise MissingChatTemplate(
+                f"{self.name} has no chat template; give one with --chat-template FILE, or give a text",
+                param="messages",
+            )
+        return self.chat_template.render(prompt, template_kwargs=chat_template_kwargs), False
 
     def encode_chat(
         self,

@@ -379,3 +379,31 @@ class BeamSearchOutput:
     """The results for one prompt, best first; as many as beams."""
 
     sequences: list[BeamSearchSequence]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """What a decision says about one label."""
+
+    probability: float
+    """Among the labels; they add up to 1"""
+    logprob: float
+    """The sum of its tokens' log-probabilities after the prompt"""
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The most likely of given labels. See `LLM.decide`."""
+
+    label: str
+    scores: Mapping[str, LabelScore]
+    """Of each label, in the order in which they were given"""
+    mass: float
+    """How likely the model is to say any of them at all: far below 1, the labels are not what it would say"""
+    usage: Usage
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Each label's probability."""
+        return {label: score.probability for label, score in self.scores.items()}

@@ -200,6 +200,8 @@ class Drafting:
         """Drafts that can be of use: the token after the last one is the last that the sequence may have."""
         if sequence.mirostat_mu is not None:
             return 0  # each draw depends on the one before it
+        if sequence.beam is not None or sequence.scoring is not None:
+            return 0  # nothing is drawn
         known = len(sequence.token_ids)
         room = sequence.request.max_tokens - sequence.num_output - 1
         if self._rope_switch is not None and known <= self._rope_switch:
