@@ -102,7 +102,7 @@ def _adapter(doors: Doors) -> None:
 
 
 def _random_adapter(folder: Path, llm: LLM) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     width, rng = llm.spec.hidden_size, np.random.default_rng(1)
     tensors = {
         f"base_model.model.model.layers.{layer}.self_attn.o_proj.lora_{side}.weight": (
