@@ -6,13 +6,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
 import pytest
+from features.adapter import random_adapter
 from features.doors import SMALL, Doors
 from features.service import MODEL
-from safetensors.numpy import save_file
 
 from headrace import LLM, EngineConfig, SamplingParams
 from headrace.errors import RequestError
@@ -90,7 +88,7 @@ def _speculation(doors: Doors) -> None:
 
 def _adapter(doors: Doors) -> None:
     name = "an-adapter"
-    doors.llm.load_adapter(name, _random_adapter(doors.folder / name, doors.llm))
+    doors.llm.load_adapter(name, random_adapter(doors.folder / name, doors.llm.spec))
     try:
         plain = _text(doors.llm.generate(PROMPT, GREEDY))
         both = doors.llm.generate([PROMPT, PROMPT], GREEDY, adapter=[name, None])
@@ -101,20 +99,9 @@ def _adapter(doors: Doors) -> None:
         doors.llm.generate(PROMPT, GREEDY, adapter=name)
 
 
-def _random_adapter(folder: Path, llm: LLM) -> Path:
-    folder.mkdir(parents=True)
-    width, rng = llm.spec.hidden_size, np.random.default_rng(1)
-    tensors = {
-        f"base_model.model.model.layers.{layer}.self_attn.o_proj.lora_{side}.weight": (
-            rng.standard_normal((4, width) if side == "A" else (width, 4)).astype(np.float32) * 0.2
-        )
-        for layer in range(len(llm.spec.layers))
-        for side in "AB"
-    }
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["o_proj"], "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+def _adapters_command(doors: Doors) -> None:
+    folder = random_adapter(doors.folder / "of-a-command", doors.llm.spec)
+    assert doors.run(PROMPT, "--max-tokens", "30", "--lora", str(folder)) != doors.run(PROMPT, "--max-tokens", "30")
 
 
 def _small_cache(doors: Doors) -> None:
@@ -202,6 +189,12 @@ ABILITIES: Sequence[Ability] = (
         "`llm.load_adapter(NAME, FOLDER)`, `llm.generate(…, adapter=NAME)`",
         "in one batch one sequence has it and another has not; unloaded, its name is refused",
         _adapter,
+    ),
+    Ability(
+        "LoRA adapters on the command line",
+        "`headrace run … --lora FOLDER`; `headrace serve … --lora NAME=FOLDER --lora-dir FOLDER`",
+        "another text with it",
+        _adapters_command,
     ),
     Ability(
         "KV cache in 8 bits",

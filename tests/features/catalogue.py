@@ -28,6 +28,8 @@ class Status(StrEnum):
 CHAT = "chat"
 COMPLETIONS = "completions"
 BOTH = (CHAT, COMPLETIONS)
+LOAD_ADAPTER = "load_lora_adapter"
+UNLOAD_ADAPTER = "unload_lora_adapter"
 
 Probe = Callable[[Asking], None]
 

@@ -12,6 +12,7 @@ import pytest
 from features import (
     chat_parameters,
     completion_parameters,
+    other_parameters,
     sampler_parameters,
     shared_parameters,
     structured_parameters,
@@ -28,6 +29,7 @@ PARAMETERS: Sequence[Parameter] = (
     *structured_parameters.PARAMETERS,
     *chat_parameters.PARAMETERS,
     *completion_parameters.PARAMETERS,
+    *other_parameters.PARAMETERS,
 )
 
 _HEAD = """# What can be asked for

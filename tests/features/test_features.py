@@ -31,7 +31,11 @@ def test_the_entry_holds(parameter: Parameter, endpoint: str, endpoints: Mapping
     parameter.prove(endpoints[endpoint])
 
 
-@pytest.mark.parametrize(("parameter", "endpoint"), CASES, ids=[f"{endpoint}:{one.name}" for one, endpoint in CASES])
+@pytest.mark.parametrize(
+    ("parameter", "endpoint"),
+    [case for case in CASES if case[1] in SCHEMAS],
+    ids=[f"{endpoint}:{one.name}" for one, endpoint in CASES if endpoint in SCHEMAS],
+)
 def test_null_is_the_same_as_absent(parameter: Parameter, endpoint: str, endpoints: Mapping[str, Asking]) -> None:
     name, ask = parameter.name, endpoints[endpoint]
     if "." in name or name in ("model", "messages", "prompt"):
