@@ -86,6 +86,12 @@ def _speculation(doors: Doors) -> None:
     assert accepted[1] == 0
 
 
+def _draft(doors: Doors) -> None:
+    llm = LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1, draft=MODEL))
+    hot = SamplingParams(temperature=0.8, seed=4, max_tokens=80)
+    assert _text(llm.generate(PROMPT, hot)) == _text(doors.llm.generate(PROMPT, hot))
+
+
 def _adapter(doors: Doors) -> None:
     name = "an-adapter"
     doors.llm.load_adapter(name, random_adapter(doors.folder / name, doors.llm.spec))
@@ -183,6 +189,12 @@ ABILITIES: Sequence[Ability] = (
         "on by itself; `--speculation off`",
         "the same texts with it and without",
         _speculation,
+    ),
+    Ability(
+        "Speculation with a draft model",
+        "`EngineConfig(draft=MODEL)`, `--draft MODEL`",
+        "the same text as without, here with the model as its own draft",
+        _draft,
     ),
     Ability(
         "LoRA adapters",
