@@ -92,6 +92,13 @@ def _draft(doors: Doors) -> None:
     assert _text(llm.generate(PROMPT, hot)) == _text(doors.llm.generate(PROMPT, hot))
 
 
+def _decide(doors: Doors) -> None:
+    decision = doors.llm.decide("Once upon a time, there was a little", [" girl", " boat", " volcano"])
+    shares = {label: score.probability for label, score in decision.scores.items()}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert sorted(shares, key=lambda label: -shares[label]) == [" girl", " boat", " volcano"]
+
+
 def _adapter(doors: Doors) -> None:
     name = "an-adapter"
     doors.llm.load_adapter(name, random_adapter(doors.folder / name, doors.llm.spec))
@@ -195,6 +202,12 @@ ABILITIES: Sequence[Ability] = (
         "`EngineConfig(draft=MODEL)`, `--draft MODEL`",
         "the same text as without, here with the model as its own draft",
         _draft,
+    ),
+    Ability(
+        "Decisions",
+        "`llm.decide(PROMPT, [LABEL, …])`",
+        "probabilities of the labels, whose sum is 1; the likeliest is what a story goes on with",
+        _decide,
     ),
     Ability(
         "LoRA adapters",

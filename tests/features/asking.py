@@ -33,6 +33,11 @@ class Asking:
         assert isinstance(answer, dict)
         return answer
 
+    def content(self, **fields: Any) -> object:
+        """What of an answer depends on the request alone."""
+        answer = self.answer(**fields)
+        return next(answer[name] for name in ("choices", "answers", "data", "results") if name in answer)
+
     def body(self, fields: Mapping[str, Any]) -> Json:
         """What is sent."""
         return {name: value for name, value in {**self.base, **fields}.items() if value is not None}

@@ -28,6 +28,7 @@ class Status(StrEnum):
 CHAT = "chat"
 COMPLETIONS = "completions"
 BOTH = (CHAT, COMPLETIONS)
+DECISIONS = "decisions"
 LOAD_ADAPTER = "load_lora_adapter"
 UNLOAD_ADAPTER = "unload_lora_adapter"
 
@@ -84,9 +85,9 @@ def no_effect(name: str, *values: Any, why: str, source: str = "OpenAI vLLM", **
     """It is taken, and nothing in the answer can depend on it; `why` says what makes that right."""
 
     def prove(ask: Asking) -> None:
-        plain = ask.text()
+        plain = ask.content()
         for value in values:
-            assert ask.text(**_body(name, value)) == plain, value
+            assert ask.content(**_body(name, value)) == plain, value
 
     return Parameter(name=name, source=source, status=Status.NO_EFFECT, seen=why, prove=prove, **rest)
 

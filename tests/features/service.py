@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 import openai
 from features.adapter import random_adapter
 from features.asking import Asking
-from features.catalogue import CHAT, COMPLETIONS, LOAD_ADAPTER, UNLOAD_ADAPTER
+from features.catalogue import CHAT, COMPLETIONS, DECISIONS, LOAD_ADAPTER, UNLOAD_ADAPTER
+from features.decision_parameters import CHOICE
 from features.other_parameters import ADAPTER
 from server.fake_llm import serving
 
@@ -37,6 +38,7 @@ def asking() -> Iterator[Mapping[str, Asking]]:
         yield {
             CHAT: Asking(client, llm, "/chat/completions", {**common, "messages": messages}),
             COMPLETIONS: Asking(client, llm, "/completions", {**common, "prompt": "Once upon a time"}),
+            DECISIONS: Asking(client, llm, "/decisions", {"model": MODEL, "input": "Tom.", "questions": [CHOICE]}),
             LOAD_ADAPTER: Asking(client, llm, "/load_lora_adapter", {"lora_name": "mine", "lora_path": ADAPTER}),
             UNLOAD_ADAPTER: Asking(client, llm, "/unload_lora_adapter", {"lora_name": "mine"}),
         }

@@ -12,6 +12,7 @@ import pytest
 from features import (
     chat_parameters,
     completion_parameters,
+    decision_parameters,
     other_parameters,
     sampler_parameters,
     shared_parameters,
@@ -29,6 +30,7 @@ PARAMETERS: Sequence[Parameter] = (
     *structured_parameters.PARAMETERS,
     *chat_parameters.PARAMETERS,
     *completion_parameters.PARAMETERS,
+    *decision_parameters.PARAMETERS,
     *other_parameters.PARAMETERS,
 )
 
