@@ -27,7 +27,8 @@ struct Piece {
 // What a row at `position` sees of the tile that begins at `start`.
 HEADRACE_INLINE Range visible(const AttentionBlock& b, int32_t position_of_row, size_t start) {
     const size_t position = static_cast<size_t>(position_of_row), from = first_key(position, b.window);
-    const size_t first = from > start ? from - start : 0, last = position < start ? 0 : position + 1 - start;
+    const size_t end = end_key(position, b.ahead, b.num_keys);
+    const size_t first = from > start ? from - start : 0, last = end < start ? 0 : end - start;
     return {first < KEY_TILE ? first : KEY_TILE, last < KEY_TILE ? last : KEY_TILE};
 }
 
@@ -206,7 +207,7 @@ HEADRACE_INLINE size_t first_span_of(const Piece& p, size_t row) {
     return first_key(static_cast<size_t>(p.positions[row]), p.b.window) / KEY_SPAN;
 }
 HEADRACE_INLINE size_t last_span_of(const Piece& p, size_t row) {
-    return static_cast<size_t>(p.positions[row]) / KEY_SPAN;
+    return (end_key(static_cast<size_t>(p.positions[row]), p.b.ahead, p.b.num_keys) - 1) / KEY_SPAN;
 }
 
 // Take a span into the rows that see it: the first that a row sees is taken as it is.

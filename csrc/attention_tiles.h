@@ -49,7 +49,7 @@ struct TileOf {
     const float* value_scales[KEY_TILE / KEY_GROUP];
 
     TileOf(const AttentionBlock& b, size_t start_, Range seen) : start(start_) {
-        const size_t last = static_cast<size_t>(b.positions[b.num_tokens - 1]);
+        const size_t last = end_key(static_cast<size_t>(b.positions[b.num_tokens - 1]), b.ahead, b.num_keys) - 1;
         for (size_t g = seen.first / KEY_GROUP; g * KEY_GROUP < seen.last; ++g) {
             const size_t position = start + g * KEY_GROUP, later = position + KEY_TILE;
             keys[g] = b.cache.template keys<Element>(b.table, position, b.kv_head);

@@ -155,13 +155,15 @@ size_t Backend::cut_attention(const AttentionJob& job, const BatchView& batch, c
     for (size_t s = 0; s < batch.num_sequences; ++s) {
         const size_t begin = static_cast<size_t>(batch.query_start[s]);
         const size_t end = static_cast<size_t>(batch.query_start[s + 1]);
+        const size_t num_keys = begin == end ? 0 : static_cast<size_t>(batch.positions[end - 1]) + 1;
         for (size_t head = 0; head < cache.num_kv_heads; ++head)
             for (size_t t = begin; t < end; t += chunk) {
                 const size_t count = std::min(chunk, end - t);
                 const size_t from = first_key(static_cast<size_t>(batch.positions[t]), job.window);
                 const size_t last = static_cast<size_t>(batch.positions[t + count - 1]);
-                pieces.push_back({s, t, count, head, from / KEY_SPAN, last / KEY_SPAN + 1, WHOLE});
-                work += count * group * (last + 1 - from);
+                const size_t to = end_key(last, job.ahead(), num_keys);
+                pieces.push_back({s, t, count, head, num_keys, from / KEY_SPAN, (to - 1) / KEY_SPAN + 1, WHOLE});
+                work += count * group * (to - from);
             }
     }
     return work * cache.head_dim * 2;
@@ -209,7 +211,7 @@ void Backend::attention(const AttentionJob& job, const BatchView& batch, const C
         const size_t at = piece.first_token * stride + piece.kv_head * group * dim;
         return {job.q + at, job.out + at, stride, batch.positions + piece.first_token,
                 batch.block_tables + piece.sequence * batch.table_stride, piece.num_tokens, group, piece.kv_head, cache,
-                job.scale, job.window, job.softcap, piece.first_span, piece.end_span,
+                job.scale, job.window, job.ahead(), piece.num_keys, job.softcap, piece.first_span, piece.end_span,
                 piece.partials == WHOLE ? nullptr : attention_partials_.floats(0) + piece.partials,
                 pool_.scratch(thread).floats(scratch)};
     };

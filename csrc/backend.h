@@ -3,6 +3,7 @@
 // One object per engine; calls from several threads wait for each other.
 #pragma once
 
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -83,6 +84,10 @@ struct AttentionJob {
     float scale;
     size_t window;
     float softcap;
+    bool causal;
+
+    // Keys behind its own position that a token sees, at most: the window reaches as far as to the other side.
+    size_t ahead() const { return causal ? 0 : window ? window - 1 : std::numeric_limits<size_t>::max(); }
 };
 
 struct MoeJob {
@@ -144,7 +149,7 @@ private:
     void look_up(const Weight& table, const int32_t* ids, const int32_t* rows, size_t count, float* out) const;
     void replace_rows(const AdaptJob& job, const Weight& table, const int32_t* rows, size_t count) const;
     struct AttentionPiece {
-        size_t sequence, first_token, num_tokens, kv_head, first_span, end_span;
+        size_t sequence, first_token, num_tokens, kv_head, num_keys, first_span, end_span;
         size_t partials;  // where its spans' sums lie in attention_partials_, or WHOLE
     };
     size_t attention_tokens_of_piece(size_t rows, size_t group) const;

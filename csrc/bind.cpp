@@ -129,7 +129,7 @@ void rope_write(BoundBackend& self, Out<float, 2> qkv, Out<float, 2> q_out, KVCa
 
 void attention(BoundBackend& self, In<float, 2> q, const KVCache& cache, size_t layer, size_t num_heads,
                In<int32_t, 1> positions, In<int32_t, 1> query_start, Table tables, float scale, size_t window, float softcap,
-               Out<float, 2> out) {
+               bool causal, Out<float, 2> out) {
     const size_t tokens = q.shape(0), columns = num_heads * cache.head_dim();
     check(layer < cache.num_layers(), "layer is outside of the cache");
     check(num_heads >= 1 && num_heads % cache.num_kv_heads() == 0, "heads must be a multiple of kv heads");
@@ -139,7 +139,7 @@ void attention(BoundBackend& self, In<float, 2> q, const KVCache& cache, size_t 
     size_t keys = 0;
     for (size_t t = 0; t < tokens; ++t) keys += static_cast<size_t>(batch.positions[t]) + 1;
     const Session session(self, keys * columns * 2);
-    self.attention({q.data(), out.data(), num_heads, scale, window, softcap}, batch, cache.layer(layer));
+    self.attention({q.data(), out.data(), num_heads, scale, window, softcap, causal}, batch, cache.layer(layer));
 }
 
 void moe(BoundBackend& self, In<float, 2> x, const BoundWeight& router, Experts gate_up, Experts down, size_t top_k,
@@ -217,7 +217,7 @@ NB_MODULE(_core, m) {
              exact("positions"), exact("query_start"), exact("block_tables"), exact("rope_rows"), maybe("cos"),
              maybe("sin"), "qk_norm"_a, maybe("q_weight"), maybe("k_weight"), "eps"_a)
         .def("attention", &attention, exact("q"), "cache"_a, "layer"_a, "num_heads"_a, exact("positions"),
-             exact("query_start"), exact("block_tables"), "scale"_a, "window"_a, "softcap"_a, exact("out"))
+             exact("query_start"), exact("block_tables"), "scale"_a, "window"_a, "softcap"_a, "causal"_a, exact("out"))
         .def("moe", &moe, exact("x"), "router"_a, "gate_up"_a, "down"_a, "top_k"_a, "normalize"_a, "activation"_a,
              "scale"_a, maybe("add"), exact("out"))
         .def("read_rate", &read_rate, exact("data"), "Bytes per second of one pass over float32 values by all threads.")

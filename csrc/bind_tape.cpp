@@ -15,8 +15,10 @@ Slot slot_of(MaybeSlot slot) { return slot ? Slot{*slot} : Slot::none; }
 size_t number(Slot slot) { return static_cast<size_t>(slot); }
 
 IdsOf ids_of(std::string_view name) {
-    check(name == "token_ids" || name == "positions", "ids must be token_ids or positions");
-    return name == "token_ids" ? IdsOf::tokens : IdsOf::positions;
+    if (name == "token_ids") return IdsOf::tokens;
+    if (name == "token_types") return IdsOf::types;
+    check(name == "positions", "ids must be token_ids, token_types or positions");
+    return IdsOf::positions;
 }
 
 size_t embed(Tape& self, const BoundWeight& table, std::string_view ids, float scale, MaybeSlot add, size_t offset) {
@@ -55,8 +57,8 @@ size_t rope_write(Tape& self, size_t qkv, size_t layer, size_t num_heads, size_t
 }
 
 size_t attention(Tape& self, size_t q, size_t layer, size_t num_heads, size_t num_kv_heads, size_t head_dim, float scale,
-                 size_t window, float softcap) {
-    return number(self.attention({layer, num_heads, num_kv_heads, head_dim, scale, window, softcap}, Slot{q}));
+                 size_t window, float softcap, bool causal) {
+    return number(self.attention({layer, num_heads, num_kv_heads, head_dim, scale, window, softcap, causal}, Slot{q}));
 }
 
 size_t activate(Tape& self, size_t x, std::string_view kind, bool gated) {
@@ -79,9 +81,10 @@ size_t moe(Tape& self, size_t x, const BoundWeight& router, nb::tuple gate_up, n
 }
 
 // Checks a batch, so that no step of the tape can leave its memory.
-TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>& token_ids, const In<int32_t, 1>& positions,
-                   const In<int32_t, 1>& rope_rows, const In<int32_t, 1>& query_start, const Table& tables,
-                   const In<int32_t, 1>& logit_rows, const In<int32_t, 1>& adapters) {
+TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>& token_ids,
+                   const In<int32_t, 1>& token_types, const In<int32_t, 1>& positions, const In<int32_t, 1>& rope_rows,
+                   const In<int32_t, 1>& query_start, const Table& tables, const In<int32_t, 1>& logit_rows,
+                   const In<int32_t, 1>& adapters) {
     const TapeNeeds& needs = tape.needs();
     const size_t tokens = token_ids.size();
     check(needs.num_layers <= cache.num_layers(), "layer is outside of the cache");
@@ -90,6 +93,10 @@ TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>&
     const BatchView batch = batch_of(cache, positions, query_start, tables, tokens);
     check_indices(token_ids.data(), tokens, needs.tokens_below, "a token id is outside of the table");
     check_indices(positions.data(), tokens, needs.positions_below, "a position is outside of the table");
+    if (needs.types_below != TapeNeeds::any) {
+        check(token_types.size() == tokens, "token_types must be [tokens]");
+        check_indices(token_types.data(), tokens, needs.types_below, "a token type is outside of the table");
+    }
     if (needs.rope_rows_below != TapeNeeds::any) {
         check(rope_rows.size() == tokens, "rope_rows must be [tokens]");
         check_indices(rope_rows.data(), tokens, needs.rope_rows_below, "a rope row is outside of the table");
@@ -97,17 +104,18 @@ TapeInput input_of(const Tape& tape, const KVCache& cache, const In<int32_t, 1>&
     check_indices(logit_rows.data(), logit_rows.size(), tokens, "a row that needs logits is outside of the batch");
     check(adapters.size() == 0 || adapters.size() == tokens, "adapters must be [tokens], or empty");
     const int32_t* slots = adapters.size() ? adapters.data() : nullptr;
-    return {token_ids.data(), rope_rows.data(), logit_rows.data(), slots, logit_rows.size(), batch, &cache};
+    return {token_ids.data(), token_types.data(), rope_rows.data(), logit_rows.data(), slots, logit_rows.size(), batch,
+            &cache};
 }
 
-void run(BoundBackend& self, const Tape& tape, KVCache& cache, In<int32_t, 1> token_ids, In<int32_t, 1> positions,
-         In<int32_t, 1> rope_rows, In<int32_t, 1> query_start, Table tables, In<int32_t, 1> logit_rows,
-         In<int32_t, 1> adapters, Out<float, 2> out, Out<double, 1> seconds) {
+void run(BoundBackend& self, const Tape& tape, KVCache& cache, In<int32_t, 1> token_ids, In<int32_t, 1> token_types,
+         In<int32_t, 1> positions, In<int32_t, 1> rope_rows, In<int32_t, 1> query_start, Table tables,
+         In<int32_t, 1> logit_rows, In<int32_t, 1> adapters, Out<float, 2> out, Out<double, 1> seconds) {
     check(tape.is_finished(), "the tape is not finished");
     check_shape(out, logit_rows.size(), tape.result_width(), "out must be [rows of logits, width of the result]");
     if (seconds.is_valid()) check(seconds.size() == tape.num_steps(), "seconds must be [steps of the tape]");
     const TapeInput input =
-        input_of(tape, cache, token_ids, positions, rope_rows, query_start, tables, logit_rows, adapters);
+        input_of(tape, cache, token_ids, token_types, positions, rope_rows, query_start, tables, logit_rows, adapters);
     const Session session(self, tape.work(token_ids.size(), logit_rows.size()));
     tape.run(self, input, out.data(), seconds.data());
 }
@@ -131,7 +139,7 @@ void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend) {
              maybe("sin"), "qk_norm"_a, maybe("q_weight"), maybe("k_weight"), "eps"_a, nb::keep_alive<1, 7>(),
              nb::keep_alive<1, 8>(), nb::keep_alive<1, 10>(), nb::keep_alive<1, 11>())
         .def("attention", &attention, "q"_a, "layer"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "scale"_a,
-             "window"_a, "softcap"_a)
+             "window"_a, "softcap"_a, "causal"_a)
         .def("activate", &activate, "x"_a, "kind"_a, "gated"_a)
         .def("moe", &moe, "x"_a, "router"_a, "gate_up"_a, "down"_a, "top_k"_a, "normalize"_a, "activation"_a, "scale"_a,
              "add"_a.none(), Keep3(), Keep4(), Keep5())
@@ -141,9 +149,9 @@ void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend) {
         .def_prop_ro("result_width", &Tape::result_width)
         .def_prop_ro("num_steps", &Tape::num_steps)
         .def_prop_ro("floats_per_row", &Tape::floats_per_row);
-    backend.def("run", &run, "tape"_a, "cache"_a, exact("token_ids"), exact("positions"), exact("rope_rows"),
-                exact("query_start"), exact("block_tables"), exact("logit_rows"), exact("adapters"), exact("out"),
-                maybe("seconds"));
+    backend.def("run", &run, "tape"_a, "cache"_a, exact("token_ids"), exact("token_types"), exact("positions"),
+                exact("rope_rows"), exact("query_start"), exact("block_tables"), exact("logit_rows"), exact("adapters"),
+                exact("out"), maybe("seconds"));
 }
 
 }  // namespace headrace

@@ -96,6 +96,8 @@ struct AttentionBlock {
     CacheView cache;
     float scale;
     size_t window;   // 0: none
+    size_t ahead;    // keys behind its own position that a token sees, at most; 0: causal
+    size_t num_keys; // of the sequence; only looked at where tokens see ahead
     float softcap;   // 0: none
     size_t first_span, end_span;  // spans of keys to visit
     float* partials;  // nullptr: merge the spans, write `out`; else [spans][rows][attention_row_floats], where sums go
@@ -104,6 +106,11 @@ struct AttentionBlock {
 // The earliest key that a token at `position` sees.
 constexpr size_t first_key(size_t position, size_t window) {
     return window && position + 1 > window ? position + 1 - window : 0;
+}
+// One behind the last key that it sees.
+constexpr size_t end_key(size_t position, size_t ahead, size_t num_keys) {
+    const size_t end = position + 1;
+    return ahead == 0 ? end : num_keys - end < ahead ? num_keys : end + ahead;
 }
 // A row's sums over some keys: values, 16 lanes of the exponentials' sum, the highest score.
 constexpr size_t attention_row_floats(size_t padded_dim) { return padded_dim + 2 * 16; }

@@ -46,7 +46,9 @@ Slot Tape::append(Op op, Slot x, Slot add, size_t width, RowsOf rows, size_t row
 
 Slot Tape::embed(const EmbedOp& op, Slot add) {
     require(op.offset < op.table->rows(), "offset must be below the rows of the table");
-    size_t& below = op.ids == IdsOf::tokens ? needs_.tokens_below : needs_.positions_below;
+    size_t& below = op.ids == IdsOf::tokens  ? needs_.tokens_below
+                    : op.ids == IdsOf::types ? needs_.types_below
+                                             : needs_.positions_below;
     below = std::min(below, op.table->rows() - op.offset);
     return append(op, Slot::none, add, op.table->columns(), RowsOf::tokens, op.table->columns());
 }
@@ -184,7 +186,9 @@ private:
     }
 
     void run(const EmbedOp& op, const Step& s) {
-        const int32_t* ids = op.ids == IdsOf::tokens ? in_.token_ids : in_.batch.positions;
+        const int32_t* ids = op.ids == IdsOf::tokens  ? in_.token_ids
+                             : op.ids == IdsOf::types ? in_.token_types
+                                                      : in_.batch.positions;
         backend_.embed({op.table, ids, op.offset, rows(s.out), op.scale, at(s.add), at(s.out)});
     }
     void run(const NormOp& op, const Step& s) {
@@ -205,7 +209,7 @@ private:
                             in_.batch, in_.cache->layer(op.layer));
     }
     void run(const AttentionOp& op, const Step& s) {
-        backend_.attention({at(s.x), at(s.out), op.num_heads, op.scale, op.window, op.softcap}, in_.batch,
+        backend_.attention({at(s.x), at(s.out), op.num_heads, op.scale, op.window, op.softcap, op.causal}, in_.batch,
                            in_.cache->layer(op.layer));
     }
     void run(const ActivateOp& op, const Step& s) {

@@ -16,18 +16,18 @@ namespace headrace {
 // The result of a step. Its rows are the batch's tokens, or those tokens that need logits.
 enum class Slot : size_t { none = std::numeric_limits<size_t>::max() };
 enum class RowsOf { tokens, logits };
-enum class IdsOf { tokens, positions };
+enum class IdsOf { tokens, positions, types };
 
 // What a tape asks of the batches and caches that it is run with.
 struct TapeNeeds {
     static constexpr size_t any = std::numeric_limits<size_t>::max();
-    size_t tokens_below = any, positions_below = any, rope_rows_below = any;
+    size_t tokens_below = any, positions_below = any, types_below = any, rope_rows_below = any;
     size_t num_layers = 0, num_kv_heads = 0, head_dim = 0;  // of the cache; 0: it is not used
 };
 
 // A checked batch. `rope_rows` and `logit_rows` hold rows of the rope tables and of the tokens.
 struct TapeInput {
-    const int32_t *token_ids, *rope_rows, *logit_rows;
+    const int32_t *token_ids, *token_types, *rope_rows, *logit_rows;
     const int32_t* adapters;  // [tokens]: their slots, below 0 none; nullptr if no token has one
     size_t num_logits;
     BatchView batch;
@@ -66,6 +66,7 @@ struct AttentionOp {
     float scale;
     size_t window;
     float softcap;
+    bool causal;
 };
 struct ActivateOp {
     ActivationId kind;

@@ -12,13 +12,15 @@ A request's way through the house:
     llm.py          LLM, for the caller's thread; async_llm.py: AsyncLLM, for an event loop
     loaded_model.py what both are: a model, its engine, and prompt → checked request
     completion.py   token ids → text, chunk by chunk
+    pooling.py      texts → embeddings, classes, scores, rankings
     text/           tokenizers, chat templates, incremental detokeniser, stop strings
     engine/         token ids only: scheduler, block cache with prefix tree, runner
     model/          spec (frozen data), families (tables), decoder (the only forward)
     ops/            the operations: base (the contract), reference (numpy oracle), cpu (native kernels)
     formats/        safetensors, GGUF, codecs of quantised blocks
     hub/            model names → files; the bundled model
-    types.py        the nouns that all share; errors.py: the error tree; config.py: frozen settings
+    types.py        the nouns that all share; pooled.py: those of embeddings and scores
+    errors.py       the error tree; config.py: frozen settings
 """
 
 from __future__ import annotations

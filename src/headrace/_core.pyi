@@ -102,6 +102,7 @@ class Tape:
         scale: float,
         window: int,
         softcap: float,
+        causal: bool,
     ) -> int: ...
     def activate(self, x: int, kind: str, gated: bool) -> int: ...
     def moe(
@@ -206,6 +207,7 @@ class Backend:
         scale: float,
         window: int,
         softcap: float,
+        causal: bool,
         out: FloatArray,
     ) -> None: ...
     def moe(
@@ -258,6 +260,7 @@ class Backend:
         tape: Tape,
         cache: KVCache,
         token_ids: IntArray,
+        token_types: IntArray,
         positions: IntArray,
         rope_rows: IntArray,
         query_start: IntArray,

@@ -16,9 +16,18 @@ from headrace.engine.stats import EngineStats
 from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
 from headrace.loaded_model import LoadedModel, Message, Prompt, TextPrompt
+from headrace.pooled import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingRequest,
+    Ranking,
+    ScoringRequestOutput,
+)
+from headrace.pooling import PoolingInput, PoolingJob
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
-from headrace.types import Chunk, Decision, RequestOutput, StepOutput, TokenLogprobs, Usage
+from headrace.types import Chunk, Decision, FloatArray, Request, RequestOutput, StepOutput, TokenLogprobs, Usage
 
 _T = TypeVar("_T")
 
@@ -42,11 +51,13 @@ class AsyncLLM(LoadedModel):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
         self._thread = EngineThread(self._engine, self._deliver, self._fail)
+        self._pooled: dict[str, asyncio.Future[FloatArray]] = {}
+        self._pooling_thread: EngineThread[PoolingRequest, PoolingOutput] | None = None
 
     @property
     def is_alive(self) -> bool:
         """Whether the engine still takes requests."""
-        return self._thread.is_alive
+        return self._thread.is_alive and (self._pooling_thread is None or self._pooling_thread.is_alive)
 
     def submit(
         self,
@@ -130,9 +141,10 @@ class AsyncLLM(LoadedModel):
         packed = await asyncio.to_thread(self._read_adapter, name, path)
         self._check_adapter_is_new(name, replace=replace)  # others may have come in the meantime
         before = self._adapters.get(name)
-        self._thread.load_adapter(self._name_adapter(name, path, packed), packed)
+        ref = self._name_adapter(name, path, packed)
+        self._thread.send(lambda: self._engine.load_adapter(ref, packed))
         if before is not None:
-            self._thread.unload_adapter(before.ref)
+            self._thread.send(lambda: self._engine.unload_adapter(before.ref))
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; what runs with it goes on to its end.
@@ -143,7 +155,7 @@ class AsyncLLM(LoadedModel):
         ref = self._adapter_ref(name)
         assert ref is not None
         del self._adapters[name]
-        self._thread.unload_adapter(ref)
+        self._thread.send(lambda: self._engine.unload_adapter(ref))
 
     async def decide(
         self,
@@ -162,11 +174,60 @@ class AsyncLLM(LoadedModel):
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""
-        return self._thread.stats()
+        return self._stats()
+
+    async def embed(
+        self,
+        inputs: PoolingInput | Sequence[PoolingInput],
+        *,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[EmbeddingRequestOutput]:
+        """As `LLM.embed`."""
+        return await self._pool(
+            lambda: self.pooler.embed(
+                inputs,
+                dimensions=dimensions,
+                prompt_name=prompt_name,
+                truncate_prompt_tokens=truncate_prompt_tokens,
+            )
+        )
+
+    async def classify(
+        self, inputs: PoolingInput | Sequence[PoolingInput], *, truncate_prompt_tokens: int | None = None
+    ) -> list[ClassificationRequestOutput]:
+        """As `LLM.classify`."""
+        return await self._pool(lambda: self.pooler.classify(inputs, truncate_prompt_tokens=truncate_prompt_tokens))
+
+    async def score(
+        self,
+        first: PoolingInput | Sequence[PoolingInput],
+        second: PoolingInput | Sequence[PoolingInput],
+        *,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """As `LLM.score`."""
+        return await self._pool(lambda: self.pooler.score(first, second, truncate_prompt_tokens=truncate_prompt_tokens))
+
+    async def rerank(
+        self,
+        query: PoolingInput,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> Ranking:
+        """As `LLM.rerank`."""
+        return await self._pool(
+            lambda: self.pooler.rerank(query, documents, top_n=top_n, truncate_prompt_tokens=truncate_prompt_tokens)
+        )
 
     async def close(self) -> None:
         """Stop the engine; open streams get an EngineError."""
         await asyncio.to_thread(self._thread.close)
+        if self._pooling_thread is not None:
+            await asyncio.to_thread(self._pooling_thread.close)
         self._compilers.shutdown(wait=False, cancel_futures=True)
         self._end_all(EngineError("the engine was closed"))
 
@@ -175,6 +236,33 @@ class AsyncLLM(LoadedModel):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _pool(self, call: Callable[[], PoolingJob[_T]]) -> _T:
+        """Run a call of the pooler; cancelling the task cancels its requests."""
+        job = await asyncio.to_thread(call)  # megabytes of text take long to tokenise, and streams must not wait
+        self._loop = asyncio.get_running_loop()
+        if self._pooling_thread is None:
+            self._pooling_thread = EngineThread(self._pooling_engine, self._deliver_pooled, self._fail)
+        futures = {request.id: self._loop.create_future() for request in job.requests}
+        self._pooled |= futures
+        try:
+            for request in job.requests:
+                self._pooling_thread.submit(request)
+            return job.finish(await asyncio.gather(*futures.values()))
+        finally:
+            for request_id, future in futures.items():
+                if self._pooled.pop(request_id, None) is not None:
+                    future.cancel()
+                    self._pooling_thread.cancel(request_id)
+
+    def _deliver_pooled(self, outputs: list[PoolingOutput]) -> None:
+        self._call_in_loop(self._dispatch_pooled, outputs)
+
+    def _dispatch_pooled(self, outputs: list[PoolingOutput]) -> None:
+        for output in outputs:
+            future = self._pooled.pop(output.request_id, None)
+            if future is not None and not future.done():
+                future.set_result(output.values)
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
         self._call_in_loop(self._dispatch, outputs)
@@ -195,6 +283,10 @@ class AsyncLLM(LoadedModel):
     def _end_all(self, error: HeadraceError) -> None:
         for stream in list(self._streams.values()):
             stream.end(error)
+        for future in self._pooled.values():
+            if not future.done():
+                future.set_exception(error)
+        self._pooled.clear()
 
     def _forget(self, request_id: str) -> None:
         self._streams.pop(request_id, None)
@@ -203,7 +295,9 @@ class AsyncLLM(LoadedModel):
 class AsyncStream:
     """One request's chunks, as an async iterator; leaving it early (`async with`, or `cancel`) cancels the request."""
 
-    def __init__(self, opened: OpenRequest, thread: EngineThread, forget: Callable[[str], None]) -> None:
+    def __init__(
+        self, opened: OpenRequest, thread: EngineThread[Request, StepOutput], forget: Callable[[str], None]
+    ) -> None:
         self.opened = opened
         self._thread = thread
         self._forget = forget

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
@@ -18,9 +18,13 @@ from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
 from headrace.loaded_model import LoadedModel, Message, Prompt, TextPrompt
+from headrace.pooled import ClassificationRequestOutput, EmbeddingRequestOutput, Ranking, ScoringRequestOutput
+from headrace.pooling import PoolingInput, PoolingJob
 from headrace.sampling_params import BeamSearchParams, SamplingParams
 from headrace.text.tools.definitions import ToolChoice
-from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, Decision, RequestOutput
+from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, Decision, FloatArray, RequestOutput
+
+_T = TypeVar("_T")
 
 
 class LLM(LoadedModel):
@@ -258,9 +262,80 @@ class LLM(LoadedModel):
         del self._adapters[name]
         self._engine.unload_adapter(ref)
 
+    def embed(
+        self,
+        inputs: PoolingInput | Sequence[PoolingInput],
+        *,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[EmbeddingRequestOutput]:
+        """The embedding of each input, as the model's own files say how (`pooler.recipe`).
+
+        Args:
+            inputs: One or several: texts, or lists of token ids, which are taken as they are.
+            dimensions: Only this many numbers of each, the first, normalised anew (for models trained that way).
+            prompt_name: Which of the model's prompts goes before each text; None is its default, mostly none.
+            truncate_prompt_tokens: Cut longer inputs to so many tokens, -1 to what the model takes; None refuses them.
+
+        Raises:
+            RequestError: the model does not embed, or an input is wrong; nothing has run.
+        """
+        return self._pool(
+            self.pooler.embed(
+                inputs,
+                dimensions=dimensions,
+                prompt_name=prompt_name,
+                truncate_prompt_tokens=truncate_prompt_tokens,
+            )
+        )
+
+    def classify(
+        self, inputs: PoolingInput | Sequence[PoolingInput], *, truncate_prompt_tokens: int | None = None
+    ) -> list[ClassificationRequestOutput]:
+        """The classes of each input, by a model with a classifier. Inputs as for `embed`.
+
+        Raises:
+            RequestError: the model has no classifier, or an input is wrong; nothing has run.
+        """
+        return self._pool(self.pooler.classify(inputs, truncate_prompt_tokens=truncate_prompt_tokens))
+
+    def score(
+        self,
+        first: PoolingInput | Sequence[PoolingInput],
+        second: PoolingInput | Sequence[PoolingInput],
+        *,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """How well pairs of texts go together: one first text with every second one, or pair by pair.
+
+        A cross-encoder reads both at once; with a model that embeds it is the cosine.
+
+        Raises:
+            RequestError: the model does neither, or an input is wrong; nothing has run.
+        """
+        return self._pool(self.pooler.score(first, second, truncate_prompt_tokens=truncate_prompt_tokens))
+
+    def rerank(
+        self,
+        query: PoolingInput,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> Ranking:
+        """The documents by their `score` with the query, best first; only the `top_n` best unless that is None or 0.
+
+        Raises:
+            RequestError: as `score`.
+        """
+        return self._pool(
+            self.pooler.rerank(query, documents, top_n=top_n, truncate_prompt_tokens=truncate_prompt_tokens)
+        )
+
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""
-        return self._engine.stats()
+        return self._stats()
 
     def clear_prefix_cache(self) -> None:
         """Forget all computed prefixes."""
@@ -314,6 +389,19 @@ class LLM(LoadedModel):
                     self._step()
         finally:
             self._cancel(opened.request.id)
+
+    def _pool(self, job: PoolingJob[_T]) -> _T:
+        """Run a job in the caller's thread."""
+        values: dict[str, FloatArray] = {}
+        try:
+            for request in job.requests:
+                self._pooling_engine.submit(request)
+            while len(values) < len(job.requests):
+                values |= {output.request_id: output.values for output in self._pooling_engine.step()}
+        finally:
+            for request in job.requests:
+                self._pooling_engine.cancel(request.id)
+        return job.finish([values[request.id] for request in job.requests])
 
     def _submit(self, opened: OpenRequest) -> None:
         self._engine.submit(opened.request)

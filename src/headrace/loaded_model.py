@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -19,6 +19,8 @@ from headrace.config import EngineConfig
 from headrace.decisions import check_labels
 from headrace.engine.engine import Engine
 from headrace.engine.memory import format_bytes, free_memory, plan_kv_cache
+from headrace.engine.pooling import PoolingEngine
+from headrace.engine.stats import EngineStats
 from headrace.errors import (
     ConfigError,
     ContextTooLong,
@@ -30,10 +32,12 @@ from headrace.errors import (
 from headrace.hub.resolve import resolve_model
 from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
+from headrace.model.embedding import read_recipe
 from headrace.model.loader import load_adapter, load_decoder, read_spec
 from headrace.ops.base import Ops
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
+from headrace.pooling import Pooler
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import AnswerFormat, Reading, answer_format
 from headrace.text.chat import ChatTemplate, load_chat_template
@@ -153,6 +157,11 @@ class LoadedModel:
             self._engine.load_adapter(self._name_adapter(name, (adapters or {})[name], adapter), adapter)
         self.max_context = plan.max_context
         """Longest prompt + output in tokens"""
+        recipe = read_recipe(files, self.spec, ops)
+        most_tokens = min(self.max_context, self.config.max_context or recipe.max_tokens or self.max_context)
+        self.pooler = Pooler(self.name, self.spec, recipe, self.tokenizer, most_tokens)
+        """What embeds, classifies and scores"""
+        self._pooling_engine = PoolingEngine(decoder, recipe, step_tokens=self.config.max_batch_tokens, dtype=dtype)
         kept = decoder.weights.kept
         self.load_report = (
             f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
@@ -164,9 +173,9 @@ class LoadedModel:
             ),
             *([f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"] if kept else []),
             *(f"adapter {name}: {format_bytes(adapter.nbytes)}" for name, adapter in packed.items()),
-            str(plan),
+            str(plan) if self.spec.language_head else self.pooler.description,
         )
-        """Lines worth telling a user: the model, its memory, the KV cache plan"""
+        """Lines worth telling a user: the model, its memory, and the KV cache plan or what it gives instead of text"""
         self._request_numbers = itertools.count()
 
     @property
@@ -238,6 +247,7 @@ class LoadedModel:
             raise RequestError(
                 f"sampling_params has a {type(params).__name__}, expected SamplingParams", param="sampling_params"
             )
+        self._check_generates()
         cache_salt = _cache_salt(prompt)
         _check_priority(priority)
         text, token_ids = self._tokenize(prompt)
@@ -300,6 +310,7 @@ class LoadedModel:
         Raises:
             RequestError: nothing has been queued; `param` names the field at fault.
         """
+        self._check_generates()
         text, add_special_tokens = self._decision_text(prompt, chat_template_kwargs)
         if self.tokenizer is None:
             raise RequestError(f"{self.name} has no tokenizer; decisions are about texts", param="prompt")
@@ -339,6 +350,22 @@ class LoadedModel:
                 param="messages",
             )
         return self.chat_template.render(prompt, template_kwargs=chat_template_kwargs), False
+
+    def _check_generates(self) -> None:
+        if not self.spec.language_head:
+            raise RequestError(
+                f"{self.name} does not generate text: it gives {self.pooler.description}; ask it for those",
+                param="model",
+            )
+
+    def _stats(self) -> EngineStats:
+        """A snapshot of both engines, taken without waiting for a step in progress."""
+        stats, pooling = self._engine.stats(), self._pooling_engine
+        return replace(
+            stats,
+            num_waiting=stats.num_waiting + pooling.num_waiting,
+            prompt_tokens=stats.prompt_tokens + pooling.num_tokens,
+        )
 
     def encode_chat(
         self,

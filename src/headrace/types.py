@@ -122,7 +122,8 @@ class Batch:
     """One step's input: every scheduled token of every scheduled sequence, flat, sequence after sequence.
 
     T tokens of S sequences; a sequence's tokens are `query_start[s]:query_start[s + 1]`. A token attends to all
-    positions up to its own; keys and values of position p lie in block `block_tables[s, p // block_size]`.
+    positions up to its own (in an encoder, to all of its sequence); keys and values of position p lie in block
+    `block_tables[s, p // block_size]`.
     """
 
     token_ids: IntArray
@@ -137,6 +138,8 @@ class Batch:
     """[S, widest] int32, rows padded with 0"""
     logit_rows: IntArray
     """[R] int32: which of the T tokens need logits"""
+    token_types: IntArray = field(default_factory=lambda: np.empty(0, np.int32))
+    """[T] int32 for models that tell texts of a pair apart; empty for others"""
     adapters: IntArray = field(default_factory=lambda: np.empty(0, np.int32))
     """[T] int32: slot of each token's adapter, -1 for none; empty when no token has one"""
     logit_adapters: IntArray = field(init=False)

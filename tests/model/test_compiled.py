@@ -152,8 +152,7 @@ def test_a_tape_keeps_what_it_needs(name: str, tiny: Tiny) -> None:
     decoder = load(tiny(name), cpu.CpuOps(1))
     expected = run(decoder)
     batches, cache = steps(decoder), decoder.new_cache(NUM_BLOCKS, BLOCK)
-    compiled = decoder._compiled
-    assert compiled is not None
+    compiled = decoder._compiled["logits"]
     del decoder
     gc.collect()
     rubbish = [np.full(n, 7e7, np.float32) for n in (16, 32, 64, 96, 128, 192, 4096, 8192) for _ in range(50)]
@@ -166,7 +165,7 @@ def test_memory_does_not_grow_with_layers(tiny: Tiny) -> None:
     for name in ("llama", "gemma3"):
         decoder = load(tiny(name), cpu.CpuOps(1))
         run(decoder)
-        tapes.append(decoder._compiled._tape)  # type: ignore[union-attr]
+        tapes.append(decoder._compiled["logits"]._tape)  # type: ignore[attr-defined]
     few, many = tapes
     assert (many.num_steps, few.num_steps) == (7 * 15 + 7, 3 * 13 + 7)
     # The stream, what a norm gave, gate and up, their product: not more than is used at the same time, but for a gap.
@@ -275,9 +274,9 @@ def test_a_recording_that_does_not_fit_is_refused() -> None:
     refuse("ids must be", lambda tape, x, rows: tape.embed(wide, "rope_rows", 1.0, None, 0))
     refuse("cap must be", lambda tape, x, rows: tape.softcap(x, 0.0))
     refuse("unknown activation", lambda tape, x, rows: tape.activate(x, "swish", True))
-    refuse("q must be", lambda tape, x, rows: tape.attention(x, 0, 2, 1, 16, 1.0, 0, 0.0))
-    refuse("multiple of kv heads", lambda tape, x, rows: tape.attention(x, 0, 1, 2, 16, 1.0, 0, 0.0))
-    refuse("attention needs all", lambda tape, x, rows: tape.attention(rows, 0, 1, 1, 16, 1.0, 0, 0.0))
+    refuse("q must be", lambda tape, x, rows: tape.attention(x, 0, 2, 1, 16, 1.0, 0, 0.0, True))
+    refuse("multiple of kv heads", lambda tape, x, rows: tape.attention(x, 0, 1, 2, 16, 1.0, 0, 0.0, True))
+    refuse("attention needs all", lambda tape, x, rows: tape.attention(rows, 0, 1, 1, 16, 1.0, 0, 0.0, True))
     refuse("one row for each", lambda tape, x, rows: tape.finish(x))
     refuse("router must be", lambda tape, x, rows: tape.moe(x, wide, (square,), (square,), 1, True, "silu", 1.0, None))
     refuse(
@@ -295,5 +294,16 @@ def test_an_unfinished_tape_does_not_run() -> None:
     cache = _core.KVCache("f16", 1, 1, 16, 1, 16)
     with pytest.raises(ValueError, match="not finished"):
         backend.run(
-            _core.Tape(), cache, none, none, none, start, tables, none, none, np.empty((0, 1), np.float32), None
+            _core.Tape(),
+            cache,
+            none,
+            none,
+            none,
+            none,
+            start,
+            tables,
+            none,
+            none,
+            np.empty((0, 1), np.float32),
+            None,
         )

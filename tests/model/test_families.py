@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from one_sequence import OneSequence
+from tiny_encoders import ENCODERS
 from tiny_models import SWITCH, VARIANTS, WINDOW, prompt, reference, reference_logits
 
 from headrace.formats.tensor import Tensor
@@ -49,7 +50,8 @@ def batch_of(decoder: Any, plan: list[tuple[list[int], int, int, list[int], int]
 def test_every_family_is_tested() -> None:
     import transformers
 
-    tested = {getattr(transformers, variant.config).model_type for variant in VARIANTS.values()}
+    variants = [*VARIANTS.values(), *ENCODERS.values()]
+    tested = {getattr(transformers, variant.config).model_type for variant in variants}
     assert tested == {name for family in families() for name in family.model_types}
 
 

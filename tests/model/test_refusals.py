@@ -57,7 +57,8 @@ def read(tmp_path: Path, config: dict[str, Any]) -> ModelSpec:
     [
         ({**LLAMA, "model_type": "mamba"}, r"model_type is 'mamba'; headrace runs llama, mistral, mixtral, qwen2"),
         ({**LLAMA, "model_type": "gemma3"}, "model_type is 'gemma3'"),
-        ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "architectures is 'LlamaForSequenceClass"),
+        ({**LLAMA, "architectures": ["LlamaForTokenClassification"]}, "architectures is 'LlamaForTokenClass"),
+        ({**GPT2, "architectures": ["GPT2DoubleHeadsModel"]}, "architectures is 'GPT2DoubleHeadsModel'"),
         ({**LLAMA, "use_alibi": True}, "use_alibi is True; headrace does not know this key"),
         ({**LLAMA, "qk_clip": 0}, "qk_clip is 0"),
         ({**LLAMA, "sliding_window": 4096}, "sliding_window is 4096"),

@@ -231,7 +231,7 @@ void check_sequence(Backend& backend, const Shape& s, size_t first, size_t lengt
     const size_t tokens = length - first;
     const int32_t part[2] = {0, static_cast<int32_t>(tokens)};
     std::vector<float> out(tokens * q_size);
-    backend.attention({&q[first * q_size], out.data(), s.heads, 0.2f, s.window, s.softcap},
+    backend.attention({&q[first * q_size], out.data(), s.heads, 0.2f, s.window, s.softcap, true},
                       {&positions[first], part, table.data(), tokens, 1, num_blocks}, cache.layer(0));
     print("attention" + name, out);
 }

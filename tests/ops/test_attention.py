@@ -29,13 +29,14 @@ def _attend(
     window: int | None = None,
     softcap: float | None = None,
     dtype: CacheType = CacheType.F16,
+    causal: bool = True,
 ) -> FloatArray:
     """The attention of the last of several steps, on layer 1 of 2."""
     cache = ops.new_kv_cache(2, num_blocks, block_size, layout, dtype)
     out = np.zeros(0, np.float32)
     for batch, qkv in steps:
         q = ops.rope_write(qkv.copy(), cache, 1, batch, layout, rope, qk_norm)
-        out = ops.attention(q, cache, 1, batch, layout, layout.head_dim**-0.5, window, softcap)
+        out = ops.attention(q, cache, 1, batch, layout, layout.head_dim**-0.5, window, softcap, causal)
     return out
 
 
@@ -65,6 +66,35 @@ def test_windows_and_caps(
     steps = [(first, floats(1, 220, qkv_width(layout))), (second, floats(2, 51, qkv_width(layout)))]
     options = {"block_size": 32, "window": window, "softcap": softcap, "dtype": dtype}
     assert_close(_attend(ops, layout, steps, **options), _attend(reference, layout, steps, **options), 2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 1, 16, 65, 500])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(3, 3, 32), (4, 2, 24), (12, 12, 64)])
+@pytest.mark.parametrize("dtype", [CacheType.F16, CacheType.F32])
+def test_attention_to_both_sides(
+    ops: CpuOps, reference: ReferenceOps, window: int | None, heads: int, kv_heads: int, dim: int, dtype: CacheType
+) -> None:
+    layout = HeadLayout(heads, kv_heads, dim)
+    batch = make_batch([(0, 37), (0, 1), (0, 700), (0, 128), (0, 129)], 16)
+    qkv = floats(7, len(batch.positions), qkv_width(layout))
+    options = {"window": window, "dtype": dtype, "num_blocks": 256, "causal": False}
+    ours, theirs = (_attend(each, layout, [(batch, qkv)], **options) for each in (ops, reference))
+    assert_close(ours, theirs, 2e-5)
+    threads = CpuOps(2, ops.instruction_set)
+    assert same_bits(_attend(threads, layout, [(batch, qkv)], **options), ours)
+    alone = _attend(ops, layout, [(make_batch([(0, 700)], 16), qkv[38:738])], **options)
+    assert same_bits(alone, ours[38:738])
+
+
+def test_keys_behind_a_symmetric_window_are_never_read(ops: CpuOps) -> None:
+    layout = HeadLayout(2, 2, 16)
+    qkv, batch = floats(1, 300, qkv_width(layout)), make_batch([(0, 300)], 16)
+    clean = _attend(ops, layout, [(batch, qkv)], window=20, causal=False)
+    qkv[150, 32:] = np.nan
+    poisoned = _attend(ops, layout, [(batch, qkv)], window=20, causal=False)
+    far = np.abs(np.arange(300) - 150) >= 20
+    assert same_bits(poisoned[far], clean[far])
+    assert np.isnan(poisoned[~far]).all()
 
 
 @pytest.mark.parametrize("kind", list(QkNorm))

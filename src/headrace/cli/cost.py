@@ -114,7 +114,7 @@ def cost_of(decoder: Decoder, kv_bytes: int, *, integers: bool = True) -> Cost:
     mixtures = [layer.mlp for layer in decoder.weights.layers if isinstance(layer.mlp, MoeWeights)]
     return Cost(
         layers=_together(_dense_matrices(decoder), integers=integers),
-        head=_together([decoder.weights.head], integers=integers),
+        head=_together([] if decoder.weights.head is None else [decoder.weights.head], integers=integers),
         experts=_together(
             (matrix for mixture in mixtures for matrix in (*mixture.gate_up, *mixture.down)), integers=integers
         ),

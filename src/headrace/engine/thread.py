@@ -5,15 +5,33 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
-from headrace.engine.engine import Engine
-from headrace.engine.stats import EngineStats
 from headrace.errors import EngineError
-from headrace.model.adapters import PackedAdapter
-from headrace.types import AdapterRef, Request, StepOutput
+
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+OutputT = TypeVar("OutputT")
+RequestT = TypeVar("RequestT")
 
 
-class EngineThread:
+class Stepping(Protocol[RequestT_contra, OutputT]):
+    """What steps in a thread: `Engine`, or `PoolingEngine`."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
+    def submit(self, request: RequestT_contra, /) -> None:
+        """Queue a request."""
+
+    def cancel(self, request_id: str, index: int | None = None, /) -> None:
+        """Drop a request, or one of its sequences; unknown ids are ignored."""
+
+    def step(self) -> list[OutputT]:
+        """Advance; empty when there is nothing to tell."""
+
+
+class EngineThread(Generic[RequestT, OutputT]):
     """Takes requests and cancellations from other threads and applies them between steps.
 
     `deliver` is called in the engine's thread with each step's outputs; `fail` once, with the error, if the engine
@@ -21,7 +39,10 @@ class EngineThread:
     """
 
     def __init__(
-        self, engine: Engine, deliver: Callable[[list[StepOutput]], None], fail: Callable[[EngineError], None]
+        self,
+        engine: Stepping[RequestT, OutputT],
+        deliver: Callable[[list[OutputT]], None],
+        fail: Callable[[EngineError], None],
     ) -> None:
         self._engine = engine
         self._deliver = deliver
@@ -38,31 +59,19 @@ class EngineThread:
         """Whether the engine still takes requests."""
         return self.error is None and not self._closing
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; it must have passed `Engine.check_fits`.
+    def submit(self, request: RequestT) -> None:
+        """Queue a request that has been checked.
 
         Raises:
             EngineError: the engine has died or is closed.
         """
         if not self.is_alive:
             raise self.error or EngineError("the engine is closed; make a new one")
-        self._send(lambda: self._engine.submit(request))
+        self.send(lambda: self._engine.submit(request))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences before the next step."""
-        self._send(lambda: self._engine.cancel(request_id, index))
-
-    def load_adapter(self, adapter: AdapterRef, packed: PackedAdapter) -> None:
-        """`Engine.load_adapter` before the next step."""
-        self._send(lambda: self._engine.load_adapter(adapter, packed))
-
-    def unload_adapter(self, adapter: AdapterRef) -> None:
-        """`Engine.unload_adapter` before the next step."""
-        self._send(lambda: self._engine.unload_adapter(adapter))
-
-    def stats(self) -> EngineStats:
-        """A snapshot, taken without waiting for the step in progress."""
-        return self._engine.stats()
+        self.send(lambda: self._engine.cancel(request_id, index))
 
     def close(self) -> None:
         """Stop after the step in progress and wait for the thread."""
@@ -71,7 +80,8 @@ class EngineThread:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _send(self, command: Callable[[], None]) -> None:
+    def send(self, command: Callable[[], None]) -> None:
+        """Have something done to the engine in its thread, before the next step."""
         self._commands.append(command)
         self._wake.set()
 

@@ -28,6 +28,9 @@ COMPANIONS = frozenset(
         "encoder.json",
         "vocab.bpe",
         "chat_template.json",
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
         INDEX,
     }
 )
@@ -38,6 +41,8 @@ _TAG = re.compile(
     r"(?:^|[-._])((?:UD-)?(?:I?Q\d(?:_\w+)+|TQ\d_\d|MXFP4(?:_\w+)?|BF16|FP?16|FP?32))(?=[-.]|$)", re.IGNORECASE
 )
 _TEMPLATE = re.compile(r"(additional_chat_templates/)?[^/]+\.jinja")
+_MODULE = re.compile(r"\d+_[A-Za-z]+/(config\.json|model\.safetensors)")
+"""Of sentence-transformers: a pooling, a dense layer"""
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _NOT_TEXT_MODELS = ("mmproj", "imatrix")
 _OLD_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx")
@@ -122,7 +127,9 @@ def folder_files(names: Iterable[str], where: str) -> tuple[str, ...]:
     present = set(names)
     safetensors = sorted(name for name in present if "/" not in name and name.endswith(".safetensors"))
     if safetensors and "config.json" in present:
-        companions = {name for name in present if name in COMPANIONS or _TEMPLATE.fullmatch(name)}
+        companions = {
+            name for name in present if name in COMPANIONS or _TEMPLATE.fullmatch(name) or _MODULE.fullmatch(name)
+        }
         return (*sorted(companions), *_one_copy(safetensors, INDEX in present))
     if choices := gguf_choices(present):
         raise ModelNotFound(f"{where} holds GGUF models; name one after a colon: {_options(choices)}")

@@ -10,7 +10,7 @@ from headrace.model.adapters import Adapters
 from headrace.model.rope import RopeTables
 from headrace.model.spec import ModelSpec, NormPlacement
 from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeights, Norm
-from headrace.ops.base import Array, Forward, ForwardOps, HeadLayout, KVCache, Ops
+from headrace.ops.base import Array, Forward, ForwardOps, HeadLayout, KVCache, Ops, RecordableForward
 from headrace.ops.kinds import CacheType
 from headrace.types import Batch, IntArray
 
@@ -18,7 +18,8 @@ from headrace.types import Batch, IntArray
 class Decoder:
     """A model ready to run: what to compute (`spec`), with what (`weights`), on what (`ops`).
 
-    Holds no state of any sequence; keys and values live in the cache that the caller keeps.
+    Holds no state of any sequence; keys and values live in the cache that the caller keeps. Encoders are the same pass
+    with attention that is not causal: their sequences are computed whole, and no key outlives its layer.
     """
 
     def __init__(self, spec: ModelSpec, weights: DecoderWeights, ops: Ops) -> None:
@@ -28,7 +29,7 @@ class Decoder:
         self.adapters = Adapters(spec, weights, ops)
         self.layout = HeadLayout(spec.num_heads, spec.num_kv_heads, spec.head_dim)
         self._rope = RopeTables(spec, ops)
-        self._compiled: Forward | None = None
+        self._compiled: dict[str, Forward] = {}
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +58,8 @@ class Decoder:
 
     def new_cache(self, num_blocks: int, block_size: int, dtype: CacheType = CacheType.F16) -> KVCache:
         """An empty key-value cache of num_blocks blocks of block_size tokens."""
-        return self.ops.new_kv_cache(self.spec.num_layers, num_blocks, block_size, self.layout, dtype)
+        num_layers = self.spec.num_layers if self.spec.causal else 1
+        return self.ops.new_kv_cache(num_layers, num_blocks, block_size, self.layout, dtype)
 
     def cache_block_bytes(self, block_size: int, dtype: CacheType = CacheType.F16) -> int:
         """Memory of one block of the cache, over all layers, keys and values."""
@@ -68,20 +70,58 @@ class Decoder:
 
         Tokens before the batch's must be in the cache already, except those that the batch holds itself.
         """
-        grown = self._rope.grow(int(batch.rope_rows.max()) + 1 if len(batch.rope_rows) else 0)
-        if grown or self._compiled is None:
-            self._compiled = self.ops.compile(self._forward)
-        return self._compiled(batch, cache)
+        return self._run("logits", self._logits, batch, cache)
 
-    def _forward(self, ops: ForwardOps, batch: Batch, cache: KVCache) -> Array:
+    def hidden(self, batch: Batch, cache: KVCache) -> Array:
+        """`forward`, but what the head would get: hidden states [R, H] float32 after the last norm."""
+        return self._run("hidden", self._hidden, batch, cache)
+
+    def classify(self, pooled: Array) -> Array:
+        """The classifier's logits [N, labels] for hidden states [N, H]; each row's depend on that row only."""
+        spec, weights, ops = self.spec.classifier, self.weights.classifier, self.ops
+        assert spec is not None
+        assert weights is not None
+        if spec.pooler is not None and weights.pooler is not None:
+            x = ops.linear(pooled, weights.pooler.weight, weights.pooler.bias)
+            kind = spec.pooler.activation
+            x = ops.softcap(x, 1.0) if kind is None else ops.activate(x, kind, False)  # a cap of 1 is tanh
+            pooled = self._norm(ops, x, weights.pooler_norm)
+        return ops.linear(pooled, weights.scores.weight, weights.scores.bias)
+
+    def _run(self, result: str, forward: RecordableForward, batch: Batch, cache: KVCache) -> Array:
+        if self._rope.grow(int(batch.rope_rows.max()) + 1 if len(batch.rope_rows) else 0):
+            self._compiled.clear()
+        compiled = self._compiled.get(result)
+        if compiled is None:
+            compiled = self._compiled[result] = self.ops.compile(forward)
+        return compiled(batch, cache)
+
+    def _logits(self, ops: ForwardOps, batch: Batch, cache: KVCache) -> Array:
         """`forward` on the given operations; see `RecordableForward`."""
         spec, weights = self.spec, self.weights
-        positions = None
+        assert weights.head is not None, "the model has no language head"
+        x = self._hidden(ops, batch, cache)
+        logits = ops.linear(x, weights.head, scale=spec.logit_scale)
+        logits = ops.adapt(logits, x, weights.head_deltas, batch.logit_adapters, spec.logit_scale)
+        return logits if spec.logit_softcap is None else ops.softcap(logits, spec.logit_softcap)
+
+    def _embed(self, ops: ForwardOps, batch: Batch) -> Array:
+        """The tokens' embeddings, with all that is added to them, [T, H]."""
+        spec, weights = self.spec, self.weights
+        added = None
         if spec.positions is not None and weights.positions is not None:
-            positions = ops.embed(weights.positions, batch.positions, offset=spec.positions.offset)
-        x = ops.embed(weights.embed, batch.token_ids, spec.embedding_scale, positions)
-        slots, deltas = batch.adapters, weights.embed_deltas
-        x = ops.adapt_embedding(x, batch.token_ids, deltas, slots, spec.embedding_scale, positions)
+            added = ops.embed(weights.positions, batch.positions, offset=spec.positions.offset)
+        if weights.token_types is not None:
+            added = ops.embed(weights.token_types, batch.token_types, add=added)
+        x = ops.embed(weights.embed, batch.token_ids, spec.embedding_scale, added)
+        deltas = weights.embed_deltas
+        x = ops.adapt_embedding(x, batch.token_ids, deltas, batch.adapters, spec.embedding_scale, added)
+        return self._norm(ops, x, weights.embed_norm)
+
+    def _hidden(self, ops: ForwardOps, batch: Batch, cache: KVCache) -> Array:
+        """`hidden` on the given operations."""
+        spec, weights = self.spec, self.weights
+        x, slots = self._embed(ops, batch), batch.adapters
         last = spec.num_layers - 1
         for index, of_layer in enumerate(weights.layers):
             attended = self._attention(ops, self._norm(ops, x, of_layer.attention_norm), index, of_layer, batch, cache)
@@ -89,10 +129,7 @@ class Decoder:
                 x, attended = ops.select(x, batch.logit_rows), ops.select(attended, batch.logit_rows)
                 slots = batch.logit_adapters
             x = self._after_attention(ops, x, attended, of_layer, slots)
-        x = self._norm(ops, x, weights.norm)
-        logits = ops.linear(x, weights.head, scale=spec.logit_scale)
-        logits = ops.adapt(logits, x, weights.head_deltas, slots, spec.logit_scale)
-        return logits if spec.logit_softcap is None else ops.softcap(logits, spec.logit_softcap)
+        return self._norm(ops, x, weights.norm)
 
     def _attention(
         self, ops: ForwardOps, x: Array, index: int, weights: LayerWeights, batch: Batch, cache: KVCache
@@ -101,9 +138,10 @@ class Decoder:
         spec, layer, layout = self.spec, self.spec.layers[index], self.layout
         rope = None if layer.rope is None else self._rope.tables[layer.rope]
         qkv = _linear(ops, x, weights.qkv, batch.adapters)
-        q = ops.rope_write(qkv, cache, index, batch, layout, rope, weights.qk_norm)
+        cached = index if spec.causal else 0
+        q = ops.rope_write(qkv, cache, cached, batch, layout, rope, weights.qk_norm)
         scale, softcap = spec.attention_scale, spec.attention_softcap
-        return ops.attention(q, cache, index, batch, layout, scale, layer.window, softcap)
+        return ops.attention(q, cache, cached, batch, layout, scale, layer.window, softcap, spec.causal)
 
     def _after_attention(
         self, ops: ForwardOps, x: Array, attended: Array, weights: LayerWeights, slots: IntArray
@@ -121,6 +159,7 @@ class Decoder:
             return self._add(ops, residual, inner, mlp.down, post_norm, slots)
         if post_norm is None:
             return ops.moe(x, mlp, scale, residual)
+        assert self.spec.norm_placement is not NormPlacement.AFTER
         return self._norm(ops, ops.moe(x, mlp, scale), post_norm, residual)
 
     def _add(
@@ -130,6 +169,8 @@ class Decoder:
         scale = self.spec.residual_scale
         if post_norm is None:
             return _linear(ops, x, linear, slots, scale, residual)
+        if self.spec.norm_placement is NormPlacement.AFTER:
+            return self._norm(ops, _linear(ops, x, linear, slots, scale, residual), post_norm)
         return self._norm(ops, _linear(ops, x, linear, slots, scale), post_norm, residual)
 
     def _norm(self, ops: ForwardOps, x: Array, norm: Norm | None, add: Array | None = None) -> Array:

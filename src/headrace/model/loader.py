@@ -15,6 +15,7 @@ from headrace.model.decoder import Decoder
 from headrace.model.families import FAMILIES
 from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import HARMLESS
+from headrace.model.families.heads import with_head, with_last_token_classifier
 from headrace.model.fields import Fields
 from headrace.model.peft import read_peft
 from headrace.model.recipes import NameTable
@@ -53,7 +54,7 @@ def load_decoder(files: ModelFiles, ops: Ops, quantize: str | None = None, spec:
         raise ConfigError(f"quantize is {quantize!r}, expected one of {', '.join(QUANTIZE_CODECS)}")
     family, read = _read(files)
     spec = spec or read
-    parts = name_parts(_tensors(files), spec, _names(files, family), files.name)
+    parts = name_parts(_tensors(files), spec, _names(files, family, spec), files.name)
     return Decoder(spec, pack_weights(spec, parts, ops, quantize), ops)
 
 
@@ -85,19 +86,11 @@ def _read_config(files: ModelFiles) -> tuple[Family, ModelSpec]:
         if model_type in family.model_types:
             config = Fields({**family.defaults, **values}, source)
             config.raw("model_type")
-            _check_architectures(config)
-            spec = family.from_config(config)
+            spec = with_head(config, family.from_config(config), family.classifier)
             config.finish(HARMLESS | family.harmless)
             return family, spec
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
     raise UnsupportedModel(f"{source}: model_type is {model_type!r}; headrace runs {known}")
-
-
-def _check_architectures(config: Fields) -> None:
-    """Refuse models whose head is not a language model's (classifiers, bare encoders …)."""
-    for name in config.items("architectures"):
-        if not str(name).endswith(("ForCausalLM", "LMHeadModel")):
-            raise config.refusal("architectures", name, "expected a causal language model (…ForCausalLM)")
 
 
 def _read_gguf(files: ModelFiles) -> tuple[Family, ModelSpec]:
@@ -114,10 +107,10 @@ def _read_gguf(files: ModelFiles) -> tuple[Family, ModelSpec]:
     raise UnsupportedModel(f"{files.name}: general.architecture is {architecture!r}; headrace runs {', '.join(known)}")
 
 
-def _names(files: ModelFiles, family: Family) -> NameTable:
+def _names(files: ModelFiles, family: Family, spec: ModelSpec) -> NameTable:
     names = family.config_names if files.gguf is None else family.gguf_names
     assert names is not None
-    return names
+    return with_last_token_classifier(names) if spec.classifier is not None and spec.causal else names
 
 
 def _tensors(files: ModelFiles) -> Mapping[str, Tensor]:

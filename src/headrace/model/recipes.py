@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from headrace.formats.tensor import Tensor
 from headrace.model.spec import ModelSpec, Shape
 
+_OLD_SUFFIXES: Mapping[str, str] = {"gamma": "weight", "beta": "bias"}
+"""Of norms in checkpoints that came from TensorFlow"""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -118,6 +120,7 @@ class NameTable:
     def targets(self, pattern: str, numbers: Sequence[int], spec: ModelSpec) -> tuple[list[str], Rows | None]:
         """Canonical names of what becomes of a source, and how; ([], None) for an unknown source."""
         module, _, suffix = pattern.rpartition(".")
+        suffix = _OLD_SUFFIXES.get(suffix, suffix)
         entry = self.modules.get(module)
         if entry is None or suffix not in ("weight", "bias"):
             return [], None

@@ -3,7 +3,9 @@
 A family (headrace.model.families) makes a ModelSpec from a config; the decoder computes what the spec says; the loader
 checks a checkpoint against the weights that the spec expects. Canonical names of weights:
 
-    embed.weight [V, H]    positions.weight [P, H]    norm.{weight,bias} [H]    head.weight [V, H]
+    embed.weight [V, H]    positions.weight [P, H]    token_types.weight [types, H]    embed_norm.{weight,bias} [H]
+    norm.{weight,bias} [H]    head.weight [V, H]
+    pooler.{weight [H, H],bias [H]}    pooler_norm.{weight,bias} [H]    classifier.{weight [labels, H],bias [labels]}
     layers.N.  attention_norm, attention_post_norm, mlp_norm, mlp_post_norm.{weight,bias} [H]
                q [heads * D, H]   k, v [kv heads * D, H]   o [H, heads * D]   gate, up [I, H]   down [H, I]
                q_norm, k_norm.weight [D] or [heads * D]
@@ -26,13 +28,14 @@ class NormPlacement(StrEnum):
     """Where the norms of a layer stand; A is attention, M the MLP, N a norm with its own weights.
 
     PRE: x += A(N(x)), x += M(N(x)). POST: x += N(A(x)), x += N(M(x)). SANDWICH: x += N(A(N(x))), x += N(M(N(x))).
-    PARALLEL: x += A(N(x)) + M(N(x)).
+    PARALLEL: x += A(N(x)) + M(N(x)). AFTER: x = N(x + A(x)), x = N(x + M(x)).
     """
 
     PRE = "pre"
     POST = "post"
     SANDWICH = "sandwich"
     PARALLEL = "parallel"
+    AFTER = "after"
 
 
 # Rotary positions
@@ -129,11 +132,53 @@ class LayerSpec:
     """What may differ from layer to layer."""
 
     window: int | None = None
-    """Attend to this many last positions, the token's own included; None is all."""
+    """Attend to this many last positions, the token's own included (and as many to the other side, where attention is
+    not causal); None is all."""
     rope: int | None = 0
     """Index into ModelSpec.ropes; None is no rotation"""
     moe: bool = False
     """Mixture of experts instead of one MLP"""
+    attention_norm: bool = True
+    """False: attention reads the residual stream as it is, where the placement has a norm before it"""
+
+
+# What a sequence as a whole is asked for
+
+
+class Pooling(StrEnum):
+    """Which hidden state stands for a sequence: that of its first token or its last, or the mean of all."""
+
+    FIRST = "first"
+    LAST = "last"
+    MEAN = "mean"
+
+
+class ScoreFunction(StrEnum):
+    """What a classifier's logits go through."""
+
+    SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolerSpec:
+    """A dense layer before a classifier: H → H, activation (tanh where it is None), norm."""
+
+    activation: Activation | None = None
+    bias: bool = True
+    norm: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierSpec:
+    """A head on a pooled hidden state: one logit for each label."""
+
+    labels: tuple[str, ...]
+    function: ScoreFunction
+    pooling: Pooling
+    pooler: PoolerSpec | None = None
+    bias: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +214,19 @@ class ModelSpec:
     """Bias of the attention's output projection"""
     mlp_bias: bool = False
     tied_embeddings: bool = False
+
+    causal: bool = True
+    """A token attends to itself and those before it; False: to its whole sequence."""
+    language_head: bool = True
+    """There is a head that gives logits over the vocabulary; False: hidden states are all there is."""
+    classifier: ClassifierSpec | None = None
+    token_types: int = 0
+    """Kinds of tokens (texts of a pair) that have a vector each, added to the embedding"""
+    embedding_norm: bool = False
+    """The embedding goes through a norm"""
+    final_norm: bool = True
+    norm_bias: bool = True
+    """Norms of the LAYER kind have a bias"""
 
     embedding_scale: float = 1.0
     attention_scale: float
@@ -213,27 +271,43 @@ class ModelSpec:
         expected: dict[str, Shape] = {"embed.weight": (self.vocab_size, self.hidden_size)}
         if self.positions is not None:
             expected["positions.weight"] = (self.positions.rows, self.hidden_size)
-        expected |= self._norm_weights("norm")
-        if not self.tied_embeddings:
+        if self.token_types:
+            expected["token_types.weight"] = (self.token_types, self.hidden_size)
+        expected |= self._norm_weights("embed_norm") if self.embedding_norm else {}
+        expected |= self._norm_weights("norm") if self.final_norm else {}
+        if self.language_head and not self.tied_embeddings:
             expected["head.weight"] = (self.vocab_size, self.hidden_size)
+        expected |= self._classifier_weights()
         for index, layer in enumerate(self.layers):
-            parts = self._attention_weights() | (self._moe_weights() if layer.moe else self._mlp_weights())
+            parts = self._attention_weights(layer) | (self._moe_weights() if layer.moe else self._mlp_weights())
             expected |= {f"layers.{index}.{name}": shape for name, shape in parts.items()}
         return expected
 
     def _norm_weights(self, name: str) -> dict[str, Shape]:
         weights: dict[str, Shape] = {f"{name}.weight": (self.hidden_size,)}
-        return weights | ({f"{name}.bias": (self.hidden_size,)} if self.norm is NormKind.LAYER else {})
+        has_bias = self.norm is NormKind.LAYER and self.norm_bias
+        return weights | ({f"{name}.bias": (self.hidden_size,)} if has_bias else {})
 
-    def _placed_norms(self, block: str) -> dict[str, Shape]:
-        before = self.norm_placement is not NormPlacement.POST
-        after = self.norm_placement in (NormPlacement.POST, NormPlacement.SANDWICH)
+    def _placed_norms(self, block: str, *, before: bool = True) -> dict[str, Shape]:
+        placement = self.norm_placement
+        before = before and placement not in (NormPlacement.POST, NormPlacement.AFTER)
+        after = placement in (NormPlacement.POST, NormPlacement.SANDWICH, NormPlacement.AFTER)
         weights = self._norm_weights(f"{block}_norm") if before else {}
         return weights | (self._norm_weights(f"{block}_post_norm") if after else {})
 
-    def _attention_weights(self) -> dict[str, Shape]:
+    def _classifier_weights(self) -> dict[str, Shape]:
+        if self.classifier is None:
+            return {}
+        hidden, pooler = self.hidden_size, self.classifier.pooler
+        weights = _linear("classifier", len(self.classifier.labels), hidden, self.classifier.bias)
+        if pooler is not None:
+            weights |= _linear("pooler", hidden, hidden, pooler.bias)
+            weights |= self._norm_weights("pooler_norm") if pooler.norm else {}
+        return weights
+
+    def _attention_weights(self, layer: LayerSpec) -> dict[str, Shape]:
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        weights = self._placed_norms("attention")
+        weights = self._placed_norms("attention", before=layer.attention_norm)
         for name, rows in (("q", queries), ("k", keys), ("v", keys)):
             weights |= _linear(name, rows, self.hidden_size, self.qkv_bias)
         weights |= _linear("o", self.hidden_size, queries, self.output_bias)

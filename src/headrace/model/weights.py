@@ -12,7 +12,7 @@ from headrace.formats.codecs import CODECS, Codec
 from headrace.formats.storage import release
 from headrace.formats.tensor import Tensor
 from headrace.model.recipes import NameTable
-from headrace.model.spec import LayerSpec, ModelSpec
+from headrace.model.spec import ClassifierSpec, LayerSpec, ModelSpec
 from headrace.ops.base import Array, Deltas, MoeWeights, Ops, QkNormWeights, Weight
 
 QUANTIZE_CODECS: Mapping[str, str] = {"q8": "q8_0", "q4": "q4_0"}
@@ -62,24 +62,39 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierWeights:
+    """A head on pooled states: pooler and its norm where there are such, then one row for each label."""
+
+    pooler: Linear | None
+    pooler_norm: Norm | None
+    scores: Linear
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderWeights:
     """All weights of a model, in a backend's hands."""
 
     embed: Weight
     positions: Weight | None
+    token_types: Weight | None
+    embed_norm: Norm | None
     layers: tuple[LayerWeights, ...]
-    norm: Norm
-    head: Weight
+    norm: Norm | None
+    head: Weight | None
     embed_deltas: Deltas
     head_deltas: Deltas
     """Apart from embed_deltas in tied models too: PEFT adapts the one or the other"""
+    classifier: ClassifierWeights | None
     kept: tuple[str, ...]
     """Matrices that should have been quantised but could not be"""
 
     def matrices(self) -> list[Weight]:
         """Every matrix; a tied embedding once."""
-        matrices = [self.embed, *([] if self.head is self.embed else [self.head])]
-        matrices += [self.positions] if self.positions is not None else []
+        tables = [None if self.head is self.embed else self.head, self.positions, self.token_types]
+        matrices = [self.embed, *(table for table in tables if table is not None)]
+        if self.classifier is not None:
+            pooler = self.classifier.pooler
+            matrices += [self.classifier.scores.weight, *([] if pooler is None else [pooler.weight])]
         for layer in self.layers:
             matrices += [layer.qkv.weight, layer.output.weight]
             if isinstance(layer.mlp, MlpWeights):
@@ -105,7 +120,8 @@ def name_parts(tensors: Mapping[str, Tensor], spec: ModelSpec, table: NameTable,
     for name, tensor in tensors.items():
         pattern, numbers = table.pattern(name)
         targets, recipe = table.targets(pattern, numbers, spec)
-        if pattern in table.ignored or (spec.tied_embeddings and targets == ["head.weight"]):
+        is_unused = pattern in table.ignored and not any(each in expected for each in targets)
+        if is_unused or (spec.tied_embeddings and targets == ["head.weight"]):
             continue
         if recipe is None or not targets or any(each not in expected or each in seen for each in targets):
             left_over.append(name)
@@ -175,6 +191,11 @@ class _Packer:
         bias = self.vector(*(f"{prefix}{name}.bias" for name in names))
         return Linear(weight, bias, self.ops.new_deltas(*weight.shape))
 
+    def exact_linear(self, name: str) -> Linear:
+        """The matrix of that name as it is, and its bias."""
+        weight = self.matrix(f"{name}.weight")
+        return Linear(weight, self.vector(f"{name}.bias"), self.ops.new_deltas(*weight.shape))
+
     def norm(self, name: str) -> Norm | None:
         """The norm of that name, or None when the model has none there."""
         weight = self.vector(f"{name}.weight")
@@ -196,25 +217,35 @@ def pack_weights(spec: ModelSpec, parts: dict[str, Tensor], ops: Ops, quantize: 
     `quantize` is a key of QUANTIZE_CODECS or None.
     """
     packer = _Packer(parts, ops, quantize)
-    pack_embed = packer.matrix if spec.tied_embeddings else packer.table
-    embed = pack_embed("embed.weight", codec="q8_0")
+    is_tied = spec.language_head and spec.tied_embeddings
+    embed = (packer.matrix if is_tied else packer.table)("embed.weight", codec="q8_0")
     positions = packer.table("positions.weight") if spec.positions is not None else None
+    token_types = packer.table("token_types.weight") if spec.token_types else None
     layers = tuple(_pack_layer(spec, layer, f"layers.{index}.", packer) for index, layer in enumerate(spec.layers))
-    norm = packer.norm("norm")
-    assert norm is not None
-    head = embed if spec.tied_embeddings else packer.matrix("head.weight", codec="q8_0")
+    head = embed if is_tied else packer.matrix("head.weight", codec="q8_0") if spec.language_head else None
+    classifier = _pack_classifier(spec.classifier, packer)
+    norms = packer.norm("embed_norm"), packer.norm("norm")
     assert not parts
-    vocab_size, hidden_size = head.shape
     return DecoderWeights(
         embed=embed,
         positions=positions,
+        token_types=token_types,
+        embed_norm=norms[0],
         layers=layers,
-        norm=norm,
+        norm=norms[1],
         head=head,
-        embed_deltas=ops.new_deltas(hidden_size, vocab_size, is_table=True),
-        head_deltas=ops.new_deltas(vocab_size, hidden_size),
+        classifier=classifier,
+        embed_deltas=ops.new_deltas(spec.hidden_size, spec.vocab_size, is_table=True),
+        head_deltas=ops.new_deltas(spec.vocab_size, spec.hidden_size),
         kept=tuple(packer.kept),
     )
+
+
+def _pack_classifier(spec: ClassifierSpec | None, packer: _Packer) -> ClassifierWeights | None:
+    if spec is None:
+        return None
+    pooler = None if spec.pooler is None else packer.exact_linear("pooler")
+    return ClassifierWeights(pooler, packer.norm("pooler_norm"), packer.exact_linear("classifier"))
 
 
 def _pack_layer(spec: ModelSpec, layer: LayerSpec, prefix: str, packer: _Packer) -> LayerWeights:

@@ -175,11 +175,13 @@ class ForwardOps(Protocol):
         scale: float,
         window: int | None,
         softcap: float | None,
+        causal: bool = True,
     ) -> Array:
-        """Causal attention of q [T, heads * D] over the cached keys and values → [T, heads * D].
+        """Attention of q [T, heads * D] over the cached keys and values → [T, heads * D].
 
         softmax(softcap(scale * q·k)) · v over the keys at positions p - window + 1 … p (all up to p without a window);
-        query head h reads kv head h // (heads / kv heads). softcap(s) = c * tanh(s / c).
+        without `causal` also over those up to p + window - 1, as far as the batch has tokens of the sequence.
+        Query head h reads kv head h // (heads / kv heads). softcap(s) = c * tanh(s / c).
         """
 
     def activate(self, x: Array, kind: Activation, gated: bool) -> Array:

@@ -277,13 +277,17 @@ class ReferenceOps:
         scale: float,
         window: int | None,
         softcap: float | None,
+        causal: bool = True,
     ) -> FloatArray:
         out = np.empty_like(q)
         group = layout.num_heads // layout.num_kv_heads
         for s in range(len(batch.query_start) - 1):
             for t in range(batch.query_start[s], batch.query_start[s + 1]):
-                last = int(batch.positions[t])
-                first = 0 if window is None else max(0, last - window + 1)
+                own = int(batch.positions[t])
+                first = 0 if window is None else max(0, own - window + 1)
+                last = own if causal else int(batch.positions[batch.query_start[s + 1] - 1])
+                if not causal and window is not None:
+                    last = min(last, own + window - 1)
                 at = np.arange(first, last + 1)
                 blocks, offsets = batch.block_tables[s, at // cache.block_size], at % cache.block_size
                 keys = cache.keys[layer, blocks, offsets].astype(np.float32).repeat(group, axis=1)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
+
+import tokenizers
 
 from headrace.errors import RequestError
 from headrace.hub.files import ModelFiles
@@ -12,6 +15,13 @@ from headrace.text import folder_vocab, gguf_vocab
 from headrace.text.byte_table import ByteTable
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.vocabulary import Vocabulary
+
+
+class EncodedText(NamedTuple):
+    """Token ids, and which text of a pair each belongs to."""
+
+    ids: list[int]
+    type_ids: list[int]
 
 
 class Tokenizer:
@@ -72,6 +82,38 @@ class Tokenizer:
             _check_text(text)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
+
+    def encode_parts(self, texts: Sequence[str | tuple[str, str]], max_tokens: int | None = None) -> list[EncodedText]:
+        """Each text, or pair of texts, as the tokenizer's own template puts it together with special tokens.
+
+        What is longer than `max_tokens` is cut at its end, of a pair the longer text first; None cuts nothing.
+
+        Raises:
+            RequestError: a text has a lone surrogate, or `max_tokens` leaves no room beside the special tokens.
+        """
+        for text in texts:
+            for part in (text,) if isinstance(text, str) else text:
+                _check_text(part)
+        found = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        if max_tokens is not None:
+            found = [
+                self._cut(text, max_tokens) if len(encoding.ids) > max_tokens else encoding
+                for text, encoding in zip(texts, found, strict=True)
+            ]
+        return [EncodedText(encoding.ids, encoding.type_ids) for encoding in found]
+
+    def _cut(self, text: str | tuple[str, str], max_tokens: int) -> tokenizers.Encoding:
+        parts = (text,) if isinstance(text, str) else text
+        encodings = [self._backend.encode(part, add_special_tokens=False) for part in parts]
+        room = max_tokens - self._backend.num_special_tokens_to_add(len(parts) > 1)
+        if room < len(parts):
+            raise RequestError(f"{max_tokens} tokens have no room for a text beside the special tokens")
+        lengths = [len(encoding.ids) for encoding in encodings]
+        kept = min(*lengths, room // 2) if len(parts) > 1 else 0
+        longer = lengths.index(max(lengths)) if len(set(lengths)) > 1 else len(lengths) - 1
+        for index, encoding in enumerate(encodings):
+            encoding.truncate(room - kept if index == longer else kept)
+        return self._backend.post_process(encodings[0], encodings[1] if len(parts) > 1 else None)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""

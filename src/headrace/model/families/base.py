@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.formats.tensor import Tensor
+from headrace.model.families.heads import ClassifierReader, last_token_classifier
 from headrace.model.fields import Fields
 from headrace.model.recipes import NameTable
 from headrace.model.spec import ModelSpec
@@ -30,6 +31,8 @@ class Family:
     from_config: Callable[[Fields], ModelSpec]
     config_names: NameTable
     """Names of weights in safetensors"""
+    classifier: ClassifierReader = last_token_classifier
+    """The head of …ForSequenceClassification"""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What keys of config.json mean when they are absent: as in transformers' config class. Null stays null."""
     harmless: frozenset[str] = frozenset()

@@ -40,7 +40,7 @@ _BOOKKEEPING = """
     unsloth_fixed name_or_path model_name id2label label2id problem_type finetuning_task task_specific_params
     return_dict use_return_dict output_hidden_states output_attentions torchscript use_bfloat16 chunk_size_feed_forward
     num_labels attn_implementation model_max_length max_sequence_length transformers.js_config output_past
-    custom_pipeline custom_pipelines
+    custom_pipeline custom_pipelines sentence_transformers sbert_ce_default_activation_function
 """
 _TRAINING = """
     attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout dropout activation_dropout
@@ -48,7 +48,9 @@ _TRAINING = """
     gradient_checkpointing pretraining_tp output_router_logits router_aux_loss_coef router_jitter_noise
     is_decoder
 """
-_TOKEN_IDS = "bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id"
+_TOKEN_IDS = (
+    "bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id cls_token_id mask_token_id decoder_start_token_id"
+)
 _GENERATION = """
     use_cache cache_implementation max_length min_length do_sample early_stopping num_beams num_beam_groups
     diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size

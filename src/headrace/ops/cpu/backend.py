@@ -207,6 +207,7 @@ class CpuOps:
         scale: float,
         window: int | None,
         softcap: float | None,
+        causal: bool = True,
     ) -> FloatArray:
         out = np.empty(q.shape, np.float32)
         self._native.attention(
@@ -220,6 +221,7 @@ class CpuOps:
             scale,
             window or 0,
             softcap or 0.0,
+            causal,
             out,
         )
         return out

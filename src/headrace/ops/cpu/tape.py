@@ -80,6 +80,7 @@ class Replay:
             self._tape,
             cache,
             batch.token_ids,
+            batch.token_types,
             batch.positions,
             batch.rope_rows,
             batch.query_start,
@@ -107,9 +108,10 @@ class Recorder:
         """Of each step"""
 
     def embed(self, table: Weight, ids: IntArray, scale: float = 1.0, add: Slot | None = None, offset: int = 0) -> Slot:
-        name = {id(self.batch.token_ids): "token_ids", id(self.batch.positions): "positions"}.get(id(ids))
+        names = ("token_ids", "token_types", "positions")
+        name = next((name for name in names if getattr(self.batch, name) is ids), None)
         if name is None:
-            raise TypeError("embed can be recorded with the batch's token_ids or positions only, as they are")
+            raise TypeError("embed can be recorded with the batch's token ids, types or positions only, as they are")
         return self._step("embed", self.tape.embed(native_weight(table), name, scale, _number(add), offset))
 
     def norm(
@@ -187,10 +189,11 @@ class Recorder:
         scale: float,
         window: int | None,
         softcap: float | None,
+        causal: bool = True,
     ) -> Slot:
         self._check(batch, cache)
         heads = (layout.num_heads, layout.num_kv_heads, layout.head_dim)
-        number = self.tape.attention(q.number, layer, *heads, scale, window or 0, softcap or 0.0)
+        number = self.tape.attention(q.number, layer, *heads, scale, window or 0, softcap or 0.0, causal)
         return self._step("attention", number)
 
     def activate(self, x: Slot, kind: Activation, gated: bool) -> Slot:
