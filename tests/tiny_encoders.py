@@ -99,3 +99,29 @@ def reference_output(model: Any, token_ids: list[int], token_types: list[int] | 
 def text_ids(length: int, seed: int = 0) -> list[int]:
     """Random token ids, none of them a padding's."""
     return np.random.default_rng(seed).integers(4, VOCAB_SIZE, length).tolist()
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """A WordPiece tokenizer of VOCAB_SIZE tokens with BERT's template, for pairs too."""
+    import json
+
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = [chr(ord("a") + index) for index in range(26)]
+    words = ["the", "cat", "sat", "on", "mat", "dog", "sky", "is", "blue", "green", "red", "##s", "##ing", "what", "?"]
+    pieces = [*special, *words, *letters, *(f"##{letter}" for letter in letters if letter != "s"), ".", ",", "1", "2"]
+    pieces += [f"[unused{index}]" for index in range(VOCAB_SIZE - len(pieces))]
+    backend = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    backend.add_special_tokens(special)
+    backend.enable_truncation(8)  # as some files have it: not what truncates here
+    backend.enable_padding(length=8, pad_token="[PAD]")
+    backend.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **names}))
+    return folder

@@ -9,7 +9,7 @@ import msgspec
 
 from headrace.errors import ModelError, RequestError, UnknownModel
 from headrace.server.dialects.base import Action, Inquiry
-from headrace.server.dialects.openai.parse import decode
+from headrace.server.dialects.openai.decode import decode
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM

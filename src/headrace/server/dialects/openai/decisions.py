@@ -19,7 +19,7 @@ from msgspec.json import encode
 
 from headrace.errors import RequestError
 from headrace.server.dialects.base import Inquiry, JsonObject, Served
-from headrace.server.dialects.openai.parse import decode
+from headrace.server.dialects.openai.decode import decode
 from headrace.types import Decision
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -13,6 +12,7 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS, SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
 from headrace.server.dialects.openai.beams import beam_search
+from headrace.server.dialects.openai.decode import decode
 from headrace.server.dialects.openai.extensions import call_options
 from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions
 from headrace.server.dialects.openai.render_chat import ChatRenderer
@@ -28,7 +28,7 @@ from headrace.server.dialects.openai.requests import (
     ToolMessage,
 )
 from headrace.server.dialects.openai.structured import structured_name, structured_output
-from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION, refuse_unsupported
+from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION
 
 DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions; chat goes on to the end of the context."""
@@ -43,12 +43,6 @@ _COPIED = (
     *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
     *("mirostat", "mirostat_tau", "mirostat_eta"),
 )
-_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
-_NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
-_TAGS = {"role": "system, developer, user, assistant or tool", "type": "text: other content is not supported"}
-_FORMATS = "text, json_object, json_schema or structural_tag"
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
@@ -124,46 +118,6 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
         needs_prompt_text=echo,
         **call_options(fields),
     )
-
-
-def decode(body: bytes, kind: type[T], unsupported: Mapping[str, tuple[Any, ...]]) -> T:
-    """A body as `kind`; what is in `unsupported` is refused by name.
-
-    Raises:
-        RequestError: it is no JSON, or a field is wrong, missing or unknown.
-    """
-    try:
-        fields = msgspec.json.decode(body)
-        if isinstance(fields, dict):
-            refuse_unsupported(fields, unsupported)
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise RequestError(f"The body is not valid JSON: {error}") from None
-    except UnicodeError:
-        raise RequestError("The body is not valid UTF-8") from None
-    except RecursionError:
-        raise RequestError("The body's JSON is nested too deeply") from None
-    except OverflowError:
-        raise RequestError("The body has a number that is too large") from None
-
-
-def _field_error(message: str) -> RequestError:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.a[0]`" into a line and a path."""
-    match = _AT_PATH.match(message)
-    assert match is not None
-    what, path = match["what"], (match["path"] or "").lstrip(".")
-    if named := _NAMED_FIELD.match(what):
-        path = f"{path}.{named['field']}" if path else named["field"]
-        verb = "is required" if "missing" in what else "is not a known parameter; check its spelling or leave it out"
-        return RequestError(f"{path} {verb}", param=path)
-    what = what.replace("`", "").replace(" | ", " or ")
-    if path == "response_format.type" and what.startswith("Invalid value"):
-        return RequestError(f"{path}: {what[0].lower()}{what[1:]}, expected {_FORMATS}", param=path)
-    if what.startswith("Invalid value") and (expected := _TAGS.get(path.rpartition(".")[2])):
-        return UnsupportedParameter(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
-    return RequestError(f"{path}: {what[:1].lower()}{what[1:]}" if path else f"The body: {what}", param=path or None)
 
 
 def _num_logprobs(name: str, value: int | None) -> int | None:
