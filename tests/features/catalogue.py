@@ -29,6 +29,7 @@ CHAT = "chat"
 COMPLETIONS = "completions"
 BOTH = (CHAT, COMPLETIONS)
 DECISIONS = "decisions"
+EMBEDDINGS, RERANK, SCORE, CLASSIFY = "embeddings", "rerank", "score", "classify"
 LOAD_ADAPTER = "load_lora_adapter"
 UNLOAD_ADAPTER = "unload_lora_adapter"
 
