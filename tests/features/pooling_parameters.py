@@ -52,8 +52,10 @@ def _prompt_name(ask: Asking) -> None:
 
 
 def _truncate(ask: Asking) -> None:
-    short, whole = (ask.usage(**cut)["prompt_tokens"] for cut in ({"truncate_prompt_tokens": 3}, {}))
-    assert short < whole
+    texts = next(name for name in ("input", "documents", "text_2") if name in ask.base)
+    long = {texts: ["the cat sat on the mat and the dogs saw it"] * 2}
+    short, whole = (ask.usage(**long, **cut)["prompt_tokens"] for cut in ({"truncate_prompt_tokens": 8}, {}))
+    assert short == 16 < whole
 
 
 def _results(ask: Asking, **fields: object) -> list[Json]:
@@ -94,8 +96,15 @@ PARAMETERS: Sequence[Parameter] = tuple(
     replace(one, source=one.source if one.source != "OpenAI vLLM" else "vLLM")
     for one in (
         works("input", _input, "text or a list; each as alone", source="OpenAI", endpoints=(EMBEDDINGS, CLASSIFY)),
-        works("encoding_format", _encoding_format, "float, and base64 of them", source="OpenAI", endpoints=(EMBEDDINGS,)),
-        works("dimensions", _dimensions, "the first so many, normalised anew", source="OpenAI", endpoints=(EMBEDDINGS,)),
+        works(
+            "encoding_format",
+            _encoding_format,
+            "float, or base64",
+            source="OpenAI",
+            endpoints=(EMBEDDINGS,),
+            takes=("=float", "=base64"),
+        ),
+        works("dimensions", _dimensions, "the first so many, of length 1", source="OpenAI", endpoints=(EMBEDDINGS,)),
         works("prompt_name", _prompt_name, "the model's prompt of that name goes before", endpoints=(EMBEDDINGS,)),
         works("truncate_prompt_tokens", _truncate, "longer inputs are cut", endpoints=POOLING),
         works("query", _ranking, "what documents are ranked by", source="Cohere vLLM", endpoints=(RERANK,)),

@@ -14,6 +14,7 @@ from features import (
     completion_parameters,
     decision_parameters,
     other_parameters,
+    pooling_parameters,
     sampler_parameters,
     shared_parameters,
     structured_parameters,
@@ -32,6 +33,7 @@ PARAMETERS: Sequence[Parameter] = (
     *completion_parameters.PARAMETERS,
     *decision_parameters.PARAMETERS,
     *other_parameters.PARAMETERS,
+    *pooling_parameters.PARAMETERS,
 )
 
 _HEAD = """# What can be asked for
