@@ -82,7 +82,7 @@ def serve(
     llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters))
     for line in llm.load_report:
         click.secho(line, dim=True, err=True)
-    if llm.chat_template is None:
+    if llm.chat_template is None and llm.spec.language_head:
         click.secho(
             "no chat template: only /v1/completions answers (--chat-template FILE gives one)", dim=True, err=True
         )
