@@ -103,7 +103,7 @@ def test_alone_as_in_a_crowd(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("structured", STRUCTURES[:-1])
 @pytest.mark.parametrize("max_tokens", [45, 80])
 def test_a_request_goes_on_from_any_token(llm: LLM, structured: StructuredOutput, max_tokens: int) -> None:
-    request = llm._prepare(PROMPT, params(structured, max_tokens=max_tokens)).request
+    request = llm._requests.make(PROMPT, params(structured, max_tokens=max_tokens)).request
     whole = run(llm._engine, request)
     for cut in range(0, len(whole), 3):
         resumed = replace(request, id=f"{request.id}-{cut}", resume=(tuple(whole[:cut]),))

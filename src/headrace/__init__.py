@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from headrace.config import EngineConfig
     from headrace.errors import HeadraceError
     from headrace.llm import LLM
-    from headrace.loaded_model import TextPrompt, TokensPrompt
+    from headrace.prompts import TextPrompt, TokensPrompt
     from headrace.sampling_params import BeamSearchParams, SamplingParams
     from headrace.structured_output import StructuredOutput
     from headrace.types import (
@@ -87,8 +87,8 @@ _HOMES = {
     "RequestOutput": "types",
     "SamplingParams": "sampling_params",
     "StructuredOutput": "structured_output",
-    "TextPrompt": "loaded_model",
-    "TokensPrompt": "loaded_model",
+    "TextPrompt": "prompts",
+    "TokensPrompt": "prompts",
 }
 
 

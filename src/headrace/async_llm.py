@@ -15,7 +15,7 @@ from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
-from headrace.loaded_model import LoadedModel, Message, Prompt, TextPrompt
+from headrace.loaded_model import LoadedModel
 from headrace.pooled import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
@@ -25,6 +25,7 @@ from headrace.pooled import (
     ScoringRequestOutput,
 )
 from headrace.pooling import PoolingInput, PoolingJob
+from headrace.prompts import Message, Prompt, TextPrompt
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
 from headrace.types import Chunk, Decision, FloatArray, Request, RequestOutput, StepOutput, TokenLogprobs, Usage
@@ -77,7 +78,9 @@ class AsyncLLM(LoadedModel):
             RequestError: nothing has been queued; `param` names the field at fault.
             EngineError: the engine has died or is closed.
         """
-        opened = self._prepare(prompt, sampling_params, request_id, priority=priority, reading=reading, adapter=adapter)
+        opened = self._requests.make(
+            prompt, sampling_params, request_id, priority=priority, reading=reading, adapter=adapter
+        )
         return self._start(opened)
 
     def _start(self, opened: OpenRequest) -> AsyncStream:
@@ -137,11 +140,11 @@ class AsyncLLM(LoadedModel):
             RequestError: the name is taken.
             ModelError: the adapter cannot be found or read, or does not fit the model.
         """
-        self._check_adapter_is_new(name, replace=replace)
-        packed = await asyncio.to_thread(self._read_adapter, name, path)
-        self._check_adapter_is_new(name, replace=replace)  # others may have come in the meantime
-        before = self._adapters.get(name)
-        ref = self._name_adapter(name, path, packed)
+        self._adapters.check_is_new(name, replace=replace)
+        packed = await asyncio.to_thread(self._adapters.read, name, path)
+        self._adapters.check_is_new(name, replace=replace)  # others may have come in the meantime
+        before = self._adapters.by_name.get(name)
+        ref = self._adapters.enter(name, path, packed)
         self._thread.send(lambda: self._engine.load_adapter(ref, packed))
         if before is not None:
             self._thread.send(lambda: self._engine.unload_adapter(before.ref))
@@ -152,9 +155,9 @@ class AsyncLLM(LoadedModel):
         Raises:
             UnknownModel: there is none of that name.
         """
-        ref = self._adapter_ref(name)
+        ref = self._adapters.ref(name)
         assert ref is not None
-        del self._adapters[name]
+        del self._adapters.by_name[name]
         self._thread.send(lambda: self._engine.unload_adapter(ref))
 
     async def decide(
@@ -166,7 +169,7 @@ class AsyncLLM(LoadedModel):
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Decision:
         """`LLM.decide`; cancelling the task cancels the request. Texts become token ids in a thread."""
-        opened = await asyncio.to_thread(self._prepare_decision, prompt, labels, chat_template_kwargs)
+        opened = await asyncio.to_thread(self._requests.make_decision, prompt, labels, chat_template_kwargs)
         async with self._start(opened) as stream:
             async for _ in stream:
                 pass

@@ -17,9 +17,10 @@ from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
-from headrace.loaded_model import LoadedModel, Message, Prompt, TextPrompt
+from headrace.loaded_model import LoadedModel
 from headrace.pooled import ClassificationRequestOutput, EmbeddingRequestOutput, Ranking, ScoringRequestOutput
 from headrace.pooling import PoolingInput, PoolingJob
+from headrace.prompts import Message, Prompt, TextPrompt
 from headrace.sampling_params import BeamSearchParams, SamplingParams
 from headrace.text.tools.definitions import ToolChoice
 from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, Decision, FloatArray, RequestOutput
@@ -72,7 +73,7 @@ class LLM(LoadedModel):
         turns = _priorities(priority, len(several))
         adapters = _adapter_for_each(adapter, len(several))
         opened = [
-            self._prepare(prompt, own, priority=turn, adapter=name)
+            self._requests.make(prompt, own, priority=turn, adapter=name)
             for prompt, own, turn, name in zip(several, each, turns, adapters, strict=True)
         ]
         return self._run(opened, use_tqdm=use_tqdm)
@@ -124,7 +125,7 @@ class LLM(LoadedModel):
         each = _one_for_each(sampling_params, len(chats))
         adapters = _adapter_for_each(adapter, len(chats))
         opened = [
-            self._prepare(chat.token_ids, own, reading=chat.reading, adapter=name)
+            self._requests.make(chat.token_ids, own, reading=chat.reading, adapter=name)
             for chat, own, name in zip(chats, each, adapters, strict=True)
         ]
         return self._run(opened, use_tqdm=use_tqdm)
@@ -177,7 +178,7 @@ class LLM(LoadedModel):
         Raises:
             RequestError: the prompt or a label is wrong; nothing has run.
         """
-        opened = self._prepare_decision(prompt, labels, chat_template_kwargs)
+        opened = self._requests.make_decision(prompt, labels, chat_template_kwargs)
         self._collect([opened], show_progress=False)
         return decide(labels, opened.scores, opened.usage, per_token=per_token)
 
@@ -208,7 +209,7 @@ class LLM(LoadedModel):
         """
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        return self._stream(self._prepare(prompt, sampling_params, adapter=adapter))
+        return self._stream(self._requests.make(prompt, sampling_params, adapter=adapter))
 
     def stream_chat(
         self,
@@ -233,7 +234,7 @@ class LLM(LoadedModel):
         )
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        return self._stream(self._prepare(chat.token_ids, sampling_params, reading=chat.reading, adapter=adapter))
+        return self._stream(self._requests.make(chat.token_ids, sampling_params, reading=chat.reading, adapter=adapter))
 
     def load_adapter(self, name: str, path: str | Path, *, replace: bool = False) -> None:
         """Load a LoRA adapter: a folder that PEFT has saved.
@@ -244,10 +245,10 @@ class LLM(LoadedModel):
             RequestError: the name is taken.
             ModelError: the adapter cannot be found or read, or does not fit the model.
         """
-        self._check_adapter_is_new(name, replace=replace)
-        packed = self._read_adapter(name, path)
-        before = self._adapters.get(name)
-        self._engine.load_adapter(self._name_adapter(name, path, packed), packed)
+        self._adapters.check_is_new(name, replace=replace)
+        packed = self._adapters.read(name, path)
+        before = self._adapters.by_name.get(name)
+        self._engine.load_adapter(self._adapters.enter(name, path, packed), packed)
         if before is not None:
             self._engine.unload_adapter(before.ref)
 
@@ -257,9 +258,9 @@ class LLM(LoadedModel):
         Raises:
             UnknownModel: there is none of that name.
         """
-        ref = self._adapter_ref(name)
+        ref = self._adapters.ref(name)
         assert ref is not None
-        del self._adapters[name]
+        del self._adapters.by_name[name]
         self._engine.unload_adapter(ref)
 
     def embed(

@@ -15,7 +15,7 @@ from headrace.types import Chunk, FinishReason, RequestOutput, TokenLogprobs, Us
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM, AsyncStream
-    from headrace.loaded_model import Prompt
+    from headrace.prompts import Prompt
     from headrace.text.answer import Reading
 
 _LONG_PROMPT = 10_000

@@ -1,0 +1,74 @@
+"""Prompts in the forms that people give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard
+
+import numpy as np
+
+from headrace.errors import RequestError
+
+
+class TextPrompt(TypedDict):
+    """A prompt as vLLM's dict form of text; prefixes are shared only with prompts of the same `cache_salt`."""
+
+    prompt: str
+    cache_salt: NotRequired[str | None]
+
+
+class TokensPrompt(TypedDict):
+    """A prompt as vLLM's dict form of token ids; `prompt` is their text, which goes into the output as it is."""
+
+    prompt_token_ids: Sequence[int]
+    prompt: NotRequired[str]
+    cache_salt: NotRequired[str | None]
+
+
+Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
+Message: TypeAlias = Mapping[str, Any]
+
+_LONGEST_SALT = 1024
+
+
+def prompt_parts(prompt: object) -> tuple[str | None, list[int] | None]:
+    """A prompt of any form as (text or None, token ids or None), not both None."""
+    text, ids = (prompt, None) if isinstance(prompt, str) else (None, prompt)
+    if isinstance(prompt, Mapping):
+        text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+        for key, value in prompt.items():
+            if key not in ("prompt", "prompt_token_ids", "cache_salt") and value is not None:
+                raise RequestError(
+                    f"the prompt has {key!r}, which headrace does not know; leave it out", param="prompt"
+                )
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    if ids is None and isinstance(text, str):
+        return text, None
+    if _are_ids(ids) and isinstance(text, str | None):
+        return text, [int(token_id) for token_id in ids]
+    raise RequestError(
+        'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
+        param="prompt",
+    )
+
+
+def cache_salt(prompt: object) -> str:
+    """Of a prompt in its dict form; empty for all others."""
+    salt = prompt.get("cache_salt") if isinstance(prompt, Mapping) else None
+    if salt is None:
+        return ""
+    if not isinstance(salt, str) or not 1 <= len(salt) <= _LONGEST_SALT:
+        raise RequestError(f"cache_salt must be text of 1 to {_LONGEST_SALT:,} characters", param="cache_salt")
+    return salt
+
+
+def check_priority(priority: object) -> None:
+    """Raise RequestError unless it is a 64-bit integer."""
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**63) <= priority < 2**63:
+        raise RequestError(f"priority is {priority!r}, expected a 64-bit integer", param="priority")
+
+
+def _are_ids(ids: object) -> TypeGuard[Sequence[int]]:
+    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes | bytearray):
+        return False
+    return all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in ids)
