@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,10 @@ class Adapted(Decoder):
 
     def forward(self, batch: Batch, cache: Any) -> Any:
         slots: IntArray = np.full(len(batch.token_ids), self.slot, np.int32)
-        return super().forward(_with(batch, slots), cache)
+        return super().forward(replace(batch, adapters=slots), cache)
 
     def new_cache(self, num_blocks: int, block_size: int, dtype: CacheType = CacheType.F32) -> Any:
         return super().new_cache(num_blocks, block_size, CacheType.F32)
-
-
-def _with(batch: Batch, slots: IntArray) -> Batch:
-    arrays = (getattr(batch, name) for name in ("token_ids", "positions", "rope_rows", "query_start", "block_tables"))
-    return Batch(*arrays, batch.logit_rows, slots)
 
 
 def load(folder: Path, ops: Any, *adapters: Path, **options: Any) -> tuple[Decoder, list[int]]:
