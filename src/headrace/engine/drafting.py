@@ -64,6 +64,8 @@ class Drafting:
         self._trial_steps = 0
         """… for so many steps"""
         self._tried_too_large = False
+        self._rest = 0
+        """Steps until a sequence is to be looked at again"""
         self._patience = 1
         """Tokens after which a sequence whose guesses were not right lately is looked at again"""
         self._rest = 0
@@ -87,7 +89,10 @@ class Drafting:
                 self._num_drafted += len(sequence.drafts)
         if not self._looks_up or not sequences or not self._costs.are_known or self._is_too_large(len(sequences)):
             return
-        self._look_up(sequences)
+        if self._rest:
+            self._rest -= 1
+        else:
+            self._look_up(sequences)
         if self._model is not None:
             started = time.perf_counter()
             self._ask(self._model, sequences)
@@ -116,6 +121,7 @@ class Drafting:
     def _look_up(self, sequences: SequenceOf[Sequence]) -> None:
         """Guess from the sequences' own texts, as far as it is worth the time."""
         num_decodes = 0
+        soonest = _MOST_PATIENCE
         ready: list[tuple[Sequence, PromptLookup]] = []
         for sequence in sequences:
             known = len(sequence.token_ids)
@@ -128,11 +134,15 @@ class Drafting:
             if lookup is None:
                 lookup = sequence.lookup = PromptLookup(sequence.num_prompt)
             if known < lookup.due:
+                soonest = min(soonest, lookup.due - known)
                 continue
             if lookup.follow(sequence.token_ids) and not sequence.drafts:
                 ready.append((sequence, lookup))
-            lookup.due = known + (1 if lookup.credit > 1 else self._patience)
+            patience = 1 if lookup.credit > 1 else self._patience
+            lookup.due = known + patience
+            soonest = min(soonest, patience)
         if not ready:
+            self._rest = soonest - 1
             return
         num_plain = num_decodes + self._num_drafted
         chances = [self._lookup_chances(sequence, lookup) for sequence, lookup in ready]
