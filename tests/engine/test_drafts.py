@@ -7,7 +7,9 @@ import pytest
 from toy import VOCABULARY, drain, ids, make_engine, make_request
 
 from headrace.engine.constraint import Mask
+from headrace.engine.drafting import Drafting
 from headrace.engine.engine import Engine
+from headrace.engine.gain import StepCosts
 from headrace.engine.sequence import Sequence
 from headrace.types import Request
 
@@ -153,3 +155,38 @@ def test_a_token_that_ends_the_sequence_ends_the_drafts_behind_it() -> None:
 
     outputs, _ = _run([request], all_right)
     assert outputs["r", 0] == plain[: plain.index(stop) + 1]
+
+
+class Resting:
+    """A draft model that is never worth its passes."""
+
+    costs = StepCosts()
+
+    def chance(self, sequence: Sequence) -> float:
+        return 0.0
+
+    def release_ended(self) -> None:
+        pass
+
+    def guess(self, sequences: list[Sequence], count: int) -> dict[Sequence, list[int]]:
+        return {}
+
+    def follow(self, sequences: list[Sequence]) -> list[Sequence]:
+        return sequences
+
+
+@pytest.mark.parametrize("num_new", [10, 20, 30, 45, 70])
+def test_a_draft_model_that_rests_does_not_keep_the_own_text_from_guessing(num_new: int) -> None:
+    drafting = Drafting(rope_switch=None, lookup=True, model=Resting())
+    drafting._model.costs.observe(1, 1.0)
+    sequence = Sequence(make_request("r", list(range(20)), max_tokens=400), 0, 0)
+    sequence.row = 0
+    guessed: list[bool] = []
+    for step in range(num_new + 40):
+        sequence.token_ids.append(1000 + step if step < num_new else (step - num_new) % 20)  # then the prompt again
+        sequence.num_computed = len(sequence.token_ids) - 1
+        drafting.draft([sequence])
+        guessed.append(bool(sequence.drafts))
+        num_tokens = 1 + len(sequence.drafts)
+        drafting.learn({sequence: num_tokens}, {sequence: [0] * num_tokens}, 1.0)
+    assert sum(guessed[num_new:]) > 20

@@ -64,8 +64,8 @@ class Drafting:
         self._trial_steps = 0
         """… for so many steps"""
         self._tried_too_large = False
-        self._rest = 0
-        """Steps until a sequence is to be looked at again"""
+        self._num_blind = 0
+        """Steps in which no sequence is looked at, since none is due"""
         self._patience = 1
         """Tokens after which a sequence whose guesses were not right lately is looked at again"""
         self._rest = 0
@@ -89,8 +89,8 @@ class Drafting:
                 self._num_drafted += len(sequence.drafts)
         if not self._looks_up or not sequences or not self._costs.are_known or self._is_too_large(len(sequences)):
             return
-        if self._rest:
-            self._rest -= 1
+        if self._num_blind:
+            self._num_blind -= 1
         else:
             self._look_up(sequences)
         if self._model is not None:
@@ -142,7 +142,7 @@ class Drafting:
             lookup.due = known + patience
             soonest = min(soonest, patience)
         if not ready:
-            self._rest = soonest - 1
+            self._num_blind = soonest - 1
             return
         num_plain = num_decodes + self._num_drafted
         chances = [self._lookup_chances(sequence, lookup) for sequence, lookup in ready]
