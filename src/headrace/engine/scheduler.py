@@ -28,7 +28,6 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._max_batch_tokens = max_batch_tokens
-        self._max_sequences = max_sequences
         self._rope_switch = rope_switch
         self._free_rows = list(range(max_sequences - 1, -1, -1))
 
