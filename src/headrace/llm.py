@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
-
-import numpy as np
+from typing import Any, Self, TypeVar
 
 from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
-from headrace.errors import RequestError
 from headrace.loaded_model import LoadedModel
 from headrace.pooled import ClassificationRequestOutput, EmbeddingRequestOutput, Ranking, ScoringRequestOutput
 from headrace.pooling import PoolingInput, PoolingJob
-from headrace.prompts import Message, Prompt, TextPrompt
+from headrace.progress import progress_bar
+from headrace.prompts import Message, Prompt, TextPrompt, as_conversations, as_prompts, one_for_each
 from headrace.sampling_params import BeamSearchParams, SamplingParams
 from headrace.text.tools.definitions import ToolChoice
 from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, Decision, FloatArray, RequestOutput
@@ -53,7 +50,7 @@ class LLM(LoadedModel):
         *,
         adapter: str | Sequence[str | None] | None = None,
         use_tqdm: bool = True,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts, all at once; the results come in the order of the prompts.
 
@@ -63,14 +60,15 @@ class LLM(LoadedModel):
             sampling_params: For all prompts, or one for each; None is the model's own defaults and 16 tokens.
             adapter: Name of the adapter for all prompts, or one for each; None is the model itself.
             use_tqdm: Show a progress bar on a terminal when there are several prompts.
-            priority: One for each prompt: lower runs earlier. None is 0 for all.
+            priority: For all prompts, or one for each: lower runs earlier. None is 0.
 
         Raises:
             RequestError: a prompt or parameter is wrong; nothing has run.
         """
-        several = _as_prompts(prompts)
-        each = _one_for_each(self.default_params if sampling_params is None else sampling_params, len(several))
-        turns = _priorities(priority, len(several))
+        several = as_prompts(prompts)
+        params = self.default_params if sampling_params is None else sampling_params
+        each = one_for_each("sampling_params", params, SamplingParams, len(several))
+        turns = one_for_each("priority", 0 if priority is None else priority, int, len(several))
         adapters = _adapter_for_each(adapter, len(several))
         opened = [
             self._requests.make(prompt, own, priority=turn, adapter=name)
@@ -118,11 +116,11 @@ class LLM(LoadedModel):
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
             )
-            for one in _as_conversations(messages)
+            for one in as_conversations(messages)
         ]
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
-        each = _one_for_each(sampling_params, len(chats))
+        each = one_for_each("sampling_params", sampling_params, SamplingParams, len(chats))
         adapters = _adapter_for_each(adapter, len(chats))
         opened = [
             self._requests.make(chat.token_ids, own, reading=chat.reading, adapter=name)
@@ -247,10 +245,10 @@ class LLM(LoadedModel):
         """
         self._adapters.check_is_new(name, replace=replace)
         packed = self._adapters.read(name, path)
-        before = self._adapters.by_name.get(name)
-        self._engine.load_adapter(self._adapters.enter(name, path, packed), packed)
+        ref, before = self._adapters.enter(name, path, packed)
+        self._engine.load_adapter(ref, packed)
         if before is not None:
-            self._engine.unload_adapter(before.ref)
+            self._engine.unload_adapter(before)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; what runs with it goes on to its end.
@@ -258,10 +256,7 @@ class LLM(LoadedModel):
         Raises:
             UnknownModel: there is none of that name.
         """
-        ref = self._adapters.ref(name)
-        assert ref is not None
-        del self._adapters.by_name[name]
-        self._engine.unload_adapter(ref)
+        self._engine.unload_adapter(self._adapters.remove(name))
 
     def embed(
         self,
@@ -360,7 +355,7 @@ class LLM(LoadedModel):
 
     def _collect(self, opened: list[OpenRequest], *, show_progress: bool) -> list[RequestOutput]:
         collectors = [Collector(one) for one in opened]
-        with _progress(len(opened), is_shown=show_progress) as advance:
+        with progress_bar(len(opened), is_shown=show_progress) as advance:
             try:
                 for one in opened:
                     self._submit(one)
@@ -431,76 +426,5 @@ class LLM(LoadedModel):
         self._inboxes.pop(request_id, None)
 
 
-def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several → several. A list of ints is one prompt."""
-    if isinstance(prompts, np.ndarray):
-        prompts = prompts.tolist()
-    if isinstance(prompts, (str, Mapping)):
-        return [cast("Prompt", prompts)]
-    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
-        raise RequestError(
-            f"prompts is a {type(prompts).__name__}, expected a prompt or a list of prompts", param="prompts"
-        )
-    if prompts and isinstance(prompts[0], int | np.integer):
-        return [cast("Sequence[int]", prompts)]
-    return list(cast("Sequence[Prompt]", prompts))
-
-
-def _one_for_each(params: SamplingParams | Sequence[SamplingParams], num_prompts: int) -> list[SamplingParams]:
-    if isinstance(params, SamplingParams):
-        return [params] * num_prompts
-    if not isinstance(params, Sequence) or isinstance(params, str | bytes):
-        raise RequestError(
-            f"sampling_params is a {type(params).__name__}, expected SamplingParams or a list of them",
-            param="sampling_params",
-        )
-    if len(params) != num_prompts:
-        raise RequestError(
-            f"{len(params)} sampling_params for {num_prompts} prompts; give one, or one for each",
-            param="sampling_params",
-        )
-    return list(params)
-
-
-def _priorities(priority: Sequence[int] | None, num_prompts: int) -> Sequence[int]:
-    if priority is None:
-        return [0] * num_prompts
-    if not isinstance(priority, Sequence) or isinstance(priority, str | bytes) or len(priority) != num_prompts:
-        raise RequestError(f"priority is {priority!r}, expected a number for each prompt", param="priority")
-    return priority
-
-
-def _adapter_for_each(adapter: str | Sequence[str | None] | None, num_prompts: int) -> Sequence[str | None]:
-    if adapter is None or isinstance(adapter, str):
-        return [adapter] * num_prompts
-    if len(adapter) != num_prompts:
-        message = f"{len(adapter)} adapters for {num_prompts} prompts; give one, or one for each"
-        raise RequestError(message, param="adapter")
-    return adapter
-
-
-def _as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
-    """One conversation or several → several."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        raise RequestError(
-            f"messages is a {type(messages).__name__}, expected a list of messages or of conversations",
-            param="messages",
-        )
-    if messages and isinstance(messages[0], Mapping):
-        return [cast("Sequence[Message]", messages)]
-    return list(cast("Sequence[Sequence[Message]]", messages))
-
-
-@contextmanager
-def _progress(total: int, *, is_shown: bool) -> Iterator[Callable[[], None]]:
-    """Yields a function that advances a progress bar by one."""
-    if not is_shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("prompts", total=total)
-        yield lambda: bar.advance(task)
+def _adapter_for_each(adapter: object, num_prompts: int) -> list[str | None]:
+    return [None] * num_prompts if adapter is None else [*one_for_each("adapter", adapter, str, num_prompts)]

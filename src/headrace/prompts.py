@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard
+from typing import Any, NotRequired, TypeAlias, TypedDict, TypeGuard, TypeVar, cast
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class TokensPrompt(TypedDict):
 Prompt: TypeAlias = str | Sequence[int] | TextPrompt | TokensPrompt
 Message: TypeAlias = Mapping[str, Any]
 
+T = TypeVar("T")
+
 _LONGEST_SALT = 1024
 
 
@@ -50,6 +52,49 @@ def prompt_parts(prompt: object) -> tuple[str | None, list[int] | None]:
         'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
         param="prompt",
     )
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several → several. A list of ints is one prompt."""
+    if isinstance(prompts, np.ndarray):
+        prompts = prompts.tolist()
+    if isinstance(prompts, (str, Mapping)):
+        return [cast("Prompt", prompts)]
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
+        raise RequestError(
+            f"prompts is a {type(prompts).__name__}, expected a prompt or a list of prompts", param="prompts"
+        )
+    if prompts and isinstance(prompts[0], int | np.integer):
+        return [cast("Sequence[int]", prompts)]
+    return list(cast("Sequence[Prompt]", prompts))
+
+
+def as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+    """One conversation or several → several."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise RequestError(
+            f"messages is a {type(messages).__name__}, expected a list of messages or of conversations",
+            param="messages",
+        )
+    if messages and isinstance(messages[0], Mapping):
+        return [cast("Sequence[Message]", messages)]
+    return list(cast("Sequence[Sequence[Message]]", messages))
+
+
+def one_for_each(param: str, value: object, kind: type[T], num_prompts: int) -> list[T]:
+    """A value of `kind` for every prompt, or a list with one for each, as a list.
+
+    Raises:
+        RequestError: it is neither; `param` names it.
+    """
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return [value] * num_prompts
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        message = f"{param} is a {type(value).__name__}, expected {kind.__name__} or a list of them"
+        raise RequestError(message, param=param)
+    if len(value) != num_prompts:
+        raise RequestError(f"{len(value)} {param} for {num_prompts} prompts; give one, or one for each", param=param)
+    return list(value)
 
 
 def cache_salt(prompt: object) -> str:
