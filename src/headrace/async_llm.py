@@ -102,15 +102,8 @@ class AsyncLLM(LoadedModel):
         Raises:
             RequestError: it cannot be enforced, is malformed, or takes too much work.
         """
-        has_limits = reading is not None and (reading.asked is not None or reading.budget is not None)
-        params = sampling_params
-        if (
-            has_limits
-            or params.structured is not None
-            or params.dry_multiplier
-            or params.thinking_token_budget is not None
-        ):
-            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile, params, reading)
+        if self._requests.takes_work(sampling_params, reading):
+            await asyncio.get_running_loop().run_in_executor(self._compilers, self.compile, sampling_params, reading)
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
@@ -143,11 +136,10 @@ class AsyncLLM(LoadedModel):
         self._adapters.check_is_new(name, replace=replace)
         packed = await asyncio.to_thread(self._adapters.read, name, path)
         self._adapters.check_is_new(name, replace=replace)  # others may have come in the meantime
-        before = self._adapters.by_name.get(name)
-        ref = self._adapters.enter(name, path, packed)
+        ref, before = self._adapters.enter(name, path, packed)
         self._thread.send(lambda: self._engine.load_adapter(ref, packed))
         if before is not None:
-            self._thread.send(lambda: self._engine.unload_adapter(before.ref))
+            self._thread.send(lambda: self._engine.unload_adapter(before))
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; what runs with it goes on to its end.
@@ -155,9 +147,7 @@ class AsyncLLM(LoadedModel):
         Raises:
             UnknownModel: there is none of that name.
         """
-        ref = self._adapters.ref(name)
-        assert ref is not None
-        del self._adapters.by_name[name]
+        ref = self._adapters.remove(name)
         self._thread.send(lambda: self._engine.unload_adapter(ref))
 
     async def decide(

@@ -25,7 +25,7 @@ class LoadedAdapter:
 
 
 class LoadedAdapters:
-    """What the names stand for; the weights are the engine's. `enter` mutates; whoever unloads deletes the name."""
+    """What the names stand for; the weights are the engine's. `enter` and `remove` mutate."""
 
     def __init__(self, files: ModelFiles, decoder: Decoder) -> None:
         self._files = files
@@ -44,10 +44,21 @@ class LoadedAdapters:
             raise RequestError(f"the adapter's name is {name!r}, expected some text", param="name")
         return load_adapter(Path(path), self._files, self._decoder)
 
-    def enter(self, name: str, path: str | Path, packed: PackedAdapter) -> AdapterRef:
-        """Give the name to the adapter, also if another one has it."""
+    def enter(self, name: str, path: str | Path, packed: PackedAdapter) -> tuple[AdapterRef, AdapterRef | None]:
+        """Give the name to the adapter; returns what requests call it, and the one that had the name before."""
+        before = self.by_name.get(name)
         ref = AdapterRef(name, next(self._numbers))
         self.by_name[name] = LoadedAdapter(ref, os.fspath(path), packed.nbytes)
+        return ref, None if before is None else before.ref
+
+    def remove(self, name: str) -> AdapterRef:
+        """Take the name from the adapter that has it, which is returned.
+
+        Raises:
+            UnknownModel: there is none.
+        """
+        ref = self._known(name)
+        del self.by_name[name]
         return ref
 
     def check_is_new(self, name: str, *, replace: bool) -> None:
@@ -62,8 +73,9 @@ class LoadedAdapters:
         Raises:
             UnknownModel: there is none.
         """
-        if name is None:
-            return None
+        return None if name is None else self._known(name)
+
+    def _known(self, name: str) -> AdapterRef:
         adapter = self.by_name.get(name)
         if adapter is None:
             known = f"there are {', '.join(self.by_name)}" if self.by_name else "none is loaded"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +19,7 @@ from headrace.engine.stats import EngineStats
 from headrace.errors import ConfigError, DamagedFile, MissingChatTemplate, RequestError
 from headrace.hub.resolve import resolve_model
 from headrace.loaded_adapters import LoadedAdapter, LoadedAdapters
+from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
 from headrace.model.embedding import read_recipe
 from headrace.model.loader import load_decoder, read_spec
@@ -74,7 +75,7 @@ class LoadedModel:
         _check_type("chat_template", chat_template, str, os.PathLike, NoneType)
         _check_type("adapters", adapters, Mapping, NoneType)
         self.config = EngineConfig() if config is None else config
-        self._files = files = resolve_model(model)
+        files = resolve_model(model)
         self.name = files.name
         """What the user called the model"""
         self.spec = read_spec(files)
@@ -96,20 +97,20 @@ class LoadedModel:
         packed = {name: self._adapters.read(name, path) for name, path in (adapters or {}).items()}
         draft = None if self.config.draft is None else self._load_draft(self.config.draft, ops)
         decoders = [decoder] if draft is None else [decoder, draft]
-        num_weight_bytes = sum(each.nbytes for each in decoders) + sum(each.nbytes for each in packed.values())
         dtype = CacheType(self.config.kv_dtype) if self.config.kv_dtype else decoder.natural_cache_type
+        held = sum(each.nbytes for each in decoders) + sum(each.nbytes for each in packed.values())
         plan = plan_kv_cache(
             self.config,
             dtype=dtype,
             block_bytes=sum(each.cache_block_bytes(self.config.block_size, dtype) for each in decoders),
             model_context=self.spec.max_context,
-            free_memory=max(free_before - num_weight_bytes, 0),  # mapped weights still count as free to the system
+            free_memory=max(free_before - held, 0),  # mapped weights still count as free to the system
         )
         self.kv_plan = plan
         restrictions = Restrictions(self.tokenizer, self.spec.vocab_size, eos_token_ids)
         self._engine = Engine(decoder, ops, self.config, plan, restrictions.new_constraint, draft)
         for name, adapter in packed.items():
-            self._engine.load_adapter(self._adapters.enter(name, (adapters or {})[name], adapter), adapter)
+            self._engine.load_adapter(self._adapters.enter(name, (adapters or {})[name], adapter)[0], adapter)
         self.max_context = plan.max_context
         """Longest prompt + output in tokens"""
         recipe = read_recipe(files, self.spec, ops)
@@ -117,19 +118,7 @@ class LoadedModel:
         self.pooler = Pooler(self.name, self.spec, recipe, self.tokenizer, most_tokens)
         """What embeds, classifies and scores"""
         self._pooling_engine = PoolingEngine(decoder, recipe, step_tokens=self.config.max_batch_tokens, dtype=dtype)
-        kept = decoder.weights.kept
-        self.load_report = (
-            f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers,"
-            f" {format_bytes(decoder.nbytes)} of weights ({decoder.formats}), {ops.name}",
-            *(
-                [f"draft {self.config.draft}: {format_bytes(draft.nbytes)} of weights ({draft.formats})"]
-                if draft
-                else []
-            ),
-            *([f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"] if kept else []),
-            *(f"adapter {name}: {format_bytes(adapter.nbytes)}" for name, adapter in packed.items()),
-            str(plan) if self.spec.language_head else self.pooler.description,
-        )
+        self.load_report = tuple(self._describe(ops, draft, packed))
         """Lines worth telling a user: the model, its memory, and the KV cache plan or what it gives instead of text"""
         self._requests = Requests(
             name=self.name,
@@ -143,6 +132,19 @@ class LoadedModel:
             restrictions=restrictions,
             check_fits=self._engine.check_fits,
         )
+
+    def _describe(self, ops: Ops, draft: Decoder | None, adapters: Mapping[str, PackedAdapter]) -> Iterator[str]:
+        def of_weights(decoder: Decoder) -> str:
+            return f"{format_bytes(decoder.nbytes)} of weights ({decoder.formats})"
+
+        yield f"{self.name}: {self.spec.family}, {len(self.spec.layers)} layers, {of_weights(self.decoder)}, {ops.name}"
+        if draft is not None:
+            yield f"draft {self.config.draft}: {of_weights(draft)}"
+        if kept := self.decoder.weights.kept:
+            yield f"not quantised, since blocks of 32 do not fit: {', '.join(kept)}"
+        for name, adapter in adapters.items():
+            yield f"adapter {name}: {format_bytes(adapter.nbytes)}"
+        yield str(self.kv_plan) if self.spec.language_head else self.pooler.description
 
     @property
     def adapters(self) -> Mapping[str, LoadedAdapter]:

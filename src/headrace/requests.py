@@ -114,6 +114,12 @@ class Requests:
         self._check_fits(len(token_ids), request.max_tokens, params.beam_width)
         return OpenRequest(request, text, self._tokenizer, reading)
 
+    def takes_work(self, params: SamplingParams, reading: Reading | None = None) -> bool:
+        """Whether `compile` may have something to work out."""
+        of_chat = reading is not None and (reading.asked is not None or reading.budget is not None)
+        of_thought = params.thinking_token_budget is not None
+        return of_chat or of_thought or params.structured is not None or bool(params.dry_multiplier)
+
     def compile(self, params: SamplingParams, reading: Reading | None = None) -> None:
         """Work out what a request needs of the vocabulary, so that submitting it takes no time; safe in any thread.
 
