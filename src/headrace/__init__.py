@@ -10,9 +10,11 @@ A request's way through the house:
     cli/            one file per verb
     server/         HTTP; dialects/ holds one parse and render per API
     llm.py          LLM, for the caller's thread; async_llm.py: AsyncLLM, for an event loop
-    loaded_model.py what both are: a model, its engine, and prompt → checked request
+    loaded_model.py what both are: a model and its engine, asked in any of the ways
+    requests.py     prompts and parameters (prompts.py, sampling_params.py, structured_output.py) → checked request
     completion.py   token ids → text, chunk by chunk
     pooling.py      texts → embeddings, classes, scores, rankings
+    decisions.py    labels' log-probabilities → which one, and how sure
     text/           tokenizers, chat templates, incremental detokeniser, stop strings
     engine/         token ids only: scheduler, block cache with prefix tree, runner
     model/          spec (frozen data), families (tables), decoder (the only forward)
@@ -33,6 +35,16 @@ if TYPE_CHECKING:
     from headrace.config import EngineConfig
     from headrace.errors import HeadraceError
     from headrace.llm import LLM
+    from headrace.pooled import (
+        ClassificationOutput,
+        ClassificationRequestOutput,
+        EmbeddingOutput,
+        EmbeddingRequestOutput,
+        RankedDocument,
+        Ranking,
+        ScoringOutput,
+        ScoringRequestOutput,
+    )
     from headrace.prompts import TextPrompt, TokensPrompt
     from headrace.sampling_params import BeamSearchParams, SamplingParams
     from headrace.structured_output import StructuredOutput
@@ -42,9 +54,13 @@ if TYPE_CHECKING:
         Chunk,
         CompletionOutput,
         Decision,
+        FinishReason,
         LabelScore,
         Logprob,
         RequestOutput,
+        ToolCall,
+        ToolCallDelta,
+        Usage,
     )
 
 __version__ = "0.1.0"
@@ -57,38 +73,62 @@ __all__ = [
     "BeamSearchParams",
     "BeamSearchSequence",
     "Chunk",
+    "ClassificationOutput",
+    "ClassificationRequestOutput",
     "CompletionOutput",
     "Decision",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineConfig",
+    "FinishReason",
     "HeadraceError",
     "LabelScore",
     "Logprob",
+    "RankedDocument",
+    "Ranking",
     "RequestOutput",
     "SamplingParams",
+    "ScoringOutput",
+    "ScoringRequestOutput",
     "StructuredOutput",
     "TextPrompt",
     "TokensPrompt",
+    "ToolCall",
+    "ToolCallDelta",
+    "Usage",
 ]
 
 _HOMES = {
     "LLM": "llm",
     "AsyncLLM": "async_llm",
     "AsyncStream": "async_llm",
-    "EngineConfig": "config",
-    "HeadraceError": "errors",
     "BeamSearchOutput": "types",
     "BeamSearchParams": "sampling_params",
     "BeamSearchSequence": "types",
     "Chunk": "types",
+    "ClassificationOutput": "pooled",
+    "ClassificationRequestOutput": "pooled",
     "CompletionOutput": "types",
     "Decision": "types",
+    "EmbeddingOutput": "pooled",
+    "EmbeddingRequestOutput": "pooled",
+    "EngineConfig": "config",
+    "FinishReason": "types",
+    "HeadraceError": "errors",
     "LabelScore": "types",
     "Logprob": "types",
+    "RankedDocument": "pooled",
+    "Ranking": "pooled",
     "RequestOutput": "types",
     "SamplingParams": "sampling_params",
+    "ScoringOutput": "pooled",
+    "ScoringRequestOutput": "pooled",
     "StructuredOutput": "structured_output",
     "TextPrompt": "prompts",
     "TokensPrompt": "prompts",
+    "ToolCall": "types",
+    "ToolCallDelta": "types",
+    "Usage": "types",
 }
 
 

@@ -76,7 +76,8 @@ def _hold(what: str, prove: Callable[[], None]) -> None:
 def document() -> str:
     """The text of docs/features.md."""
     rows = sorted(PARAMETERS, key=lambda one: (_ORDER[one.status], one.source.split()[0] != "OpenAI", one.name))
-    merged = {one.name: [other for other in rows if other.name == one.name] for one in rows if _is_text(one)}
+    texts = [one for one in rows if _is_text(one)]
+    merged = {one.name: [other for other in texts if other.name == one.name] for one in texts}
     lines = [_HEAD, "## What it can do", "", "| | ask for it with | what the call saw |", "|---|---|---|"]
     lines += [f"| {one.name} | {one.how} | {one.seen} |" for one in ABILITIES]
     lines += ["", "## Parameters of chat and completions", ""]
