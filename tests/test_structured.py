@@ -16,7 +16,7 @@ import pytest
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams, StructuredOutput
 from headrace.engine.engine import Engine
 from headrace.errors import RequestError
-from headrace.types import Request, RequestOutput
+from headrace.types import Emitted, Request, RequestOutput
 
 PERSON = {
     "type": "object",
@@ -106,7 +106,7 @@ def test_a_request_goes_on_from_any_token(llm: LLM, structured: StructuredOutput
     request = llm._requests.make(PROMPT, params(structured, max_tokens=max_tokens)).request
     whole = run(llm._engine, request)
     for cut in range(0, len(whole), 3):
-        resumed = replace(request, id=f"{request.id}-{cut}", resume=(tuple(whole[:cut]),))
+        resumed = replace(request, id=f"{request.id}-{cut}", resume=(Emitted(tuple(whole[:cut])),))
         assert whole[:cut] + run(llm._engine, resumed) == whole
 
 

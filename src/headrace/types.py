@@ -74,12 +74,19 @@ class Thinking:
     """Tokens after which it is closed; None is no limit"""
 
 
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What a sequence has given so far: enough to go on with it in another engine."""
+
+    token_ids: tuple[int, ...] = ()
+    mirostat_mu: float | None = None
+    """Of its last StepOutput"""
+    has_ended: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the engine gets: token ids and parameters, nothing to look up, nothing random.
-
-    `resume` holds, for a request that goes on after a restart, the ids already emitted by each of its n sequences.
-    """
+    """What the engine gets: token ids and parameters, nothing to look up, nothing random."""
 
     id: str
     prompt_token_ids: tuple[int, ...]
@@ -106,10 +113,8 @@ class Request:
     """What the model is adapted with; None is the model itself. Prefixes are shared only under the same adapter."""
     continuations: tuple[tuple[int, ...], ...] = ()
     """Given instead of drawn: the request asks for the log-probabilities of their tokens after the prompt"""
-    resume: tuple[tuple[int, ...], ...] = ()
-    resume_mirostat: tuple[float | None, ...] = ()
-    """For a mirostat request that goes on after a restart: of each of its n sequences the `mirostat_mu` of its last
-    StepOutput, None for one without output. Whoever keeps the emitted ids has to keep these beside them."""
+    resume: tuple[Emitted, ...] = ()
+    """For a request that goes on after a restart: what each of its n sequences has given"""
 
 
 def draw_seed() -> int:
@@ -258,7 +263,7 @@ class StepOutput:
     scores: list[list[float]] | None = None
     """Of each of the request's continuations its tokens' log-probabilities; with no tokens, as the only output"""
     mirostat_mu: float | None = None
-    """Mirostat's state behind the last of token_ids, for Request.resume_mirostat; None without mirostat"""
+    """Mirostat's state behind the last of token_ids, for Emitted; None without mirostat"""
 
 
 @dataclass(frozen=True, slots=True)

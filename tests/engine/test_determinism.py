@@ -20,7 +20,7 @@ from headrace.model.loader import load_decoder
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
-from headrace.types import Request
+from headrace.types import Emitted, Request
 
 Answer = dict[tuple[str, int], tuple[list[int], list[float]]]
 """(request id, index) → token ids and the log-probability of each, exactly"""
@@ -148,7 +148,7 @@ def test_going_on_after_a_restart(engine_of: Callable[..., Engine]) -> None:
     emitted = (tuple(whole["a", 0][0][:5]), tuple(whole["a", 1][0][:9]))
     resumed = Request(
         id="a", prompt_token_ids=request.prompt_token_ids, params=request.params, seed=request.seed,
-        max_tokens=request.max_tokens, resume=emitted,
+        max_tokens=request.max_tokens, resume=tuple(map(Emitted, emitted)),
     )  # fmt: skip
     rest = answer(engine_of(), [resumed])
     for index, begun in enumerate(emitted):
@@ -196,7 +196,7 @@ def test_going_on_after_a_restart_with_speculation(engine_of: Callable[..., Engi
     for begun in range(0, 48, 5):
         resumed = Request(
             id="s1", prompt_token_ids=request.prompt_token_ids, params=request.params, seed=request.seed,
-            max_tokens=request.max_tokens, resume=(tuple(token_ids[:begun]),),
+            max_tokens=request.max_tokens, resume=(Emitted(tuple(token_ids[:begun])),),
         )  # fmt: skip
         rest = answer(speculating(engine_of()), [resumed])
         assert rest["s1", 0] == (token_ids[begun:], logprobs[begun:])

@@ -11,7 +11,7 @@ from headrace.engine.drafting import Drafting
 from headrace.engine.engine import Engine
 from headrace.engine.gain import StepCosts
 from headrace.engine.sequence import Sequence
-from headrace.types import Request
+from headrace.types import Emitted, Request
 
 
 class Ladder:
@@ -139,7 +139,12 @@ def test_a_resumed_request_goes_on_within_its_constraint() -> None:
     request = make_request("l", [1, 2, 3], max_tokens=40)
     whole = _run([request])[0]["l", 0]
     resumed = Request(
-        id="l2", prompt_token_ids=(1, 2, 3), params=request.params, seed=7, max_tokens=40, resume=(tuple(whole[:17]),)
+        id="l2",
+        prompt_token_ids=(1, 2, 3),
+        params=request.params,
+        seed=7,
+        max_tokens=40,
+        resume=(Emitted(tuple(whole[:17])),),
     )
     assert _run([resumed])[0]["l2", 0] == whole[17:]
 

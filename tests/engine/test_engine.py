@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from headrace.engine.rows import Row
 from headrace.engine.sampling import SamplingTable
 from headrace.engine.sequence import Sequence
 from headrace.errors import DoesNotFit
-from headrace.types import FinishReason, Request
+from headrace.types import Emitted, FinishReason, Request
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 64, length).tolist() for length in (1, 5, 15, 16, 17, 33, 64, 100)]
@@ -128,12 +130,24 @@ def test_going_on_after_a_restart_changes_nothing() -> None:
     again.submit(
         Request(
             id="a", prompt_token_ids=request.prompt_token_ids, params=request.params, seed=7, max_tokens=20,
-            resume=emitted,
+            resume=tuple(map(Emitted, emitted)),
         )
     )  # fmt: skip
     rest = drain(again)
     for index in range(2):
         assert [*emitted[index], *ids(rest["a", index])] == ids(whole["a", index])
+
+
+def test_a_completion_that_has_ended_is_not_run_again() -> None:
+    request = make_request("a", PROMPTS[5], n=3)
+    engine, _ = make_engine()
+    engine.submit(request)
+    whole = drain(engine)
+    engine.submit(replace(request, resume=(Emitted(), Emitted((1, 2), has_ended=True), Emitted())))
+    again = drain(engine)
+    assert {key: ids(outputs) for key, outputs in again.items()} == {
+        key: ids(outputs) for key, outputs in whole.items() if key != ("a", 1)
+    }
 
 
 def test_longrope_recomputes_at_the_switch() -> None:

@@ -23,7 +23,7 @@ from headrace.model.loader import load_adapter, load_decoder
 from headrace.ops.base import Ops
 from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
-from headrace.types import AdapterRef, Request
+from headrace.types import AdapterRef, Emitted, Request
 
 NAMES = "abcdefgh"
 REFS = [AdapterRef(name, number) for number, name in enumerate(NAMES, 1)]
@@ -152,7 +152,7 @@ def test_a_cancelled_request_lets_go_of_its_adapter(engine_of: Callable[..., Eng
 def test_going_on_after_a_restart(engine_of: Callable[..., Engine]) -> None:
     request = replace(a_request("r", 37, max_tokens=12), adapter=REFS[5])
     token_ids, logprobs = answer(engine_of(), [request])["r", 0]
-    rest = answer(engine_of(), [replace(request, resume=(tuple(token_ids[:5]),))])
+    rest = answer(engine_of(), [replace(request, resume=(Emitted(tuple(token_ids[:5])),))])
     assert rest["r", 0] == (token_ids[5:], logprobs[5:])
 
 

@@ -12,7 +12,7 @@ from toy import VOCABULARY, drain, ids, make_engine, make_request
 from headrace.engine.rows import Row
 from headrace.engine.sampling import SamplingTable
 from headrace.engine.sequence import Sequence
-from headrace.types import Request
+from headrace.types import Emitted, Request
 
 MIXES = (
     {"dry_multiplier": 2.0, "dry_allowed_length": 1, "no_repeat_ngram_size": 2},
@@ -92,14 +92,16 @@ def test_a_sequence_with_mirostat_goes_on_from_its_state() -> None:
     cuts = (7, 0, 39)
     resumed = replace(
         request,
-        resume=tuple(tuple(ids(whole["a", i])[:cut]) for i, cut in enumerate(cuts)),
-        resume_mirostat=tuple(whole["a", i][cut - 1].mirostat_mu if cut else None for i, cut in enumerate(cuts)),
+        resume=tuple(
+            Emitted(tuple(ids(whole["a", i])[:cut]), whole["a", i][cut - 1].mirostat_mu if cut else None)
+            for i, cut in enumerate(cuts)
+        ),
     )
     rest = _run([resumed])
     for i, cut in enumerate(cuts):
         assert rest["a", i] == ids(whole["a", i])[cut:]
     assert len({output.mirostat_mu for output in whole["a", 0]}) > 30
-    other = replace(resumed, resume_mirostat=(4.0, None, 4.0))
+    other = replace(resumed, resume=tuple(replace(each, mirostat_mu=4.0) for each in resumed.resume))
     assert _run([other])["a", 0] != rest["a", 0]
 
 

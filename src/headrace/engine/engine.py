@@ -113,6 +113,8 @@ class Engine:
         self._adapters.hold(request.adapter)
         sequences: dict[int, Sequence] = {}
         for index in range(request.params.n if request.params.beam_width is None else 1):
+            if request.resume and request.resume[index].has_ended:
+                continue
             sequence = Sequence(request, index, self._num_arrivals, self._new_constraint(request))
             self._num_arrivals += 1
             sequences[index] = sequence

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from headrace.engine.constraint import Constraint
 from headrace.engine.lookup import PromptLookup
 from headrace.engine.prefix_tree import Node
-from headrace.types import FinishReason, Request, TokenLogprobs
+from headrace.sampling_params import SamplingParams
+from headrace.types import Emitted, FinishReason, Request, TokenLogprobs
 
 if TYPE_CHECKING:
     from headrace.engine.beams import Beam
@@ -42,12 +43,12 @@ class Sequence:
     )
 
     def __init__(self, request: Request, index: int, arrival: int, constraint: Constraint | None = None) -> None:
-        resumed = request.resume[index] if request.resume else ()
+        emitted = request.resume[index] if request.resume else Emitted()
         self.request = request
         self.index = index
         self.arrival = arrival
         """Number in the order of arrival"""
-        self.token_ids: list[int] = [*request.prompt_token_ids, *resumed]
+        self.token_ids: list[int] = [*request.prompt_token_ids, *emitted.token_ids]
         """Prompt and output"""
         self.drafts: list[int] = []
         """Guesses of the tokens that follow, computed along in the next step; see `rows`"""
@@ -59,7 +60,7 @@ class Sequence:
         """What guesses the tokens that follow; kept by `drafting`"""
         self.constraint = constraint
         """What restricts the output, advanced past the output so far"""
-        self.mirostat_mu = _mirostat_mu(request, index)
+        self.mirostat_mu = _mirostat_mu(request.params, emitted)
         """Mirostat's state behind the output so far; None without mirostat"""
         self.num_prompt = len(request.prompt_token_ids)
         self.num_computed = 0
@@ -80,7 +81,7 @@ class Sequence:
         if not request.params.ignore_eos:
             self.stop_ids |= request.eos_token_ids
         if constraint is not None:
-            for at, token_id in enumerate(resumed):
+            for at, token_id in enumerate(emitted.token_ids):
                 constraint.take(token_id, request.max_tokens - at)
 
     def copy(self, index: int) -> Sequence:
@@ -122,8 +123,8 @@ class Sequence:
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """Sequence 0 of a request that asked computes them, once."""
-        asked = self.request.params.prompt_logprobs is not None and self.index == 0
+        """Sequence 0 of a request that asked computes them, once: before its first token."""
+        asked = self.request.params.prompt_logprobs is not None and self.index == 0 and not self.num_output
         return asked and len(self.prompt_logprobs) < self.num_prompt
 
     @property
@@ -133,11 +134,10 @@ class Sequence:
         return f"{self.rope_variant}:{0 if adapter is None else adapter.number}:{self.request.cache_salt}"
 
 
-def _mirostat_mu(request: Request, index: int) -> float | None:
-    if not request.params.mirostat:
+def _mirostat_mu(params: SamplingParams, emitted: Emitted) -> float | None:
+    if not params.mirostat:
         return None
-    kept = request.resume_mirostat[index] if request.resume_mirostat else None
-    if kept is None:
-        assert not (request.resume and request.resume[index]), "a resumed sequence with mirostat needs its state"
-        return 2 * request.params.mirostat_tau  # of the algorithm
-    return kept
+    if emitted.mirostat_mu is None:
+        assert not emitted.token_ids, "a resumed sequence with mirostat needs its state"
+        return 2 * params.mirostat_tau  # of the algorithm
+    return emitted.mirostat_mu
