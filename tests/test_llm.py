@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams
+from headrace.engine.engine import Engine
 from headrace.errors import (
     ConfigError,
     ContextTooLong,
@@ -415,13 +416,13 @@ async def test_cancelling_in_mid_stream(llm: LLM) -> None:
 async def test_a_dead_engine_fails_its_streams_and_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     model = AsyncLLM("stories")
 
-    def broken() -> None:
+    def broken(_: Engine) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr(model._engine, "step", broken)
+    monkeypatch.setattr(Engine, "step", broken)
     with pytest.raises(EngineError, match="MemoryError: no memory"):
         await model.generate(PROMPT, GREEDY)
-    assert not model.is_alive
+    assert model.trouble is not None
     with pytest.raises(EngineError):
         model.stream(PROMPT)
     await model.close()

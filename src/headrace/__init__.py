@@ -10,7 +10,8 @@ A request's way through the house:
     cli/            one file per verb
     server/         HTTP; dialects/ holds one parse and render per API
     llm.py          LLM, for the caller's thread; async_llm.py: AsyncLLM, for an event loop
-    loaded_model.py what both are: a model and its engine, asked in any of the ways
+    loaded_model.py what both are: a model's text side (model_text.py) and requests for its engine (loaded_engine.py)
+    local_engine.py that engine in threads of this process, as an event loop sees it (engine_port.py)
     requests.py     prompts and parameters (prompts.py, sampling_params.py, structured_output.py) → checked request
     completion.py   token ids → text, chunk by chunk
     pooling.py      texts → embeddings, classes, scores, rankings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,14 +14,16 @@ from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
-from headrace.engine.thread import EngineThread
-from headrace.errors import EngineError, HeadraceError
+from headrace.engine_port import EnginePort
+from headrace.errors import EngineError, HeadraceError, RequestError
+from headrace.loaded_adapters import LoadedAdapter
+from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
+from headrace.local_engine import LocalEngine
 from headrace.pooled import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
     PoolingOutput,
-    PoolingRequest,
     Ranking,
     ScoringRequestOutput,
 )
@@ -28,7 +31,7 @@ from headrace.pooling import PoolingInput, PoolingJob
 from headrace.prompts import Message, Prompt, TextPrompt
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
-from headrace.types import Chunk, Decision, FloatArray, Request, RequestOutput, StepOutput, TokenLogprobs, Usage
+from headrace.types import Chunk, Decision, FloatArray, RequestOutput, StepOutput, TokenLogprobs, Usage
 
 _T = TypeVar("_T")
 
@@ -49,16 +52,16 @@ class AsyncLLM(LoadedModel):
     ) -> None:
         super().__init__(model, config, chat_template=chat_template, adapters=adapters)
         self._streams: dict[str, AsyncStream] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
-        self._thread = EngineThread(self._engine, self._deliver, self._fail)
         self._pooled: dict[str, asyncio.Future[FloatArray]] = {}
-        self._pooling_thread: EngineThread[PoolingRequest, PoolingOutput] | None = None
+        self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
+        loaded = LoadedEngine(self, self.config, self._given_adapters)
+        self._engine: EnginePort = LocalEngine(loaded)
+        self._open(loaded.facts)
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the engine still takes requests."""
-        return self._thread.is_alive and (self._pooling_thread is None or self._pooling_thread.is_alive)
+    def trouble(self) -> str | None:
+        """Why the engine cannot run requests now; None when it can."""
+        return self._engine.trouble
 
     def submit(
         self,
@@ -84,11 +87,11 @@ class AsyncLLM(LoadedModel):
         return self._start(opened)
 
     def _start(self, opened: OpenRequest) -> AsyncStream:
-        self._loop = asyncio.get_running_loop()
-        stream = AsyncStream(opened, self._thread, self._forget)
+        self.attach()
+        stream = AsyncStream(opened, self._engine, self._forget)
         self._streams[opened.request.id] = stream
         try:
-            self._thread.submit(opened.request)
+            self._engine.submit(opened.request)
         except EngineError:
             self._forget(opened.request.id)
             raise
@@ -133,13 +136,17 @@ class AsyncLLM(LoadedModel):
             RequestError: the name is taken.
             ModelError: the adapter cannot be found or read, or does not fit the model.
         """
-        self._adapters.check_is_new(name, replace=replace)
-        packed = await asyncio.to_thread(self._adapters.read, name, path)
-        self._adapters.check_is_new(name, replace=replace)  # others may have come in the meantime
-        ref, before = self._adapters.enter(name, path, packed)
-        self._thread.send(lambda: self._engine.load_adapter(ref, packed))
+        self.attach()
+        ref = self._adapters.new_ref(name, replace=replace)
+        nbytes = await self._engine.load_adapter(ref, path)
+        try:
+            self._adapters.check_is_new(name, replace=replace)  # others may have come in the meantime
+        except RequestError:
+            self._engine.unload_adapter(ref)
+            raise
+        before = self._adapters.enter(LoadedAdapter(ref, os.fspath(path), nbytes))
         if before is not None:
-            self._thread.send(lambda: self._engine.unload_adapter(before))
+            self._engine.unload_adapter(before)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; what runs with it goes on to its end.
@@ -147,8 +154,7 @@ class AsyncLLM(LoadedModel):
         Raises:
             UnknownModel: there is none of that name.
         """
-        ref = self._adapters.remove(name)
-        self._thread.send(lambda: self._engine.unload_adapter(ref))
+        self._engine.unload_adapter(self._adapters.remove(name))
 
     async def decide(
         self,
@@ -167,7 +173,7 @@ class AsyncLLM(LoadedModel):
 
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""
-        return self._stats()
+        return self._engine.stats()
 
     async def embed(
         self,
@@ -218,11 +224,9 @@ class AsyncLLM(LoadedModel):
 
     async def close(self) -> None:
         """Stop the engine; open streams get an EngineError."""
-        await asyncio.to_thread(self._thread.close)
-        if self._pooling_thread is not None:
-            await asyncio.to_thread(self._pooling_thread.close)
+        await self._engine.close()
         self._compilers.shutdown(wait=False, cancel_futures=True)
-        self._end_all(EngineError("the engine was closed"))
+        self.fail(EngineError("the engine was closed"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -233,53 +237,48 @@ class AsyncLLM(LoadedModel):
     async def _pool(self, call: Callable[[], PoolingJob[_T]]) -> _T:
         """Run a call of the pooler; cancelling the task cancels its requests."""
         job = await asyncio.to_thread(call)  # megabytes of text take long to tokenise, and streams must not wait
-        self._loop = asyncio.get_running_loop()
-        if self._pooling_thread is None:
-            self._pooling_thread = EngineThread(self._pooling_engine, self._deliver_pooled, self._fail)
-        futures = {request.id: self._loop.create_future() for request in job.requests}
+        self.attach()
+        futures = {request.id: asyncio.get_running_loop().create_future() for request in job.requests}
         self._pooled |= futures
         try:
             for request in job.requests:
-                self._pooling_thread.submit(request)
+                self._engine.pool(request)
             return job.finish(await asyncio.gather(*futures.values()))
         finally:
             for request_id, future in futures.items():
                 if self._pooled.pop(request_id, None) is not None:
                     future.cancel()
-                    self._pooling_thread.cancel(request_id)
+                    self._engine.cancel_pooled(request_id)
 
-    def _deliver_pooled(self, outputs: list[PoolingOutput]) -> None:
-        self._call_in_loop(self._dispatch_pooled, outputs)
+    def attach(self) -> None:
+        """Hear of the engine in the running event loop: a request does it, and who wants to watch an idle engine."""
+        self._engine.attach(self, asyncio.get_running_loop())
 
-    def _dispatch_pooled(self, outputs: list[PoolingOutput]) -> None:
+    def take(self, outputs: Sequence[StepOutput]) -> None:
+        """A step's outputs (called by the engine's port)."""
+        for output in outputs:
+            if (stream := self._streams.get(output.request_id)) is not None:
+                stream.push(output)
+
+    def take_pooled(self, outputs: Sequence[PoolingOutput]) -> None:
+        """Pooling requests that are done (called by the engine's port)."""
         for output in outputs:
             future = self._pooled.pop(output.request_id, None)
             if future is not None and not future.done():
                 future.set_result(output.values)
 
-    def _deliver(self, outputs: list[StepOutput]) -> None:
-        self._call_in_loop(self._dispatch, outputs)
-
-    def _fail(self, error: EngineError) -> None:
-        self._call_in_loop(self._end_all, error)
-
-    def _call_in_loop(self, function: Callable[[_T], None], argument: _T) -> None:
-        """Called in the engine's thread; a loop that is gone has nobody left to tell."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, argument)
-
-    def _dispatch(self, outputs: list[StepOutput]) -> None:
-        for output in outputs:
-            if (stream := self._streams.get(output.request_id)) is not None:
-                stream.push(output)
-
-    def _end_all(self, error: HeadraceError) -> None:
-        for stream in list(self._streams.values()):
+    def drop(self, request_id: str, error: HeadraceError) -> None:
+        """A request that the engine gives up (called by its port)."""
+        if (stream := self._streams.get(request_id)) is not None:
             stream.end(error)
-        for future in self._pooled.values():
-            if not future.done():
-                future.set_exception(error)
-        self._pooled.clear()
+        future = self._pooled.pop(request_id, None)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def fail(self, error: HeadraceError) -> None:
+        """The engine is gone (called by its port)."""
+        for request_id in [*self._streams, *self._pooled]:
+            self.drop(request_id, error)
 
     def _forget(self, request_id: str) -> None:
         self._streams.pop(request_id, None)
@@ -288,11 +287,9 @@ class AsyncLLM(LoadedModel):
 class AsyncStream:
     """One request's chunks, as an async iterator; leaving it early (`async with`, or `cancel`) cancels the request."""
 
-    def __init__(
-        self, opened: OpenRequest, thread: EngineThread[Request, StepOutput], forget: Callable[[str], None]
-    ) -> None:
+    def __init__(self, opened: OpenRequest, engine: EnginePort, forget: Callable[[str], None]) -> None:
         self.opened = opened
-        self._thread = thread
+        self._engine = engine
         self._forget = forget
         self._chunks: list[Chunk] = []
         self._ready = asyncio.Event()
@@ -359,7 +356,7 @@ class AsyncStream:
     def cancel(self) -> None:
         """Drop the request before the engine's next step; does nothing once it has ended."""
         if not self._has_ended:
-            self._thread.cancel(self.request_id)
+            self._engine.cancel(self.request_id)
             self.end(None)
 
     async def __aenter__(self) -> Self:
@@ -376,7 +373,7 @@ class AsyncStream:
         self._chunks.append(chunk)
         if chunk.finish_reason is not None:
             if output.finish_reason is None:
-                self._thread.cancel(self.request_id, output.index)
+                self._engine.cancel(self.request_id, output.index)
             if self.opened.is_finished:
                 self.end(None)
         self._ready.set()

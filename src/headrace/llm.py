@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,10 @@ from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
+from headrace.loaded_adapters import LoadedAdapter
+from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
+from headrace.model.decoder import Decoder
 from headrace.pooled import ClassificationRequestOutput, EmbeddingRequestOutput, Ranking, ScoringRequestOutput
 from headrace.pooling import PoolingInput, PoolingJob
 from headrace.progress import progress_bar
@@ -40,7 +44,10 @@ class LLM(LoadedModel):
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         super().__init__(model, config, chat_template=chat_template, adapters=adapters)
-        self._open: dict[str, OpenRequest] = {}
+        self._loaded = LoadedEngine(self, self.config, self._given_adapters)
+        self._engine = self._loaded.engine
+        self._open(self._loaded.facts)
+        self._running: dict[str, OpenRequest] = {}
         self._inboxes: dict[str, list[Chunk]] = {}
 
     def generate(
@@ -243,10 +250,10 @@ class LLM(LoadedModel):
             RequestError: the name is taken.
             ModelError: the adapter cannot be found or read, or does not fit the model.
         """
-        self._adapters.check_is_new(name, replace=replace)
-        packed = self._adapters.read(name, path)
-        ref, before = self._adapters.enter(name, path, packed)
+        ref = self._adapters.new_ref(name, replace=replace)
+        packed = self._loaded.read_adapter(path)
         self._engine.load_adapter(ref, packed)
+        before = self._adapters.enter(LoadedAdapter(ref, os.fspath(path), packed.nbytes))
         if before is not None:
             self._engine.unload_adapter(before)
 
@@ -329,9 +336,14 @@ class LLM(LoadedModel):
             self.pooler.rerank(query, documents, top_n=top_n, truncate_prompt_tokens=truncate_prompt_tokens)
         )
 
+    @property
+    def decoder(self) -> Decoder:
+        """The weights and the forward pass, for what measures them."""
+        return self._loaded.decoder
+
     def stats(self) -> EngineStats:
         """A snapshot of the engine's gauges and counters."""
-        return self._stats()
+        return self._loaded.stats()
 
     def clear_prefix_cache(self) -> None:
         """Forget all computed prefixes."""
@@ -339,7 +351,7 @@ class LLM(LoadedModel):
 
     def close(self) -> None:
         """Cancel what is open."""
-        for request_id in list(self._open):
+        for request_id in list(self._running):
             self._cancel(request_id)
 
     def __enter__(self) -> Self:
@@ -391,23 +403,23 @@ class LLM(LoadedModel):
         values: dict[str, FloatArray] = {}
         try:
             for request in job.requests:
-                self._pooling_engine.submit(request)
+                self._loaded.pooling_engine.submit(request)
             while len(values) < len(job.requests):
-                values |= {output.request_id: output.values for output in self._pooling_engine.step()}
+                values |= {output.request_id: output.values for output in self._loaded.pooling_engine.step()}
         finally:
             for request in job.requests:
-                self._pooling_engine.cancel(request.id)
+                self._loaded.pooling_engine.cancel(request.id)
         return job.finish([values[request.id] for request in job.requests])
 
     def _submit(self, opened: OpenRequest) -> None:
         self._engine.submit(opened.request)
-        self._open[opened.request.id] = opened
+        self._running[opened.request.id] = opened
         self._inboxes[opened.request.id] = []
 
     def _step(self) -> None:
         """One engine step; its chunks go to the inboxes of all open requests."""
         for output in self._engine.step():
-            opened = self._open[output.request_id]
+            opened = self._running[output.request_id]
             chunk = opened.push(output)
             if chunk is None:
                 continue
@@ -422,7 +434,7 @@ class LLM(LoadedModel):
 
     def _cancel(self, request_id: str) -> None:
         self._engine.cancel(request_id)
-        self._open.pop(request_id, None)
+        self._running.pop(request_id, None)
         self._inboxes.pop(request_id, None)
 
 

@@ -10,49 +10,41 @@ from headrace.completion import OpenRequest
 from headrace.decisions import check_labels
 from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
 from headrace.loaded_adapters import LoadedAdapters
-from headrace.model.spec import ModelSpec
+from headrace.model_text import ModelText
 from headrace.prompts import Message, Prompt, TextPrompt, cache_salt, check_priority, prompt_parts
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
-from headrace.text.chat import ChatTemplate
 from headrace.text.labels import split_labels
 from headrace.text.phrases import Phrases, TokenPhrases
-from headrace.text.restrictions import Restrictions
-from headrace.text.tokenizer import Tokenizer
 from headrace.types import Request, draw_seed
 
 
 class Requests:
     """Makes the requests of one model.
 
-    `gives` says what a model without a language head gives instead of text; `check_fits` is the engine's.
+    `gives` says what a model without a language head gives instead of text; `check_fits` is that of the engine's plan.
     """
 
     def __init__(
         self,
         *,
-        name: str,
-        spec: ModelSpec,
+        text: ModelText,
         gives: str,
-        tokenizer: Tokenizer | None,
-        chat_template: ChatTemplate | None,
-        eos_token_ids: frozenset[int],
         max_context: int,
         adapters: LoadedAdapters,
-        restrictions: Restrictions,
         check_fits: Callable[[int, int, int | None], None],
     ) -> None:
-        self._name = name
-        self._spec = spec
+        self._name = text.name
+        self._spec = text.spec
         self._gives = gives
-        self._tokenizer = tokenizer
-        self._chat_template = chat_template
-        self._eos_token_ids = eos_token_ids
+        self._tokenizer = text.tokenizer
+        self._chat_template = text.chat_template
+        self._eos_token_ids = text.eos_token_ids
         self._max_context = max_context
         self._adapters = adapters
-        self._restrictions = restrictions
+        self._restrictions = text.restrictions
         self._check_fits = check_fits
-        self._phrases = None if tokenizer is None else Phrases(tokenizer, spec.vocab_size)
+        self._phrases = None if text.tokenizer is None else Phrases(text.tokenizer, text.spec.vocab_size)
         self._numbers = itertools.count()
 
     def make(

@@ -289,7 +289,7 @@ def test_any_squeeze_gives_the_same_results(seed: int) -> None:
 def test_what_can_never_run_is_refused() -> None:
     engine, _ = make_engine(num_blocks=8, max_sequences=4)
     with pytest.raises(DoesNotFit, match="beam_width is 5 and 4 sequences run at once"):
-        engine.check_fits(10, 10, 5)
-    engine.check_fits(64, 16, 4)
+        engine.plan.check_fits(4, 10, 10, 5)
+    engine.plan.check_fits(4, 64, 16, 4)
     with pytest.raises(DoesNotFit, match=r"needs 192 tokens of KV cache and there are 128"):
-        engine.check_fits(64, 17, 4)
+        engine.plan.check_fits(4, 64, 17, 4)

@@ -24,7 +24,7 @@ from headrace.engine.pooling import PoolingEngine
 from headrace.errors import UnsupportedModel
 from headrace.hub.files import ModelFiles
 from headrace.model.decoder import Decoder
-from headrace.model.embedding import EmbeddingRecipe, read_recipe
+from headrace.model.embedding import Embedder, EmbeddingRecipe, read_recipe
 from headrace.model.loader import load_decoder, read_spec
 from headrace.model.spec import Pooling
 from headrace.ops.kinds import CacheType
@@ -120,7 +120,8 @@ def test_a_compiled_pass_is_the_same_operations(name: str, made: Made) -> None:
 
 def engine(decoder: Decoder, pooling: Pooling, step_tokens: int = 64) -> PoolingEngine:
     recipe = EmbeddingRecipe(size=decoder.spec.hidden_size, pooling=pooling)
-    return PoolingEngine(decoder, recipe, step_tokens=step_tokens, dtype=CacheType.F32)
+    embedder = Embedder(ModelFiles("tiny"), recipe, decoder.ops)
+    return PoolingEngine(decoder, embedder, step_tokens=step_tokens, dtype=CacheType.F32)
 
 
 def run(engine: PoolingEngine, requests: list[PoolingRequest]) -> list[np.ndarray]:
@@ -241,12 +242,14 @@ def test_a_recipe_of_sentence_transformers(tmp_path: Path, ops: Any) -> None:
     )
     weight, bias = np.random.default_rng(0).standard_normal((2, 24, 64)).astype(np.float32) / 8
     save_file({"linear.weight": weight, "linear.bias": bias[:, 0].copy()}, tmp_path / "2_Dense" / "model.safetensors")
-    recipe = read_recipe(files, read_spec(files), ops)
+    recipe = read_recipe(files, read_spec(files))
     assert (recipe.size, recipe.pooling, recipe.normalize, recipe.max_tokens) == (24, Pooling.FIRST, True, 100)
     assert (recipe.prompts, recipe.default_prompt) == ({"query": "query: "}, "query")
     row = np.random.default_rng(1).standard_normal(64).astype(np.float32)
     expected = np.tanh(weight @ row + bias[:, 0])
-    np.testing.assert_allclose(recipe.finish(row, None), expected / np.linalg.norm(expected), atol=1e-6)
+    np.testing.assert_allclose(
+        Embedder(files, recipe, ops).finish(row, None), expected / np.linalg.norm(expected), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,13 +262,13 @@ def test_a_recipe_of_sentence_transformers(tmp_path: Path, ops: Any) -> None:
         ([("LSTM", {})], "modules.json has a LSTM"),
     ],
 )
-def test_recipes_that_are_refused(modules: Any, message: str, tmp_path: Path, made: Made, ops: Any) -> None:
+def test_recipes_that_are_refused(modules: Any, message: str, tmp_path: Path, made: Made) -> None:
     with pytest.raises(UnsupportedModel, match=message):
-        read_recipe(write_modules(tmp_path, modules), read_spec(ModelFiles("tiny", folder=made("bert"))), ops)
+        read_recipe(write_modules(tmp_path, modules), read_spec(ModelFiles("tiny", folder=made("bert"))))
 
 
-def test_without_a_recipe(made: Made, ops: Any) -> None:
+def test_without_a_recipe(made: Made) -> None:
     for name, pooling in (("bert", Pooling.MEAN), ("llama", Pooling.LAST)):
         files = ModelFiles("tiny", folder=made(name))
-        recipe = read_recipe(files, read_spec(files), ops)
+        recipe = read_recipe(files, read_spec(files))
         assert (recipe.pooling, recipe.normalize, recipe.size) == (pooling, True, 64)

@@ -17,7 +17,7 @@ from typing import Any
 
 from headrace.engine.stats import EngineStats
 from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingChatTemplate, RequestError
-from headrace.loaded_model import EncodedChat
+from headrace.model_text import EncodedChat
 from headrace.sampling_params import SamplingParams
 from headrace.server.run import listen, make_server, url
 from headrace.text.answer import AnswerFormat, Reading
@@ -62,7 +62,7 @@ class FakeLLM:
     fail_with: Exception = field(default_factory=lambda: EngineError("the engine failed; restart it"))
     max_context: int = 2000
     default_params: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.25, top_k=7))
-    is_alive: bool = True
+    trouble: str | None = None
     name: str = "fake"
     spec: str = "fake spec"
     tokenizer: FakeTokenizer | None = field(default_factory=FakeTokenizer)
@@ -85,8 +85,8 @@ class FakeLLM:
     def submit(
         self, prompt: Any, params: SamplingParams, *, priority: int = 0, reading: Any = None, adapter: str | None = None
     ) -> FakeStream:
-        if not self.is_alive:
-            raise EngineError("the engine is closed; make a new one")
+        if self.trouble is not None:
+            raise EngineError(self.trouble)
         text = prompt.get("prompt")
         ids = list(prompt["prompt_token_ids"]) if text is None else self.tokenizer.encode(text)
         if any(i > 256 for i in ids):

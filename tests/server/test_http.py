@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace import __version__
 from headrace.errors import EngineError
-from headrace.loaded_model import EncodedChat
+from headrace.model_text import EncodedChat
 from headrace.server.app import create_app
 from headrace.text.answer import AnswerFormat, Reading
 
@@ -167,7 +167,7 @@ def test_health_and_version(serve) -> None:
     base = serve(llm)
     assert httpx.get(f"{base}/health").status_code == 200
     assert httpx.get(f"{base}/version").json() == {"version": __version__}
-    llm.is_alive = False
+    llm.trouble = "the engine is closed; make a new one"
     assert httpx.get(f"{base}/health").status_code == 503
     error_of(httpx.post(f"{base}/v1/chat/completions", json=CHAT), 500)
 

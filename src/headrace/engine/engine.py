@@ -21,7 +21,6 @@ from headrace.engine.scheduler import Scheduler
 from headrace.engine.scoring import Scoring
 from headrace.engine.sequence import Sequence
 from headrace.engine.stats import EngineStats
-from headrace.errors import DoesNotFit
 from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
 from headrace.ops.base import Ops
@@ -82,24 +81,6 @@ class Engine:
         """Whether any sequence is waiting or running."""
         return bool(self._sequences)
 
-    def check_fits(self, prompt_tokens: int, max_tokens: int, beam_width: int | None = None) -> None:
-        """Raise DoesNotFit if a sequence of that length, or a search of that width, could never run, even alone."""
-        width, size = beam_width or 1, self._blocks.block_size
-        if width > self._max_sequences:
-            raise DoesNotFit(
-                f"beam_width is {width} and {self._max_sequences} sequences run at once; lower it, or start with more"
-                " --max-sequences",
-                param="beam_width",
-            )
-        shared = prompt_tokens // size
-        needed = shared + width * (self._blocks.blocks_for(prompt_tokens + max_tokens) - shared)
-        if needed > self._blocks.num_blocks:
-            raise DoesNotFit(
-                f"the request needs {needed * size:,} tokens of KV cache and there are"
-                f" {self._blocks.num_blocks * size:,}; shorten it, lower max_tokens, or start with more --kv-memory",
-                param="max_tokens",
-            )
-
     def submit(self, request: Request) -> None:
         """Queue a request.
 
@@ -109,7 +90,9 @@ class Engine:
         """
         assert request.id not in self._sequences, f"request id {request.id} is in use"
         assert request.prompt_token_ids
-        self.check_fits(len(request.prompt_token_ids), request.max_tokens, request.params.beam_width)
+        self.plan.check_fits(
+            self._max_sequences, len(request.prompt_token_ids), request.max_tokens, request.params.beam_width
+        )
         self._adapters.hold(request.adapter)
         sequences: dict[int, Sequence] = {}
         for index in range(request.params.n if request.params.beam_width is None else 1):

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from headrace.config import EngineConfig
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, DoesNotFit
 from headrace.ops.kinds import CacheType
 
 SHARE_OF_FREE_MEMORY = 0.5
@@ -30,6 +30,26 @@ class KVPlan:
     def token_bytes(self) -> int:
         """Size of a token in all layers together."""
         return self.block_bytes // self.block_size
+
+    def check_fits(
+        self, max_sequences: int, prompt_tokens: int, max_tokens: int, beam_width: int | None = None
+    ) -> None:
+        """Raise DoesNotFit if a sequence of that length, or a search of that width, could never run, even alone."""
+        width, size = beam_width or 1, self.block_size
+        if width > max_sequences:
+            raise DoesNotFit(
+                f"beam_width is {width} and {max_sequences} sequences run at once; lower it, or start with more"
+                " --max-sequences",
+                param="beam_width",
+            )
+        shared = prompt_tokens // size
+        needed = shared + width * (-(-(prompt_tokens + max_tokens) // size) - shared)
+        if needed > self.num_blocks:
+            raise DoesNotFit(
+                f"the request needs {needed * size:,} tokens of KV cache and there are"
+                f" {self.num_blocks * size:,}; shorten it, lower max_tokens, or start with more --kv-memory",
+                param="max_tokens",
+            )
 
     def __str__(self) -> str:
         tokens = self.num_blocks * self.block_size

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.model.decoder import Decoder
-from headrace.model.embedding import EmbeddingRecipe
+from headrace.model.embedding import Embedder
 from headrace.model.spec import Pooling
 from headrace.ops.kinds import CacheType
 from headrace.pooled import PoolingOutput, PoolingRequest
@@ -29,13 +29,13 @@ _Pooled = NDArray[np.float64]
 class PoolingEngine:
     """Runs pooling requests on one model. Not thread-safe: one thread calls all methods.
 
-    `recipe` says how hidden states become embeddings, `step_tokens` how many tokens a step has at most, each prompt
+    `embedder` makes embeddings of hidden states, `step_tokens` how many tokens a step has at most, each prompt
     rounded up to blocks of 16. A longer prompt has a step of its own, in pieces if the model is causal.
     """
 
-    def __init__(self, decoder: Decoder, recipe: EmbeddingRecipe, *, step_tokens: int, dtype: CacheType) -> None:
+    def __init__(self, decoder: Decoder, embedder: Embedder, *, step_tokens: int, dtype: CacheType) -> None:
         self._decoder = decoder
-        self._recipe = recipe
+        self._embedder = embedder
         self._step_tokens = step_tokens
         self._dtype = dtype
         self._waiting: dict[str, PoolingRequest] = {}
@@ -142,7 +142,7 @@ class PoolingEngine:
     def _pooling(self, request: PoolingRequest) -> Pooling:
         classifier = self._decoder.spec.classifier
         if not request.classify:
-            return self._recipe.pooling
+            return self._embedder.recipe.pooling
         assert classifier is not None
         return classifier.pooling
 
@@ -171,7 +171,7 @@ class PoolingEngine:
         if request.classify:
             logits: FloatArray = np.asarray(self._decoder.classify(row[None]))[0]
             return logits
-        return self._recipe.finish(row, request.dimensions)
+        return self._embedder.finish(row, request.dimensions)
 
 
 def _blocks_for(num_tokens: int) -> int:

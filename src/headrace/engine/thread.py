@@ -7,11 +7,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from headrace.errors import EngineError
+from headrace.errors import EngineError, HeadraceError
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
 
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 OutputT = TypeVar("OutputT")
-RequestT = TypeVar("RequestT")
+RequestT = TypeVar("RequestT", bound=_HasId)
 
 
 class Stepping(Protocol[RequestT_contra, OutputT]):
@@ -22,7 +28,7 @@ class Stepping(Protocol[RequestT_contra, OutputT]):
         """Whether a step would do anything."""
 
     def submit(self, request: RequestT_contra, /) -> None:
-        """Queue a request."""
+        """Queue a request; raises HeadraceError if it cannot run."""
 
     def cancel(self, request_id: str, index: int | None = None, /) -> None:
         """Drop a request, or one of its sequences; unknown ids are ignored."""
@@ -34,18 +40,20 @@ class Stepping(Protocol[RequestT_contra, OutputT]):
 class EngineThread(Generic[RequestT, OutputT]):
     """Takes requests and cancellations from other threads and applies them between steps.
 
-    `deliver` is called in the engine's thread with each step's outputs; `fail` once, with the error, if the engine
-    dies. After that nothing more is delivered.
+    In the engine's thread `deliver` is called with each step's outputs, `drop` with the id of a request that the engine
+    refuses and the error, and `fail` once, with the error, if the engine dies. After that nothing more is delivered.
     """
 
     def __init__(
         self,
         engine: Stepping[RequestT, OutputT],
         deliver: Callable[[list[OutputT]], None],
+        drop: Callable[[str, HeadraceError], None],
         fail: Callable[[EngineError], None],
     ) -> None:
         self._engine = engine
         self._deliver = deliver
+        self._drop = drop
         self._fail = fail
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -55,9 +63,11 @@ class EngineThread(Generic[RequestT, OutputT]):
         self._thread.start()
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the engine still takes requests."""
-        return self.error is None and not self._closing
+    def trouble(self) -> str | None:
+        """Why the engine takes no more requests; None when it does."""
+        if self.error is not None:
+            return str(self.error)
+        return "the engine is closed; make a new one" if self._closing else None
 
     def submit(self, request: RequestT) -> None:
         """Queue a request that has been checked.
@@ -65,9 +75,9 @@ class EngineThread(Generic[RequestT, OutputT]):
         Raises:
             EngineError: the engine has died or is closed.
         """
-        if not self.is_alive:
-            raise self.error or EngineError("the engine is closed; make a new one")
-        self.send(lambda: self._engine.submit(request))
+        if (trouble := self.trouble) is not None:
+            raise self.error or EngineError(trouble)
+        self.send(lambda: self._submit(request))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Drop a request or one of its sequences before the next step."""
@@ -84,6 +94,12 @@ class EngineThread(Generic[RequestT, OutputT]):
         """Have something done to the engine in its thread, before the next step."""
         self._commands.append(command)
         self._wake.set()
+
+    def _submit(self, request: RequestT) -> None:
+        try:
+            self._engine.submit(request)
+        except HeadraceError as error:
+            self._drop(request.id, error)
 
     def _run(self) -> None:
         try:

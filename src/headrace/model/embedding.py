@@ -36,15 +36,17 @@ _OLD_MODES: Mapping[str, str] = {
 class DenseModule:
     """A linear layer on the pooled state, and tanh where it has one."""
 
-    weight: Weight
-    bias: Array | None
+    path: str
+    """Folder of its weights within the model's"""
+    columns: int
+    size: int
+    """Numbers that come out"""
     is_tanh: bool
-    ops: Ops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRecipe:
-    """From pooled hidden states to embeddings."""
+    """From pooled hidden states to embeddings: what is done, without the weights that it takes."""
 
     size: int
     """Numbers in an embedding"""
@@ -64,19 +66,32 @@ class EmbeddingRecipe:
         names = [parts[0][self.pooling], *("a dense layer" for _ in self.dense), "normalised" if self.normalize else ""]
         return f"embeddings of {self.size:,} numbers: {', '.join(filter(None, names))}"
 
+
+class Embedder:
+    """A recipe with the weights of its dense layers.
+
+    Raises:
+        DamagedFile: a layer's weights are missing or of the wrong shape.
+    """
+
+    def __init__(self, files: ModelFiles, recipe: EmbeddingRecipe, ops: Ops) -> None:
+        self.recipe = recipe
+        self._ops = ops
+        self._dense = [(*_read_weights(files, module, ops), module.is_tanh) for module in recipe.dense]
+
     def finish(self, pooled: FloatArray, dimensions: int | None) -> FloatArray:
         """The embedding for a pooled state [H]: its first `dimensions` numbers, normalised afterwards."""
         row = pooled[None]
-        for module in self.dense:
-            row = module.ops.linear(row, module.weight, module.bias)
-            row = module.ops.softcap(row, 1.0) if module.is_tanh else row  # a cap of 1 is tanh
+        for weight, bias, is_tanh in self._dense:
+            row = self._ops.linear(row, weight, bias)
+            row = self._ops.softcap(row, 1.0) if is_tanh else row  # a cap of 1 is tanh
         embedding = np.asarray(row)[0, :dimensions].astype(np.float64)
-        if self.normalize:
+        if self.recipe.normalize:
             embedding /= max(float(np.sqrt(np.add.reduce(np.square(embedding)))), 1e-12)
         return embedding.astype(np.float32)
 
 
-def read_recipe(files: ModelFiles, spec: ModelSpec, ops: Ops) -> EmbeddingRecipe:
+def read_recipe(files: ModelFiles, spec: ModelSpec) -> EmbeddingRecipe:
     """The recipe of a model's folder; without one the mean for encoders, the last token for decoders, normalised.
 
     Raises:
@@ -97,8 +112,8 @@ def read_recipe(files: ModelFiles, spec: ModelSpec, ops: Ops) -> EmbeddingRecipe
             case "Pooling":
                 pooling = _read_pooling(files, path)
             case "Dense":
-                dense.append(_read_dense(files, path, size, ops))
-                size = dense[-1].weight.shape[0]
+                dense.append(_read_dense(files, path, size))
+                size = dense[-1].size
             case "Normalize":
                 normalize = True
             case _:
@@ -157,22 +172,24 @@ def _read_pooling(files: ModelFiles, path: str) -> Pooling:
     return _MODES[modes[0]]
 
 
-def _read_dense(files: ModelFiles, path: str, columns: int, ops: Ops) -> DenseModule:
+def _read_dense(files: ModelFiles, path: str, columns: int) -> DenseModule:
     config = Fields(_module_config(files, path), f"{files.name}: {path}/config.json")
     config.only("in_features", columns)
     activation = config.text("activation_function", "torch.nn.modules.activation.Tanh").rpartition(".")[2]
     if activation not in ("Tanh", "Identity"):
         raise config.refusal("activation_function", activation, "expected Tanh or Identity")
+    return DenseModule(path, columns, config.integer("out_features"), activation == "Tanh")
+
+
+def _read_weights(files: ModelFiles, module: DenseModule, ops: Ops) -> tuple[Weight, Array | None]:
     assert files.folder is not None
-    tensors = open_safetensors(files.folder / path)
-    shape = (config.integer("out_features"), columns)
+    tensors = open_safetensors(files.folder / module.path)
+    shape = (module.size, module.columns)
     weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
     if weight is None or weight.shape != shape:
         found = "no linear.weight" if weight is None else f"linear.weight {list(weight.shape)}"
-        raise DamagedFile(f"{files.name}: {path} has {found}, expected {list(shape)}; download the model again")
-    return DenseModule(
-        ops.pack([weight]), None if bias is None else ops.vector(bias.decode()), activation == "Tanh", ops
-    )
+        raise DamagedFile(f"{files.name}: {module.path} has {found}, expected {list(shape)}; download the model again")
+    return ops.pack([weight]), None if bias is None else ops.vector(bias.decode())
 
 
 def _module_config(files: ModelFiles, path: str) -> dict[str, Any]:

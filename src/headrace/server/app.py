@@ -313,7 +313,7 @@ def _list(server: _Server, dialect: Dialect, listing: Listing) -> Any:
 def _health(server: _Server) -> Any:
     async def health(_: Request) -> Response:
         """200 when the engine takes requests."""
-        return Response(status_code=200 if server.llm.is_alive else 503)
+        return Response(status_code=200 if server.llm.trouble is None else 503)
 
     return health
 
