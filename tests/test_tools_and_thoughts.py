@@ -61,11 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def templates() -> Path:
-    path = Path(__file__).parents[2] / "shared/data/chat_templates"
-    if not path.is_dir():
-        pytest.skip("needs ../shared")
-    return path
+def templates(shared: Path) -> Path:
+    return shared / "data/chat_templates"
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,8 @@ TOOLS = [
 
 @cache
 def template(name: str) -> ChatTemplate:
+    if not TEMPLATES.is_dir():
+        pytest.skip("needs the material in ../shared, which is not part of the project")
     return ChatTemplate((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"), ROLES)
 
 
@@ -353,7 +355,7 @@ def test_nothing_is_held_back_without_need() -> None:
     assert [each.arguments for each in deltas if isinstance(each, ToolCallDelta)] == ["", '{"pl', "ace", '": 1']
 
 
-THINKING = format_of("Qwen-Qwen3-0.6B") if TEMPLATES.is_dir() else AnswerFormat()
+THINKING = "Qwen-Qwen3-0.6B"
 
 
 @pytest.mark.parametrize(
@@ -371,7 +373,7 @@ THINKING = format_of("Qwen-Qwen3-0.6B") if TEMPLATES.is_dir() else AnswerFormat(
 )
 def test_thoughts(text: str, in_thought: bool, thought: str, content: str) -> None:
     for cuts in ([1], [2], [5], [len(text)]):
-        assert read(THINKING, text, cuts, in_thought=in_thought, has_tools=False) == (thought, content, [])
+        assert read(format_of(THINKING), text, cuts, in_thought=in_thought, has_tools=False) == (thought, content, [])
 
 
 def test_which_templates_think() -> None:
@@ -384,10 +386,10 @@ def test_which_templates_think() -> None:
     assert deep_seek.reasoning is not None
     prompt = template("deepseek-ai-DeepSeek-R1-Distill-Llama-8B").render([{"role": "user", "content": "Hi"}])
     assert deep_seek.opens_thought(prompt)
-    for switch, expected in ((True, False), (False, False)):
+    for switch in (True, False):
         question = [{"role": "user", "content": "a <think>"}]
-        prompt = template("Qwen-Qwen3-0.6B").render(question, template_kwargs={"enable_thinking": switch})
-        assert THINKING.opens_thought(prompt) is expected
+        prompt = template(THINKING).render(question, template_kwargs={"enable_thinking": switch})
+        assert not format_of(THINKING).opens_thought(prompt)
 
 
 def test_granite_answers_between_marks() -> None:
