@@ -1,7 +1,7 @@
 """The headrace command on a pretended engine: `python fake_headrace.py run …`.
 
 For what a real model cannot be made to do on demand: tokens that come slowly, never end, or fail on the way. The
-model's name says what it does: words of {slow, endless, plain, ids, broken, hostile}.
+model's name says what it does: words of {slow, endless, plain, ids, broken, hostile, thinking}.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class LLM:
             words = ["word"] * 100_000
         if "hostile" in self.name:
             words = ["\x1b[2Jcleared\x07"]
+        if "thinking" in self.name:
+            yield from (Chunk(0, "", [0], reasoning=piece) for piece in ("Let me ", "\x1b[2Jsee."))
         for number, word in enumerate(words, 1):
             if "slow" in self.name:
                 time.sleep(0.02)

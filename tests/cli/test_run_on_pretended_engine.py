@@ -42,6 +42,13 @@ def test_quiet_is_only_the_text() -> None:
     assert (done.stdout, done.stderr) == ("'Once' temperature=0.5 \n", "")
 
 
+def test_thoughts_go_to_stderr() -> None:
+    done = headrace("run", "thinking", "hello")
+    assert done.stdout == "user:hello \n"
+    assert done.stderr.splitlines()[3] == "Let me see."
+    assert headrace("run", "thinking", "hello", "-q").stderr == ""
+
+
 def test_prompt_from_a_pipe_loses_one_newline() -> None:
     assert headrace("run", "plain", "-q", stdin="two\nlines\n\n").stdout.startswith("'two\\nlines\\n'")
     assert headrace("run", "plain", "-", "-q", stdin="windows\r\n").stdout.startswith("'windows'")
@@ -275,8 +282,8 @@ def test_bundled_model_tells_a_story_and_then_waits() -> None:
 
 
 def test_a_models_control_characters_do_not_reach_the_terminal() -> None:
-    with Terminal([*COMMAND, "run", "hostile", "x"], dict(os.environ)) as terminal:
-        terminal.wait_for("cleared")
+    with Terminal([*COMMAND, "run", "hostile-thinking", "x"], dict(os.environ)) as terminal:
+        assert "see." in terminal.wait_for("cleared")
         assert terminal.wait() == 0
         assert b"\x1b[2J" not in terminal.raw
         assert b"\x07" not in terminal.raw

@@ -137,18 +137,23 @@ class Conversation:
             return start(replace(self._params, max_tokens=None))
 
     def _stream(self, stream: Iterator[Chunk], said: list[str] | None = None, opening: str = "") -> None:
-        out, timing = TextOut(), Timing()
+        out, thought, timing = TextOut(), TextOut(is_aside=True), Timing()
         out.write(opening)
         interrupted = False
         with closing(cast("Generator[Chunk]", stream)), _deferred_interrupt() as interrupt:
             for chunk in stream:
                 timing.add(chunk)
-                out.write(self._shown(chunk))
+                if not self.status.is_quiet:
+                    thought.write(chunk.reasoning)
+                if shown := self._shown(chunk):
+                    thought.end_line()
+                    out.write(shown)
                 if said is not None:
                     said.append(chunk.text)
                 interrupted = interrupt.is_set
                 if interrupted:
                     break
+        thought.end_line()
         out.end_line()
         self.status.say(timing.line(self._params.max_tokens))
         if interrupted:

@@ -47,7 +47,7 @@ OPENING = "Once upon a time"
     metavar="FOLDER",
     help="LoRA adapter (PEFT's folder) to answer with.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Only the text, no status lines.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the text: no thoughts, no status lines.")
 @debug_option
 def run(
     model: str,
@@ -68,7 +68,7 @@ def run(
     its end is left out). A PROMPT that is given is all there is: a pipe is not read then. A model with a chat template
     answers PROMPT as a message; one without continues it. Sampling defaults are the model's own.
 
-    Text goes to stdout, everything else to stderr.
+    Text goes to stdout, everything else to stderr, thoughts of a model that thinks too.
     """
     _check_combination(system=system, raw=raw, token_ids=token_ids, chat_template=chat_template)
     _check_name(model, prompt)

@@ -1,4 +1,4 @@
-"""What goes to stderr beside the text: the model's load report, and a dim line after an answer."""
+"""What goes to stderr beside the text: the model's load report, its thoughts, and a dim line after an answer."""
 
 from __future__ import annotations
 
@@ -66,22 +66,31 @@ def _rounded(value: float) -> str:
 
 
 class TextOut:
-    """The answer's text on stdout, as it comes. On a terminal, control characters of the model's are replaced."""
+    """A model's text as it comes: an answer on stdout, or, as an aside, a thought on stderr, dim.
 
-    def __init__(self) -> None:
+    On a terminal, its control characters are replaced.
+    """
+
+    def __init__(self, *, is_aside: bool = False) -> None:
+        self._is_aside = is_aside
         self._ends_line = True
         self._controls = dict.fromkeys((*range(32), 127, *range(128, 160)), "�")
         self._controls.pop(ord("\n"))
         self._controls.pop(ord("\t"))
-        if not sys.stdout.isatty():
+        if not (sys.stderr if is_aside else sys.stdout).isatty():
             self._controls.clear()
 
     def write(self, text: str) -> None:
         """Write and flush."""
-        if text:
-            sys.stdout.write(text.translate(self._controls))
+        if not text:
+            return
+        self._ends_line = text.endswith("\n")
+        text = text.translate(self._controls)
+        if self._is_aside:
+            click.secho(text, dim=True, nl=False, err=True)
+        else:
+            sys.stdout.write(text)
             sys.stdout.flush()
-            self._ends_line = text.endswith("\n")
 
     def end_line(self) -> None:
         """Make sure that what follows begins a line."""
