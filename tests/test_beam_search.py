@@ -90,6 +90,11 @@ def test_what_makes_no_sense_is_refused_by_name(fields: dict[str, object], param
     assert refused.value.param == param
 
 
+def test_other_parameters_than_a_searchs_are_refused(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="params is a SamplingParams, expected BeamSearchParams"):
+        llm.beam_search(PROMPT, SamplingParams(n=2))  # type: ignore[arg-type]
+
+
 def test_too_wide_for_the_machine_or_the_vocabulary(llm: LLM) -> None:
     with pytest.raises(RequestError, match="beam_width is 17 and 16 sequences run at once"):
         llm.beam_search(PROMPT, BeamSearchParams(beam_width=17, max_tokens=5))

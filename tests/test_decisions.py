@@ -148,6 +148,8 @@ def test_in_an_event_loop(llm: LLM) -> None:
         ([1, 2, 3], [" girl"], "must be a text or messages", "prompt"),
         ({"prompt_token_ids": [1, 2, 3]}, [" girl"], "must be a text or messages", "prompt"),
         ([], [" girl"], "must be a text or messages", "prompt"),
+        ([PROMPT, PROMPT], [" girl"], "must be a text or messages", "prompt"),
+        (5, [" girl"], "must be a text or messages", "prompt"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(

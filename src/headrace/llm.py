@@ -14,6 +14,7 @@ from headrace.completion import Collector, OpenRequest
 from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
+from headrace.errors import RequestError
 from headrace.loaded_adapters import LoadedAdapter
 from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
@@ -146,6 +147,9 @@ class LLM(LoadedModel):
         Raises:
             RequestError: a prompt or parameter is wrong; nothing has run.
         """
+        if not isinstance(params, BeamSearchParams):
+            message = f"params is a {type(params).__name__}, expected BeamSearchParams"
+            raise RequestError(message, param="params")
         width = params.beam_width
         sampling = SamplingParams(
             n=width,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from headrace.completion import OpenRequest
 from headrace.decisions import check_labels
@@ -161,17 +161,21 @@ class Requests:
         self, prompt: str | TextPrompt | Sequence[Message], chat_template_kwargs: Mapping[str, Any] | None
     ) -> tuple[str, bool]:
         """The prompt as text, and whether the tokenizer adds its special tokens to it."""
-        if isinstance(prompt, str | Mapping) or not prompt or not isinstance(prompt[0], Mapping):
+        wrong = RequestError("a decision's prompt must be a text or messages: labels are texts", param="prompt")
+        if isinstance(prompt, str | Mapping):
             text, token_ids = prompt_parts(prompt)
             if text is None or token_ids is not None:
-                raise RequestError("a decision's prompt must be a text or messages: labels are texts", param="prompt")
+                raise wrong
             return text, True
+        if not isinstance(prompt, Sequence) or not prompt or not isinstance(prompt[0], Mapping):
+            raise wrong
         if self._chat_template is None:
             raise MissingChatTemplate(
                 f"{self._name} has no chat template; give one with --chat-template FILE, or give a text",
                 param="messages",
             )
-        return self._chat_template.render(prompt, template_kwargs=chat_template_kwargs), False
+        messages = cast("Sequence[Message]", prompt)
+        return self._chat_template.render(messages, template_kwargs=chat_template_kwargs), False
 
     def _check_generates(self) -> None:
         if not self._spec.language_head:

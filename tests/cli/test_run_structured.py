@@ -39,7 +39,9 @@ def test_a_grammar_as_text_or_from_a_file(headrace: Headrace, stories: str, tmp_
         (("--json-schema", "/nowhere.json"), "does not exist"),
         (("--regex", "("), "missing )"),
         (("--regex", "[a-z]{90}", "--max-tokens", "3"), "needs"),
-        (("--grammar", "nothing"), "neither"),
+        (("--grammar", "nothing"), "neither a file nor a grammar"),
+        (("--grammar", "nothing: here"), "neither"),
+        (("--json-schema", __file__), "test_run_structured.py is not JSON"),
     ],
 )
 def test_what_is_wrong_is_said(headrace: Headrace, stories: str, options: tuple[str, ...], words: str) -> None:

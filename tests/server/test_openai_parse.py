@@ -161,7 +161,6 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "function", "function": {"name": "f", "params": {}}}]}, "tools[0].function.params"),
     ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
-    ({"messages": [{"role": "function", "content": "a", "name": "f"}]}, "messages[0].role"),
     ({"messages": [{"role": "boss", "content": "a"}]}, "messages[0].role"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -306,7 +305,11 @@ def test_a_body_that_is_no_request(body: bytes) -> None:
 def test_required_and_unknown_fields_say_so() -> None:
     with pytest.raises(RequestError, match=r"^messages is required$"):
         parse_chat(b'{"model": "m"}', DEFAULTS)
-    with pytest.raises(RequestError, match=r"^temprature is not a known parameter"):
+    with pytest.raises(RequestError, match=r"^tools is not a known parameter; it is for /v1/chat/completions$"):
+        completion(tools=[])
+    with pytest.raises(RequestError, match=r"^thinking_token_budget is not supported here; leave it out: only chats"):
+        completion(thinking_token_budget=5)
+    with pytest.raises(RequestError, match=r"^temprature is not a known parameter; check its spelling"):
         chat(temprature=1)
     with pytest.raises(RequestError, match=r"^max_tokens: expected int or null, got str$"):
         chat(max_tokens="5")

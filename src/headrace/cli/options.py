@@ -76,12 +76,14 @@ class SamplingSetting(click.ParamType[tuple[str, Any]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
         """The name and the value."""
-        name, _, text = str(value).partition("=")
+        name, _, text = Text().convert(value, param, ctx).partition("=")
+        if name in _SAMPLING_NAMES:
+            self.fail(f"{name} has an option of its own, --{name.replace('_', '-')}", param, ctx)
         if name not in SAMPLING_SETTINGS:
             self.fail(f"{name!r} is none of {', '.join(SAMPLING_SETTINGS)}", param, ctx)
         try:
             return name, json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             self.fail(f'{name} is {text!r}, expected a number or a list such as ["a", "b"]', param, ctx)
 
 
@@ -193,6 +195,8 @@ SPECULATION_OPTIONS = (
 )
 _SPECULATION_NAMES = ("speculation", "draft")
 
+_SAMPLING_NAMES = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+
 SAMPLING_SETTINGS = (
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta"),
     *("dynatemp_range", "dynatemp_exponent", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size"),
@@ -257,13 +261,26 @@ def _structured(json_schema: Path | None, regex: str | None, grammar: str | None
     if [json_schema, regex, grammar].count(None) < 2:
         raise click.UsageError("--json-schema, --regex and --grammar exclude each other; give one of them")
     if json_schema is not None:
-        return StructuredOutput(json=_read_text(json_schema))
+        return StructuredOutput(json=_read_json(json_schema))
     if regex is not None:
         return StructuredOutput(regex=regex)
     if grammar is None:
         return None
     is_file = "\n" not in grammar and len(grammar) < 256 and Path(grammar).is_file()
+    if not is_file and ":" not in grammar:
+        raise click.UsageError(
+            f"--grammar {grammar!r} is neither a file nor a grammar, which has a rule start: … (Lark) or root ::= …"
+        )
     return StructuredOutput(grammar=_read_text(Path(grammar)) if is_file else grammar)
+
+
+def _read_json(path: Path) -> str:
+    text = _read_text(path)
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{path} is not JSON ({error})") from error
+    return text
 
 
 def _read_text(path: Path) -> str:
@@ -297,8 +314,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_sampling(*args: Any, **options: Any) -> None:
-        names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
-        given = {name: options.pop(name) for name in names}
+        given = {name: options.pop(name) for name in _SAMPLING_NAMES}
         sampling = {name: value for name, value in given.items() if value not in (None, ())}
         sampling |= dict(options.pop("settings"))
         command(*args, sampling=sampling, **options)

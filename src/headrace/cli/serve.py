@@ -68,7 +68,8 @@ def serve(
     lora_dir: Path | None,
     config: EngineConfig,
 ) -> None:
-    """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics.
+    """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
+    /v1/models; and /v1/rerank, /v1/score, /v1/classify, /health, /metrics.
 
     The first Ctrl-C lets open requests finish, a second one ends at once.
     """

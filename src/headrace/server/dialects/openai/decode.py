@@ -15,6 +15,11 @@ _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
 _TAGS = {"role": "system, developer, user, assistant or tool", "type": "text: other content is not supported"}
 _FORMATS = "text, json_object, json_schema or structural_tag"
+_ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("messages", "tools", "tool_choice", "reasoning_effort"), "/v1/chat/completions"),
+    **dict.fromkeys(("prompt", "best_of"), "/v1/completions"),
+}
+"""Where a parameter belongs that was sent to another path"""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -49,8 +54,11 @@ def _field_error(message: str) -> RequestError:
     what, path = match["what"], (match["path"] or "").lstrip(".")
     if named := _NAMED_FIELD.match(what):
         path = f"{path}.{named['field']}" if path else named["field"]
-        verb = "is required" if "missing" in what else "is not a known parameter; check its spelling or leave it out"
-        return RequestError(f"{path} {verb}", param=path)
+        if "missing" in what:
+            return RequestError(f"{path} is required", param=path)
+        elsewhere = _ELSEWHERE.get(path)
+        hint = f"it is for {elsewhere}" if elsewhere else "check its spelling or leave it out"
+        return RequestError(f"{path} is not a known parameter; {hint}", param=path)
     what = what.replace("`", "").replace(" | ", " or ")
     if path == "response_format.type" and what.startswith("Invalid value"):
         return RequestError(f"{path}: {what[0].lower()}{what[1:]}, expected {_FORMATS}", param=path)

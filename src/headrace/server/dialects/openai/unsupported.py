@@ -68,6 +68,9 @@ _INSTEAD: Mapping[str, str] = {
     "guided_json": 'send structured_outputs={"json": …} or response_format instead, as for vLLM since 0.12',
     "guided_regex": 'send structured_outputs={"regex": …} instead, as for vLLM since 0.12',
     "guided_whitespace_pattern": 'send structured_outputs={"whitespace_pattern": …} instead, as for vLLM since 0.12',
+    "functions": "send tools instead",
+    "function_call": "send tool_choice instead",
+    "thinking_token_budget": "leave it out: only chats have thoughts",
 }
 
 
@@ -83,5 +86,5 @@ def refuse_unsupported(fields: dict[str, Any], known: Mapping[str, tuple[Any, ..
         if value is None or any(type(value) is type(neutral) and value == neutral for neutral in known[name]):
             continue
         allowed = " or ".join(str(neutral) for neutral in known[name])
-        hint = f"leave it out (or send {allowed})" if allowed else _INSTEAD.get(name, "leave it out")
-        raise UnsupportedParameter(f"{name} is not supported by this server; {hint}", param=name)
+        hint = _INSTEAD.get(name) or (f"leave it out (or send {allowed})" if allowed else "leave it out")
+        raise UnsupportedParameter(f"{name} is not supported here; {hint}", param=name)
