@@ -14,13 +14,15 @@ import tokenizers
 from test_tools import WITH_CALLS, every_format, format_of, read
 
 from headrace.errors import RequestError
+from headrace.sampling_params import SamplingParams
 from headrace.structured_output import StructuredOutput
-from headrace.text.answer import AnswerFormat
+from headrace.text.answer import AnswerFormat, Reading
 from headrace.text.byte_level import character_to_byte
 from headrace.text.grammar.compiler import Grammars
 from headrace.text.grammar.constraint import GrammarConstraint
 from headrace.text.grammar.specification import grammar_text
 from headrace.text.grammar.vocabulary import GrammarVocabulary
+from headrace.text.restrictions import Restrictions
 from headrace.text.tokenizer import Tokenizer
 from headrace.text.tools.definitions import read_tools
 from headrace.text.tools.grammar import tools_grammar
@@ -207,3 +209,28 @@ def test_calls_end_in_time() -> None:
         for seed in range(5):
             text = draw(constraint(format_of("Qwen-Qwen3-0.6B"), choice="required"), seed, budget=budget)
             assert calls_of(format_of("Qwen-Qwen3-0.6B"), text)
+
+
+def test_the_text_of_a_grammar_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    restrictions = Restrictions(tokenizer(), tokenizer().vocab_size, tokenizer().eos_token_ids)
+
+    def text(choice: Any, tools: Any = TOOLS, structured: StructuredOutput | None = None, **asked: Any) -> str | None:
+        found = read_tools(json.loads(json.dumps(tools)), choice, **asked)  # as each request has objects of its own
+        reading = Reading(format_of("Qwen-Qwen3-0.6B"), asked=found)
+        params = SamplingParams(structured=structured)
+        restrictions.compile(params, reading)
+        return restrictions.grammar(params, None, 1000, reading)
+
+    named = {"type": "function", "function": {"name": "look"}}
+    loose = [{**TOOLS[0], "function": {**TOOLS[0]["function"], "strict": False}}, TOOLS[1]]
+    asked: list[dict[str, Any]] = [
+        *({"choice": choice} for choice in ("auto", "none", "required", named)),
+        {"choice": "required", "is_parallel": False},
+        {"choice": "required", "tools": TOOLS[1:]},
+        {"choice": "required", "tools": loose},
+        {"choice": "auto", "structured": StructuredOutput(regex="a")},
+    ]
+    texts = [text(**each) for each in asked]
+    assert len(set(texts)) == len(texts)
+    monkeypatch.setattr(Restrictions, "_write", lambda *_: pytest.fail("written again"))
+    assert [text(**each) for each in asked] == texts

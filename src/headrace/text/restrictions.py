@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.errors import RequestError
 from headrace.sampling_params import SamplingParams
 from headrace.structured_output import StructuredOutput
 from headrace.text.after import AfterThought, ThoughtMarks
-from headrace.text.answer import Reading
+from headrace.text.answer import AnswerFormat, Reading
 from headrace.text.open_ended import OpenEnded
 from headrace.text.thinking import thinking_of
 from headrace.text.tokenizer import Tokenizer
@@ -18,6 +19,11 @@ from headrace.types import Request, Thinking
 if TYPE_CHECKING:
     from headrace.text.grammar.compiler import Grammars
     from headrace.text.grammar.constraint import GrammarConstraint
+
+_MOST_TEXTS = 64
+
+_Asked: TypeAlias = "tuple[StructuredOutput | None, tuple[AnswerFormat, str] | None]"
+"""All that the text of a grammar depends on: a structure, and the model's format with what tools are asked for"""
 
 
 class Restrictions:
@@ -32,6 +38,8 @@ class Restrictions:
         self._eos_token_ids = eos_token_ids
         self._lock = threading.Lock()
         self._made: Grammars | None = None
+        self._texts: OrderedDict[_Asked, str] = OrderedDict()
+        """Of grammars that were compiled not long ago: writing one takes milliseconds where there are many tools"""
 
     @property
     def _grammars(self) -> Grammars:
@@ -49,8 +57,7 @@ class Restrictions:
         Raises:
             RequestError: it cannot be enforced, is malformed, or takes too much work.
         """
-        if (text := self._grammar_text(params, reading)) is not None:
-            self._grammars.compile(text)
+        self._grammar_text(params, reading)
         if (thinking := self.thinking(params, reading)) is not None:
             self._marks(thinking)
 
@@ -77,11 +84,30 @@ class Restrictions:
         return text
 
     def _grammar_text(self, params: SamplingParams, reading: Reading | None) -> str | None:
-        answer = None if params.structured is None else _structured_text(params.structured)
-        if reading is None or reading.asked is None:
-            return answer
-        if params.beam_width is not None:
+        """The text of the request's grammar, compiled; None if there is none."""
+        asked = None if reading is None or reading.asked is None else (reading.format, reading.asked.key)
+        if asked is None and params.structured is None:
+            return None
+        if asked is not None and params.beam_width is not None:
             raise RequestError("tools cannot be used with beam search; leave one of them out", param="tools")
+        key = (params.structured, asked)
+        with self._lock:
+            if (known := self._texts.get(key)) is not None:
+                self._texts.move_to_end(key)
+                return known
+        text = self._write(params.structured, reading)
+        self._grammars.compile(text)
+        with self._lock:
+            self._texts[key] = text
+            while len(self._texts) > _MOST_TEXTS:
+                self._texts.popitem(last=False)
+        return text
+
+    def _write(self, structured: StructuredOutput | None, reading: Reading | None) -> str:
+        answer = None if structured is None else _structured_text(structured)
+        if reading is None or reading.asked is None:
+            assert answer is not None
+            return answer
         from headrace.text.tools.grammar import tools_grammar
 
         return tools_grammar(reading.format, reading.asked, self._grammars.vocabulary.special_names, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Tools:
     """Several calls are allowed"""
     loose: frozenset[str] = frozenset()
     """Tools whose arguments are any JSON object (strict is false)"""
+
+    @property
+    def key(self) -> str:
+        """A text that is the same for what asks for the same calls, and for nothing else."""
+        return json.dumps([self.schemas, self.choice, self.named, self.is_parallel, sorted(self.loose)])
 
 
 def read_tools(
