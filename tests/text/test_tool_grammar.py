@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 import tokenizers
-from test_tools import WITH_CALLS, every_format, format_of, read
+from test_tools import NAMES, PYTHON_CALLS, every_format, format_of, read
 
 from headrace.errors import RequestError
 from headrace.sampling_params import SamplingParams
@@ -27,6 +27,7 @@ from headrace.text.tokenizer import Tokenizer
 from headrace.text.tools.definitions import read_tools
 from headrace.text.tools.grammar import tools_grammar
 from headrace.text.vocabulary import Vocabulary
+from headrace.types import ToolCallDelta
 
 SPECIAL = (
     *("<end>", "[TOOL_CALLS]", "<|python_tag|>", "<|tool_call|>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>"),
@@ -38,6 +39,8 @@ SPECIAL = (
         "<｜tool▁call▁end｜>",
     ),
     "<｜tool▁sep｜>",
+    *("<|tool_call_start|>", "<|tool_call_end|>", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+    *("<|tool_call_begin|>", "<|tool_call_argument_begin|>"),
 )
 WORDS = ("<tool_call>", "</tool_call>", "<tool", '{"', '": ', ', "', "null", '"}', "}}", "</parameter>", "\n\n")
 END = 256
@@ -117,10 +120,11 @@ def calls_of(format_: AnswerFormat, text: str) -> list[tuple[str, Any]]:
 
 
 def formats() -> list[Any]:
-    return [pytest.param(which, id=name) for which, name in enumerate([*WITH_CALLS, "deepseek"])]
+    return [pytest.param(which, id=name) for which, name in enumerate(NAMES)]
 
 
 BEGUN = {
+    "Gemma 3": "[look(",
     "meta-llama-Llama-3.1-8B-Instruct": '{"name": "look"',
     "meta-llama-Llama-3.2-3B-Instruct": '{"name": "look"',
     "openai-gpt-oss-120b": "<|channel|>commentary to=functions.",
@@ -144,7 +148,7 @@ def test_a_required_call_is_a_valid_call(which: int) -> None:
 @pytest.mark.parametrize("which", formats())
 def test_a_call_that_the_model_opens_is_a_valid_call(which: int) -> None:
     format_ = every_format()[which]
-    name = [*WITH_CALLS, "deepseek"][which]
+    name = NAMES[which]
     begun = BEGUN.get(name) or f"Well, {format_.tools.trigger}"  # type: ignore[union-attr]
     for seed in range(8):
         text = draw(constraint(format_), seed, begun)
@@ -167,7 +171,7 @@ def test_without_a_call_any_text_is_allowed(which: int) -> None:
 @pytest.mark.parametrize("which", formats())
 def test_none_is_no_call(which: int) -> None:
     format_ = every_format()[which]
-    name = [*WITH_CALLS, "deepseek"][which]
+    name = NAMES[which]
     begun = BEGUN.get(name) or format_.tools.trigger  # type: ignore[union-attr]
     limit = constraint(format_, choice="none")
     taken = [limit.take(each, 1000) == each for each in tokenizer().encode(f"{begun}", add_special_tokens=False)]
@@ -234,3 +238,75 @@ def test_the_text_of_a_grammar_is_written_once(monkeypatch: pytest.MonkeyPatch) 
     assert len(set(texts)) == len(texts)
     monkeypatch.setattr(Restrictions, "_write", lambda *_: pytest.fail("written again"))
     assert [text(**each) for each in asked] == texts
+
+
+PYTHON = AnswerFormat(tools=PYTHON_CALLS)
+
+
+def test_arguments_in_python_keep_to_the_schema() -> None:
+    flags = {"type": "object", "additionalProperties": {"type": "boolean"}}
+    properties = {
+        "first": {"type": "boolean"},
+        "kind": {"$ref": "#/$defs/Color"},
+        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        "many": {"type": ["boolean", "null", "integer"]},
+        "short": {"type": "string", "pattern": "^[a-c]{2}$"},
+        "deep": {"type": "array", "items": flags, "maxItems": 2},
+        "free": True,
+        "never": False,
+    }
+    defs = {"Color": {"enum": ["red", "it's"]}}
+    schema = {"type": "object", "properties": properties, "required": ["kind", "else"], "$defs": defs}
+    tools = [{"function": {"name": "look", "parameters": schema}}]
+    seen: set[str] = set()
+    for seed in range(25):
+        text = draw(constraint(PYTHON, tools, choice="required", is_parallel=False), seed, budget=200)
+        (call,) = read(PYTHON, text, [2])[2]
+        jsonschema.validate(json.loads(call[1]), schema)
+        seen.update(json.loads(call[1]))
+    assert seen == {*properties, "else"} - {"never"}
+    for value in ("True", "False"):
+        text = draw(constraint(PYTHON, tools, choice="required"), 1, f"[look(first={value}, kind=", budget=200)
+        assert json.loads(read(PYTHON, text, [9])[2][0][1])["first"] is (value == "True")
+    with pytest.raises(AssertionError, match="not allowed"):
+        draw(constraint(PYTHON, tools, choice="required"), 1, "[look(first=1")
+
+
+@pytest.mark.parametrize("name", ["Qwen3-Coder", "Python"])
+@pytest.mark.parametrize(
+    ("more", "keyword"),
+    [
+        ({"minProperties": 2}, "minProperties"),
+        ({"patternProperties": {"a": {}}}, "patternProperties"),
+        ({"additionalProperties": {"type": "string"}}, "additionalProperties"),
+        ({"anyOf": [{"required": ["b"]}]}, "anyOf"),
+    ],
+)
+def test_what_holds_for_all_arguments_is_only_enforced_on_json(name: str, more: Any, keyword: str) -> None:
+    tools = [{"function": {"name": "look", "parameters": {"properties": {"b": {"type": "string"}}, **more}}}]
+    with pytest.raises(RequestError, match=f"{keyword} cannot be enforced") as refused:
+        constraint(PYTHON if name == "Python" else format_of(name), tools)
+    assert refused.value.param == "tools[0].function.parameters"
+
+
+def test_tagged_arguments_keep_to_what_their_schema_refers_to() -> None:
+    coder = format_of("Qwen3-Coder")
+    leg = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    properties = {
+        "unit": {"$ref": "#/$defs/Unit"},
+        "leg": {"anyOf": [{"$ref": "#/$defs/Leg"}, {"type": "null"}]},
+        "free": True,
+        "never": False,
+    }
+    defs = {"Unit": {"enum": ["C", "F"]}, "Leg": leg}
+    schema = {"type": "object", "properties": properties, "required": ["unit", "leg"], "$defs": defs}
+    tools = [{"function": {"name": "look", "parameters": schema}}]
+    for seed in range(10):
+        text = draw(constraint(coder, tools, choice="required", is_parallel=False), seed, budget=200)
+        reader = Reading(coder, tools={"look": schema}).reader()
+        assert reader is not None
+        arguments = "".join(piece.arguments for piece in reader.push(text) if isinstance(piece, ToolCallDelta))
+        jsonschema.validate(json.loads(arguments), schema)
+    bounded = {"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}}}
+    with pytest.raises(RequestError, match="minimum cannot be enforced on text"):
+        constraint(coder, [{"function": {"name": "look", "parameters": bounded}}])

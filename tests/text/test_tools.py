@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from headrace.text.chat import ChatTemplate
 from headrace.text.reasoning import Thought
 from headrace.text.tools.definitions import read_tools
 from headrace.text.tools.derive import derive_format
-from headrace.text.tools.format import NamedCall, ObjectCall, TaggedCall, ToolFormat
+from headrace.text.tools.format import ID_MARK, IdForm, NamedCall, ObjectCall, PythonCall, TaggedCall, ToolFormat
 from headrace.types import ToolCallDelta
 
 ROLES = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -150,100 +151,12 @@ def test_calls_as_the_template_writes_them_are_read_back(
     assert read(format_, text, [len(text)]) == (thought, content, found), "streamed as whole"
 
 
-MARKS = [
-    *("<tool_call>", "</tool_call>", "<tool_call>\n{", '{"name": "look", "arguments": {', '"a": "b"}', "}", "{", "]"),
-    *("[TOOL_CALLS]", "[", ", ", '{"name": "nobody", "arguments": {}}', '{"name": "look"}', '{"arguments": {}, "name"'),
-    *("<think>", "</think>", "<response>", "</response>", " ", "\n\n", "Hello", ":", '"look"', '"', "\\", "ü", "; "),
-    *("<function=look>", "<parameter=place>", "\n</parameter>", "</function>", "<|python_tag|>", "<|tool_call|>"),
-    *("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant", "<|channel|>final<|message|>", "<|call|>"),
-    *(" to=functions.look<|channel|>commentary json<|message|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
-    *("function<｜tool▁sep｜>look\n```json\n", "\n```<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", '"parameters": {'),
-]
-
-
-def every_format() -> list[AnswerFormat]:
-    deep_seek = template("deepseek-ai-DeepSeek-R1-Distill-Llama-8B")
-
-    def render(messages: Any, tools: Any, is_open: bool) -> str:
-        return deep_seek.render(messages, tools, add_generation_prompt=is_open)
-
-    derived = derive_format(render)
-    assert derived is not None
-    return [*map(format_of, WITH_CALLS), AnswerFormat(tools=derived)]
-
-
-@settings(max_examples=600, deadline=None)
-@given(
-    which=st.integers(0, len(WITH_CALLS)),
-    text=st.lists(st.sampled_from(MARKS) | ORDINARY, max_size=14).map("".join),
-    cuts=CUTS,
-    in_thought=st.booleans(),
+PYTHON_VALUE = """value | tojson if value is mapping else "'" + value + "'" if value is string else value"""
+PYTHON = (
+    "{% for call in message.tool_calls %}{{ call.function.name }}({% for key, value in call.function.arguments.items()"
+    " %}{{ key }}={{ " + PYTHON_VALUE + " }}{{ ', ' if not loop.last }}{% endfor %}){{ ', ' if not loop.last }}"
+    "{% endfor %}"
 )
-def test_whatever_the_text_it_is_read_the_same_however_it_is_cut(
-    which: int, text: str, cuts: list[int], in_thought: bool
-) -> None:
-    format_ = every_format()[which]
-    whole = read(format_, text, [max(len(text), 1)], in_thought=in_thought)
-    assert read(format_, text, cuts, in_thought=in_thought) == whole
-    assert read(format_, text, [1], in_thought=in_thought) == whole
-
-
-HERMES = ToolFormat(body=ObjectCall(), call_open="<tool_call>\n", call_close="\n</tool_call>", separator="\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", HERMES),
-        ("Qwen-Qwen2.5-7B-Instruct", HERMES),
-        ("Qwen-Qwen3-0.6B", HERMES),
-        (
-            "mistralai-Mistral-Nemo-Instruct-2407",
-            ToolFormat(
-                body=ObjectCall(after_arguments=', "id": "\ue000"}'),
-                section_open="[TOOL_CALLS][",
-                separator=", ",
-                section_close="]",
-                has_short_ids=True,
-            ),
-        ),
-        (
-            "Qwen3-Coder",
-            ToolFormat(
-                body=TaggedCall(">\n", "<parameter=", ">\n", "\n</parameter>\n"),
-                call_open="<tool_call>\n<function=",
-                call_close="</function>\n</tool_call>",
-                separator="\n",
-            ),
-        ),
-        (
-            "meta-llama-Llama-3.1-8B-Instruct",
-            ToolFormat(
-                body=ObjectCall(after_name='", "parameters": ', arguments_key="parameters"),
-                separator="; ",
-                optional_open="<|python_tag|>",
-                has_parallel_calls=False,
-            ),
-        ),
-    ],
-)
-def test_what_is_derived(name: str, expected: ToolFormat) -> None:
-    assert format_of(name).tools == expected
-
-
-def test_deep_seek_is_derived_though_its_template_shows_no_tools() -> None:
-    name = "deepseek-ai-DeepSeek-R1-Distill-Llama-8B"
-    assert format_of(name).tools is None
-    assert every_format()[-1].tools == ToolFormat(
-        body=NamedCall("\n```json\n"),
-        section_open="<｜tool▁calls▁begin｜>",
-        call_open="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-        call_close="\n```<｜tool▁call▁end｜>",
-        separator="\n",
-        section_close="<｜tool▁calls▁end｜>",
-    )
-
-
 WRITTEN = {
     # how templates of families write calls of whose templates none is here
     "GLM": (
@@ -275,11 +188,134 @@ WRITTEN = {
         '<parameter name="{{ key }}">{{ value | tojson if value is not string else value }}</parameter>\n{% endfor %}'
         "</invoke>\n{% endfor %}</minimax:tool_call>{% endif %}"
     ),
+    "LFM2.5": "{% if message.tool_calls %}<|tool_call_start|>[" + PYTHON + "]<|tool_call_end|>{% endif %}",
+    "Olmo 3": (
+        "{% if message.tool_calls %}<function_calls>\n"
+        + PYTHON[: -len("{{ ', ' if not loop.last }}{% endfor %}")]
+        + "{{ '\n' if not loop.last }}{% endfor %}{{ '\n' }}</function_calls>{% endif %}"
+    ),
+    "Gemma 3": "{% if message.tool_calls %}[" + PYTHON.replace(PYTHON_VALUE, "value | tojson") + "]{% endif %}",
+    "Kimi K2": (
+        "{% if message.tool_calls %}<|tool_calls_section_begin|>{% for call in message.tool_calls %}"
+        "<|tool_call_begin|>{{ call.id }}<|tool_call_argument_begin|>{{ call.function.arguments | tojson }}"
+        "<|tool_call_end|>{% endfor %}<|tool_calls_section_end|>{% endif %}"
+    ),
 }
 LOOP = (
     "{{% if tools %}}tools{{% endif %}}{{% for message in messages %}}<{{{{ message.role }}}}>{{{{ message.content }}}}"
     "{}<end>{{% endfor %}}{{% if add_generation_prompt %}}<assistant>{{% endif %}}"
 )
+
+
+MARKS = [
+    *("<tool_call>", "</tool_call>", "<tool_call>\n{", '{"name": "look", "arguments": {', '"a": "b"}', "}", "{", "]"),
+    *("[TOOL_CALLS]", "[", ", ", '{"name": "nobody", "arguments": {}}', '{"name": "look"}', '{"arguments": {}, "name"'),
+    *("<think>", "</think>", "<response>", "</response>", " ", "\n\n", "Hello", ":", '"look"', '"', "\\", "ü", "; "),
+    *("<function=look>", "<parameter=place>", "\n</parameter>", "</function>", "<|python_tag|>", "<|tool_call|>"),
+    *("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant", "<|channel|>final<|message|>", "<|call|>"),
+    *(" to=functions.look<|channel|>commentary json<|message|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+    *("function<｜tool▁sep｜>look\n```json\n", "\n```<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", '"parameters": {'),
+    *(
+        "look(",
+        "look (place=",
+        "days=3",
+        "more=[1, {'a': None}]",
+        "'",
+        ", ",
+        ")",
+        "]",
+        "[look(",
+        "<|tool_call_start|>[",
+    ),
+    *("]<|tool_call_end|>", "<|tool_call_begin|>functions.look:0", "<|tool_call_argument_begin|>", "functions.", ":7"),
+    *("<|tool_calls_section_begin|>", "<|tool_call_end|>", "<|tool_calls_section_end|>", "look:1"),
+]
+NAMES = (*WITH_CALLS, "deepseek", "LFM2.5", "Gemma 3", "Kimi K2")
+
+
+@cache
+def every_format() -> list[AnswerFormat]:
+    deep_seek = template("deepseek-ai-DeepSeek-R1-Distill-Llama-8B")
+
+    def render(messages: Any, tools: Any, is_open: bool) -> str:
+        return deep_seek.render(messages, tools, add_generation_prompt=is_open)
+
+    derived = derive_format(render)
+    assert derived is not None
+    own = [answer_format(ChatTemplate(LOOP.format(WRITTEN[family]), ROLES)) for family in NAMES[len(WITH_CALLS) + 1 :]]
+    return [*map(format_of, WITH_CALLS), AnswerFormat(tools=derived), *own]
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    which=st.integers(0, len(NAMES) - 1),
+    text=st.lists(st.sampled_from(MARKS) | ORDINARY, max_size=14).map("".join),
+    cuts=CUTS,
+    in_thought=st.booleans(),
+)
+def test_whatever_the_text_it_is_read_the_same_however_it_is_cut(
+    which: int, text: str, cuts: list[int], in_thought: bool
+) -> None:
+    format_ = every_format()[which]
+    whole = read(format_, text, [max(len(text), 1)], in_thought=in_thought)
+    assert read(format_, text, cuts, in_thought=in_thought) == whole
+    assert read(format_, text, [1], in_thought=in_thought) == whole
+
+
+HERMES = ToolFormat(body=ObjectCall(), call_open="<tool_call>\n", call_close="\n</tool_call>", separator="\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", HERMES),
+        ("Qwen-Qwen2.5-7B-Instruct", HERMES),
+        ("Qwen-Qwen3-0.6B", HERMES),
+        (
+            "mistralai-Mistral-Nemo-Instruct-2407",
+            ToolFormat(
+                body=ObjectCall(after_arguments=', "id": "\ue000"}'),
+                section_open="[TOOL_CALLS][",
+                separator=", ",
+                section_close="]",
+                ids=IdForm.SHORT,
+            ),
+        ),
+        (
+            "Qwen3-Coder",
+            ToolFormat(
+                body=TaggedCall(">\n", "<parameter=", ">\n", "\n</parameter>\n"),
+                call_open="<tool_call>\n<function=",
+                call_close="</function>\n</tool_call>",
+                separator="\n",
+            ),
+        ),
+        (
+            "meta-llama-Llama-3.1-8B-Instruct",
+            ToolFormat(
+                body=ObjectCall(after_name='", "parameters": ', arguments_key="parameters"),
+                separator="; ",
+                optional_open="<|python_tag|>",
+                has_parallel_calls=False,
+            ),
+        ),
+    ],
+)
+def test_what_is_derived(name: str, expected: ToolFormat) -> None:
+    assert format_of(name).tools == expected
+
+
+def test_deep_seek_is_derived_though_its_template_shows_no_tools() -> None:
+    name = "deepseek-ai-DeepSeek-R1-Distill-Llama-8B"
+    assert format_of(name).tools is None
+    assert every_format()[len(WITH_CALLS)].tools == ToolFormat(
+        body=NamedCall("\n```json\n"),
+        section_open="<｜tool▁calls▁begin｜>",
+        call_open="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        call_close="\n```<｜tool▁call▁end｜>",
+        separator="\n",
+        section_close="<｜tool▁calls▁end｜>",
+    )
 
 
 @pytest.mark.parametrize("family", WRITTEN)
@@ -295,9 +331,10 @@ def test_other_families_are_derived_too(family: str, count: int) -> None:
     ]
     text = own.render([{"role": "assistant", "content": "", "tool_calls": calls}], TOOLS, add_generation_prompt=False)
     text = text.removeprefix("tools<assistant>").removesuffix("<end>")
+    before = "" if format_.tools.is_bare else "Well."
     for cuts in ([1], [4], [len(text)]):
-        _, content, found = read(format_, "Well. " + text, cuts)
-        assert content == "Well."
+        _, content, found = read(format_, f"{before} {text}", cuts)
+        assert content == before
         assert [(tool, json.loads(each)) for tool, each in found] == [("look", each) for each in arguments[:count]]
 
 
@@ -442,3 +479,127 @@ def test_wrong_tools_are_refused(tools: Any, choice: Any, param: str) -> None:
     with pytest.raises(RequestError) as refused:
         read_tools(tools, choice)
     assert refused.value.param == param
+
+
+PYTHON_CALLS = ToolFormat(body=PythonCall(), section_open="[", separator=", ", section_close="]")
+KIMI = ToolFormat(
+    body=NamedCall(f":{ID_MARK}<|tool_call_argument_begin|>"),
+    section_open="<|tool_calls_section_begin|>",
+    call_open="<|tool_call_begin|>functions.",
+    call_close="<|tool_call_end|>",
+    section_close="<|tool_calls_section_end|>",
+    ids=IdForm.NAMED,
+)
+
+
+def written_by(family: str) -> ToolFormat | None:
+    return answer_format(ChatTemplate(LOOP.format(WRITTEN[family]), ROLES)).tools
+
+
+def test_what_is_derived_of_templates_that_write_python_or_names_in_ids() -> None:
+    assert written_by("Gemma 3") == PYTHON_CALLS
+    marked = replace(PYTHON_CALLS, section_open="<|tool_call_start|>[", section_close="]<|tool_call_end|>")
+    assert written_by("LFM2.5") == marked
+    lines = replace(PYTHON_CALLS, section_open="<function_calls>\n", section_close="</function_calls>")
+    assert written_by("Olmo 3") == replace(lines, separator="", call_close="\n")
+    assert written_by("Kimi K2") == KIMI
+    for value in ("value", "'\"' ~ value ~ '\"'"):  # vLLM's for Llama 3.2 and 4: no value is quoted, or all are
+        source = WRITTEN["Gemma 3"].replace("value | tojson", value)
+        assert answer_format(ChatTemplate(LOOP.format(source), ROLES)).tools == PYTHON_CALLS
+    llama4 = ChatTemplate("<|header_start|>" + LOOP.format(WRITTEN["Gemma 3"]), ROLES)
+    assert answer_format(llama4).tools == replace(PYTHON_CALLS, optional_open="<|python_start|>")
+    for mark, expected in (("<|tool_list_start|>", marked), ("<|im_system|>tool_declare<|im_middle|>", KIMI)):
+        own = ChatTemplate(mark + LOOP.format(""), ROLES)
+        assert answer_format(own).tools == expected
+        call = {
+            "id": "a",
+            "type": "function",
+            "function": {"name": "look", "arguments": '{"place": "a\'b", "more": null}'},
+        }
+        text = own.render([{"role": "assistant", "content": "", "tool_calls": [call]}], add_generation_prompt=False)
+        _, content, calls = read(AnswerFormat(tools=expected), text.partition("<assistant>")[2], [4])
+        assert (content, json.loads(calls[0][1])) == ("<end>", {"place": "a'b", "more": None})
+
+
+PYTHON_TEXTS = st.text(st.sampled_from("ab'\"\\,)]}:(n \n\täx漢🎉{[=/") | st.characters(codec="utf-8"), max_size=10)
+PYTHON_VALUES = st.recursive(
+    PYTHON_TEXTS | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PYTHON_TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    calls=st.lists(
+        st.dictionaries(st.from_regex(r"[a-zA-Z_]\w{0,5}", fullmatch=True), PYTHON_VALUES, max_size=4),
+        min_size=1,
+        max_size=3,
+    ),
+    cuts=CUTS,
+    write=st.sampled_from([repr, json.dumps]),
+)
+def test_any_literal_of_python_or_json_is_read(calls: list[dict[str, Any]], cuts: list[int], write: Any) -> None:
+    written = (f"look({', '.join(f'{key}={write(value)}' for key, value in each.items())})" for each in calls)
+    text = f"[{', '.join(written)}]"
+    found = read(AnswerFormat(tools=PYTHON_CALLS), text, cuts)
+    assert [json.loads(arguments) for _, arguments in found[2]] == calls
+    assert found[:2] == ("", "")
+    assert read(AnswerFormat(tools=PYTHON_CALLS), text, [len(text)]) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("a='it's', b=1", {"a": "it's", "b": 1}),
+        (r"""a=r"\d+", b='\x41\u00e4\N', c="\101\0" """, {"a": r"\d+", "b": "Aä\\N", "c": "A\0"}),
+        ("a='''x'y\"z''', b=\"\"\"\"\"\"", {"a": "x'y\"z", "b": ""}),
+        (r'a="\ud83c\udf89\/"', {"a": "🎉/"}),
+        ("a=(1, 2,), b={1: None, 'x': {True,}}", {"a": [1, 2], "b": {"1": None, "x": {"true": None}}}),
+        ("a=0x1F, b=1_000, c=-.5, d=1e3, e=true", {"a": 31, "b": 1000, "c": -0.5, "d": 1e3, "e": True}),
+        ("a=New York, b=today + 1, c=nan", {"a": "New York", "b": "today + 1", "c": "nan"}),
+        ("a=, b=2", {"a": None, "b": 2}),
+    ],
+)
+def test_what_models_make_of_python(text: str, arguments: dict[str, Any]) -> None:
+    for cuts in ([1], [3], [200]):
+        _, content, calls = read(AnswerFormat(tools=PYTHON_CALLS), f"[look({text})]", cuts)
+        assert [(name, json.loads(found)) for name, found in calls] == [("look", arguments)]
+        assert content == ""
+
+
+def test_python_calls_are_of_known_tools_and_at_the_beginning() -> None:
+    format_ = AnswerFormat(tools=PYTHON_CALLS)
+    for text in ("[other(a=1)]", "See [look(a=1)]", "[1, 2]", "[look]", "look(a=1)"):
+        assert read(format_, text, [2]) == ("", text, [])
+    assert read(format_, "[look(3)]", [1])[2] == [("look", "{}")], "an argument without a name is none"
+
+
+def test_ids_have_the_tools_name_where_the_template_writes_no_other() -> None:
+    own = ChatTemplate(LOOP.format("{{ message.tool_call_id }}" + WRITTEN["Kimi K2"]), ROLES)
+
+    def call(name: str, id_: str | None) -> dict[str, Any]:
+        return {"id": id_, "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+    text = own.render(
+        [
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [call("look", "call_1"), call("see", "functions.see:9")],
+            },
+            {"role": "tool", "tool_call_id": "functions.see:9", "content": "A"},
+            {"role": "tool", "tool_call_id": "call_1", "content": "B"},
+            {"role": "assistant", "content": "", "tool_calls": [call("look", None)]},
+        ]
+    )
+    assert text.count("functions.look:0") == text.count("functions.see:9") == 2
+    assert "<|tool_call_begin|>functions.look:2<|tool_call_argument_begin|>{}" in text
+    assert "call_1" not in text
+    call_text = "<|tool_call_begin|>functions.{}<|tool_call_argument_begin|>{{}}<|tool_call_end|>"
+    section = "".join(map(call_text.format, ("look:4", "a:b:5", "look:5")))
+    reader = Reading(AnswerFormat(tools=KIMI), tools={}).reader()
+    assert reader is not None
+    pieces = reader.push(f"<|tool_calls_section_begin|>{section}<|tool_calls_section_end|>")
+    ids = [piece.id for piece in pieces if isinstance(piece, ToolCallDelta) and piece.id]
+    assert ids == ["functions.look:4", "functions.a:b:5", "functions.look:6"], "never the same twice"

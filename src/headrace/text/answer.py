@@ -19,6 +19,12 @@ from headrace.types import ToolCallDelta
 Piece: TypeAlias = Thought | str | ToolCallDelta
 """A piece of the thought, of the content, or of a call"""
 
+_MAY_OPEN_CALLS: Mapping[str, str] = {
+    "<|python_tag|>": "<|python_tag|>",  # Llama 3
+    "<|header_start|>": "<|python_start|>",  # Llama 4
+}
+"""Marks by what shows the family: models put them before calls that their templates write bare"""
+
 
 class AnswerReader(Protocol):
     """Takes one answer apart as its text comes. However the text is cut, the pieces together say the same."""
@@ -118,8 +124,9 @@ def answer_format(template: ChatTemplate) -> AnswerFormat:
     reasoning = derive_reasoning(render, sources)
     tools = derive_format(render_tools, () if reasoning is None else (reasoning.open, reasoning.close))
     tools = tools or find_known(sources)
-    if tools is not None and not tools.opening and any("<|python_tag|>" in source for source in sources):
-        tools = replace(tools, optional_open="<|python_tag|>")
+    if tools is not None and tools.is_bare:
+        opens = (mark for sign, mark in _MAY_OPEN_CALLS.items() if any(sign in source for source in sources))
+        tools = replace(tools, optional_open=next(opens, ""))
     return AnswerFormat(reasoning, tools if template.reads("tools") else None)
 
 

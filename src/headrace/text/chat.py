@@ -21,6 +21,7 @@ from headrace.text import folder_vocab, gguf_vocab
 from headrace.text import messages as chat_messages
 from headrace.text.messages import Message
 from headrace.text.template_environment import RaisedByTemplateError, TemplateEnvironment, render
+from headrace.text.tools.format import IdForm
 from headrace.text.tools.known import find_known
 
 DEFAULT = "default"
@@ -30,8 +31,10 @@ _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 _CONTINUE_MARK = "HEADRACE-CONTINUES-HERE "
 _PROBE_TOOL: dict[str, Any] = {
     "type": "function",
-    "function": {"name": "look", "description": "Look", "parameters": {"type": "object", "properties": {}}},
+    "function": {"name": "headrace_look", "description": "Look", "parameters": {"type": "object", "properties": {}}},
 }
+
+_PROBE_ID = "call00001"
 
 
 class _NoCalls(Enum):
@@ -183,7 +186,10 @@ class CompiledTemplate:
         """Content and tool arguments in the form that this template reads."""
         if any("tool_calls" in message for message in conversation):
             change = chat_messages.write_arguments if self._wants_arguments_as_text else chat_messages.parse_arguments
-            conversation = [self._adapt_calls(message) for message in change(conversation)]
+            conversation = change(conversation)
+            if self._wants_names_in_ids:
+                conversation = chat_messages.name_ids(conversation)
+            conversation = [self._adapt_calls(message) for message in conversation]
         return [self._adapt_content(message) for message in conversation]
 
     def adapt_tools(self, tools: list[Any]) -> list[Any]:
@@ -206,7 +212,7 @@ class CompiledTemplate:
                 param="messages",
             )
         content = chat_messages.flatten(message.get("content")) or ""
-        calls = format_.write([call.get("function", call) for call in message["tool_calls"]])
+        calls = format_.write([{**call, **call.get("function", call)} for call in message["tool_calls"]])
         return {key: value for key, value in message.items() if key != "tool_calls"} | {"content": content + calls}
 
     def _adapt_content(self, message: Message) -> Message:
@@ -254,6 +260,16 @@ class CompiledTemplate:
         return "NEEDLE" not in as_object.replace("'NEEDLE'", "") and "NEEDLE" in as_text
 
     @cached_property
+    def _wants_names_in_ids(self) -> bool:
+        """Whether ids stand where calls are written and names do not."""
+        content = self._content_beside_calls
+        if content is _NO_CALLS:
+            format_ = find_known((self._source,))
+            return format_ is not None and format_.ids is IdForm.NAMED
+        written = self._probe_call(content, {"key": "NEEDLE"})
+        return _PROBE_ID in written and _PROBE_TOOL["function"]["name"] not in written
+
+    @cached_property
     def _content_beside_calls(self) -> str | _NoCalls | None:
         """Empty text, or null where the template writes calls only beside that."""
         for content in ("", None):
@@ -274,9 +290,10 @@ class CompiledTemplate:
         return True
 
     def _probe_call(self, content: str | _NoCalls | None, arguments: object) -> str:
-        call = {"type": "function", "id": "call00001", "function": {"name": "look", "arguments": arguments}}
+        name = _PROBE_TOOL["function"]["name"]
+        call = {"type": "function", "id": _PROBE_ID, "function": {"name": name, "arguments": arguments}}
         question: Message = {"role": "user", "content": "hello"}
-        answer: Message = {"role": "tool", "tool_call_id": "call00001", "name": "look", "content": "seen"}
+        answer: Message = {"role": "tool", "tool_call_id": _PROBE_ID, "name": "tool", "content": "seen"}
         return self._try([question, {"role": "assistant", "content": content, "tool_calls": [call]}, answer])
 
     def _try(self, conversation: Sequence[Message]) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from headrace.errors import RequestError
+from headrace.text.tools.format import named_call_id
 
 Message: TypeAlias = dict[str, Any]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NAMED_ID = re.compile(r".+:[0-9]+", re.DOTALL)
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -55,6 +57,30 @@ def parse_arguments(messages: Sequence[Message]) -> list[Message]:
 def write_arguments(messages: Sequence[Message]) -> list[Message]:
     """Tool calls with their arguments as JSON text, for templates that put them out as they are."""
     return [_map_arguments(message, index, _write) for index, message in enumerate(messages)]
+
+
+def name_ids(messages: Sequence[Message]) -> list[Message]:
+    """Ids of tool calls with the tool's name in them, for templates that write ids in the place of names.
+
+    The calls of a conversation are numbered; ids that have a name are left as they are.
+    """
+    renamed: dict[str, str] = {}
+    number = 0
+    changed: list[Message] = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = []
+            for call in message["tool_calls"]:
+                id_ = str(call.get("id", ""))
+                if _NAMED_ID.fullmatch(id_) is None:
+                    renamed[id_] = named_call_id(call.get("function", call).get("name"), number)
+                calls.append({**call, "id": renamed.get(id_, id_)})
+                number += 1
+            message = {**message, "tool_calls": calls}  # noqa: PLW2901
+        elif (renamed_id := renamed.get(str(message.get("tool_call_id", "")))) is not None:
+            message = {**message, "tool_call_id": renamed_id}  # noqa: PLW2901
+        changed.append(message)
+    return changed
 
 
 def plain(value: Any, what: str, param: str) -> Any:

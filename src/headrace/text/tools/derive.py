@@ -7,12 +7,23 @@ the format. Where a template writes no calls, `known` has an entry.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from headrace.errors import HeadraceError
-from headrace.text.tools.format import ID_MARK, CallBody, NamedCall, ObjectCall, TaggedCall, ToolFormat
+from headrace.text.tools.format import (
+    ID_MARK,
+    CallBody,
+    IdForm,
+    NamedCall,
+    ObjectCall,
+    PythonCall,
+    TaggedCall,
+    ToolFormat,
+    named_call_id,
+)
 
 Render: TypeAlias = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None, bool], str]
 """(messages, tools, add_generation_prompt) to text; raises HeadraceError"""
@@ -25,6 +36,10 @@ _ARGUMENTS: tuple[dict[str, Any], ...] = (
 )
 _IDS = ("hrProbe01", "hrProbe02")
 _LONG_ID = "call_headrace_probe"
+_BEFORE_NAME = named_call_id(_NAMES[0], 0).partition(_NAMES[0])[0]
+_PYTHON = (r"\(", r"=[\"']?", r"[\"']?\s*,\s*", r"=[\"']?")
+"""What stands between NAME, KEY, VALUE, KEY and VALUE; some templates write values without quotes, or all with them"""
+_PYTHON_END = re.compile(r"[\"']?\)")
 _QUESTION = {"role": "user", "content": "How is it there?"}
 _ANSWER = "HEADRACE-ANSWERS"
 
@@ -76,7 +91,7 @@ def derive_format(render: Render, drop: Sequence[str] = ()) -> ToolFormat | None
         return None
     found = _locate(one, 0)
     if found is None:
-        return _tagged(turns, one, two)
+        return _python(turns, one, two) or _tagged(turns, one, two)
     call, body = found
     first, second = (None, None) if two is None else (_locate(two, 0), _locate(two, 1))
     if two is None or first is None or second is None:
@@ -108,8 +123,7 @@ class _Turns:
         if text is None:
             return None
         before = _common_start(text, self._prompt)
-        if before != self._prompt and before.rfind("<") > before.rfind(">"):
-            before = before[: before.rfind("<")]  # two markers that begin with the same letters
+        before = before if before == self._prompt else _whole_markers(before)
         text = text[len(before) :]
         text = text.removesuffix(self._end) if self._end else text
         for marker in self._drop:
@@ -149,7 +163,10 @@ def _locate(text: str, index: int) -> tuple[_Call, CallBody] | None:
                 arguments_key=keys.get(json.dumps(_ARGUMENTS[index]), ""),
             )
             return (_Call((opening, name[1]), (start, closing)), body) if body.arguments_key else None
-    return _Call(name, (start, end)), NamedCall(_mark_id(text[name[1] : start], index))
+    after_name = _mark_id(text[name[1] : start], index)
+    if text[: name[0]].endswith(_BEFORE_NAME) and after_name.startswith(f":{index}"):
+        after_name = after_name.replace(f":{index}", f":{ID_MARK}", 1)
+    return _Call(name, (start, end)), NamedCall(after_name)
 
 
 def _find_json(text: str, start: int, expected: Any) -> tuple[int, int]:
@@ -182,7 +199,7 @@ def _assemble(turns: _Turns, body: CallBody, before: str, middle: str | None, af
     if middle is None:
         format_ = ToolFormat(body=body, section_open=before, section_close=after, separator="; ")
         return _with_ids(format_, turns, has_parallel_calls=False)
-    close = _common_start(middle, after)
+    close = _whole_markers(_common_start(middle, after))
     rest = middle[len(close) :]
     call_open = _common_start(rest[::-1], before[::-1])[::-1]
     return _with_ids(
@@ -200,7 +217,26 @@ def _assemble(turns: _Turns, body: CallBody, before: str, middle: str | None, af
 
 
 def _with_ids(format_: ToolFormat, turns: _Turns, *, has_parallel_calls: bool) -> ToolFormat:
-    return replace(format_, has_short_ids=turns.wants_short_ids(), has_parallel_calls=has_parallel_calls)
+    ids = IdForm.SHORT if turns.wants_short_ids() else IdForm.ANY
+    body = format_.body
+    if isinstance(body, NamedCall) and body.after_name.startswith(f":{ID_MARK}"):
+        ids = IdForm.NAMED
+    return replace(format_, ids=ids, has_parallel_calls=has_parallel_calls)
+
+
+def _python(turns: _Turns, one: str, two: str | None) -> ToolFormat | None:
+    """NAME(KEY=VALUE, KEY=VALUE)"""
+    pieces = _between(one, (_NAMES[0], _KEYS[0], "Bremen", _KEYS[1], "731"))
+    if pieces is None or not all(map(re.fullmatch, _PYTHON, pieces[1:-1])):
+        return None
+    end = _PYTHON_END.match(pieces[-1])
+    both = None if two is None else _between(two, (_NAMES[0], "731", _NAMES[1], "519"))
+    if end is None:
+        return None
+    if both is None:
+        return _assemble(turns, PythonCall(), pieces[0], None, pieces[-1][end.end() :])
+    before, _, middle, _, last = both
+    return _assemble(turns, PythonCall(), before, _PYTHON_END.sub("", middle, 1), _PYTHON_END.sub("", last, 1))
 
 
 def _tagged(turns: _Turns, one: str, two: str | None) -> ToolFormat | None:
@@ -234,6 +270,11 @@ def _common_start(one: str, other: str) -> str:
     while size < min(len(one), len(other)) and one[size] == other[size]:
         size += 1
     return one[:size]
+
+
+def _whole_markers(start: str) -> str:
+    """What two texts begin with, less the start of two markers that begin with the same letters."""
+    return start[: start.rfind("<")] if start.rfind("<") > start.rfind(">") else start
 
 
 def _between(text: str, needles: Sequence[str]) -> list[str] | None:

@@ -7,6 +7,9 @@ A call is its name and its arguments between literal texts:
     JSON object   {"name": "NAME", "arguments": {…}}                        Hermes, Qwen, Llama 3, Mistral, Granite
     name outside  NAME<｜tool▁sep｜>{…}     <function=NAME>{…}               DeepSeek, functionary, newer Mistral
     tagged        <function=NAME><parameter=KEY>VALUE</parameter></function> Qwen3-Coder, GLM
+    Python        NAME(KEY=VALUE, KEY=VALUE)                                 Llama 4, LFM2, Olmo 3
+
+Where a template writes an id in the place of the name, the id has the name in it: functions.NAME:NUMBER (Kimi K2).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, TypeAlias
 
 from headrace.text.tools.scan import split_marker
@@ -57,7 +61,24 @@ class TaggedCall:
     """After the value"""
 
 
-CallBody: TypeAlias = ObjectCall | NamedCall | TaggedCall
+@dataclass(frozen=True, slots=True)
+class PythonCall:
+    """The name stands alone, and after it named arguments in brackets, with values in Python's notation."""
+
+    after_name: str = "("
+
+
+CallBody: TypeAlias = ObjectCall | NamedCall | TaggedCall | PythonCall
+
+
+class IdForm(Enum):
+    """Which ids of calls a template can write."""
+
+    ANY = auto()
+    SHORT = auto()
+    """Nine letters and digits (Mistral)"""
+    NAMED = auto()
+    """functions.NAME:NUMBER (Kimi K2)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +93,14 @@ class ToolFormat:
     section_close: str = ""
     optional_open: str = ""
     """May stand before the first call of a format without an opening of its own"""
-    has_short_ids: bool = False
-    """The template wants ids of nine letters and digits (Mistral)"""
+    ids: IdForm = IdForm.ANY
     has_parallel_calls: bool = True
     """The template writes several calls in one turn"""
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing but their form marks calls: then only the beginning of an answer can be one."""
+        return len(self.opening.strip()) <= 1
 
     @property
     def opening(self) -> str:
@@ -96,9 +121,11 @@ class ToolFormat:
         outer = (self.section_open, self.call_open, self.call_close, self.separator, self.section_close)
         return tuple(literal for literal in (*outer, self.optional_open, *inner) if literal)
 
-    def new_id(self) -> str:
-        """An id for a call, in the form that the template can write."""
-        return new_call_id(is_short=self.has_short_ids)
+    def new_id(self, name: str, number: int) -> str:
+        """An id for a call of a tool, the `number`-th of its conversation, in the form that the template can write."""
+        if self.ids is IdForm.NAMED:
+            return named_call_id(name, number)
+        return new_call_id(is_short=self.ids is IdForm.SHORT)
 
     def write(self, calls: Sequence[Mapping[str, Any]]) -> str:
         """Calls ({"name": …, "arguments": {…}}, perhaps "id") as the model writes them."""
@@ -110,11 +137,15 @@ class ToolFormat:
         if isinstance(body, TaggedCall):
             pairs = (f"{body.open}{key}{body.middle}{_as_text(value)}{body.close}" for key, value in arguments.items())
             text = f"{name}{body.after_name}{''.join(pairs)}"
+        elif isinstance(body, PythonCall):
+            named = (f"{key}={value!r}" for key, value in arguments.items())
+            text = f"{name}{body.after_name}{', '.join(named)})"
         elif isinstance(body, NamedCall):
             text = f"{name}{body.after_name}{_to_json(arguments)}"
         else:
             text = f"{body.before_name}{name}{body.after_name}{_to_json(arguments)}{body.after_arguments}"
-        return text.replace(ID_MARK, str(call.get("id", "")))
+        id_ = str(call.get("id", ""))
+        return text.replace(ID_MARK, id_.rpartition(":")[2] if self.ids is IdForm.NAMED else id_)
 
 
 def new_call_id(*, is_short: bool = False) -> str:
@@ -122,6 +153,11 @@ def new_call_id(*, is_short: bool = False) -> str:
     if is_short:
         return "".join(secrets.choice(_ID_LETTERS) for _ in range(_SHORT_ID))
     return f"call_{secrets.token_hex(12)}"
+
+
+def named_call_id(name: str, number: int) -> str:
+    """An id with the tool's name in it."""
+    return f"functions.{name}:{number}"
 
 
 def _as_text(value: Any) -> str:

@@ -20,14 +20,26 @@ from headrace.text.channels import HARMONY, ChannelFormat
 from headrace.text.grammar.json_schema import checked_schema
 from headrace.text.grammar.specification import lark_grammar
 from headrace.text.tools.definitions import Tools
-from headrace.text.tools.format import ID_MARK, ObjectCall, TaggedCall, ToolFormat
-from headrace.text.tools.tagged import is_text
+from headrace.text.tools.format import ID_MARK, IdForm, ObjectCall, PythonCall, TaggedCall, ToolFormat
+from headrace.text.tools.tagged import is_text, resolved
 
 _ANY = "/(.|\\n)*/"
 _ANY_KEY = "/[^<>\\n]{1,64}/"
 _ANSWER = "answer"
+_PYTHON_TEXT = "PYTHON_TEXT"
+_PYTHON_TEXT_RULE = (
+    _PYTHON_TEXT + r""": /"([^"\\\x00-\x1f]|\\["'\\nrtbf]|\\u[0-9a-cA-C][0-9a-fA-F]{3})*"/"""
+    r""" | /'([^'\\\x00-\x1f]|\\["'\\nrtbf]|\\u[0-9a-cA-C][0-9a-fA-F]{3})*'/"""
+)
+"""A text in either kind of quotes, with the escapes that Python and JSON share"""
+_PYTHON_VALUES = {"string": _PYTHON_TEXT, "boolean": '("True" | "False")', "null": '"None"'}
 _MOST_THOUGHTS = 3
 """Messages of a thought before the answer"""
+_IDS = {IdForm.ANY: "[a-zA-Z0-9]{1,40}", IdForm.SHORT: "[a-zA-Z0-9]{9}", IdForm.NAMED: "(0|[1-9][0-9]{0,2})"}
+_NOTES = frozenset({"description", "title", "default", "examples", "deprecated", "$comment"})
+_OF_TYPE = _NOTES | {"type"}
+"""Keywords of a schema that leave all values of the type"""
+_OF_ARGUMENTS = _OF_TYPE | {"properties", "required", "$defs", "definitions", "$schema", "$id"}
 _SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -74,36 +86,50 @@ class _Writer:
         """Calls in a format, after free text where they are not required."""
         if self._tools.choice == "none":
             return self._whole(f"@{_ANSWER}" if self._has_answer else self._no_call(format_))
+        bare = format_.opening if format_.is_bare else ""
         for index, name in enumerate(self._names):
-            self._rules.append(f"call_{index}: {self._call(format_, name)}")
+            self._add(f"call_{index}: {self._call(format_, name)}")
+            if bare:  # one literal: longer than what free text may begin with
+                self._add(f"first_{index}: {self._call(format_, name, bare)}")
         opened, closed = self._text(format_.call_open), self._text(format_.call_close)
         one = _either(f"call_{index}" for index in range(len(self._names)))
         more = _join(self._text(format_.separator), opened, one, closed)
         has_more = self._tools.is_parallel and format_.has_parallel_calls
-        rest = _join(one, closed, f"({more})*" if has_more else "", self._text(format_.section_close))
+        end = _join(closed, f"({more})*" if has_more else "", self._text(format_.section_close))
+        rest = _join(one, end)
         first = _join(self._text(format_.section_open), opened, rest)
+        if bare:
+            first = _join(_either(f"first_{index}" for index in range(len(self._names))), end)
         if format_.optional_open:
             first = f"({self._text(format_.optional_open)})? {first}"
         if self._tools.choice == "required":
             return self._whole(first)
         if self._has_answer:
             return self._whole(f"{first} | @{_ANSWER}")
-        if not format_.opening:
+        if format_.is_bare:
             return self._whole(f"{first} | {self._no_call(format_)}")
         return self._whole(f"{_join(self._opened(format_), rest)} | {self._no_call(format_)}")
 
     def _whole(self, start: str) -> str:
         return "\n".join([*self._rules, f"start: {start}", ""])
 
+    def _add(self, rule: str) -> None:
+        if rule not in self._rules:
+            self._rules.append(rule)
+
     def _no_call(self, format_: ToolFormat) -> str:
         """Text in which no call is opened."""
-        if format_.opening:
+        if not format_.is_bare:
             trigger = format_.trigger
             called = "" if trigger in self._special else f" & ~/(.|\\n)*{_escape(trigger)}(.|\\n)*/"
         else:
-            names = "|".join(map(_escape, self._tools.schemas))
-            called = f' & ~/[ \\n]*\\{{[ \\n]*"name"[ \\n]*:[ \\n]*"({names})"(.|\\n)*/'
-        self._rules.append(f"NO_CALL: {_ANY}{called}")
+            names = f"({'|'.join(map(_escape, self._tools.schemas))})"
+            if isinstance(format_.body, PythonCall):
+                begun = rf"[ \n]*{_escape(format_.opening.strip())}[ \n]*{names}[ \n]*\("
+            else:
+                begun = rf'[ \n]*\{{[ \n]*"name"[ \n]*:[ \n]*"{names}"'
+            called = f" & ~/{begun}(.|\\n)*/"
+        self._add(f"NO_CALL: {_ANY}{called}")
         return "NO_CALL"
 
     def _opened(self, format_: ToolFormat) -> str:
@@ -111,17 +137,17 @@ class _Writer:
         trigger, opening = format_.trigger, format_.opening.lstrip()
         if trigger in self._special:
             return _join("NO_CALL", self._text(opening))
-        self._rules.append(f"opened[lazy]: {_ANY} {_quote(trigger)}")
+        self._add(f"opened[lazy]: {_ANY} {_quote(trigger)}")
         return _join("opened", self._text(opening[len(trigger) :]))
 
     def channels(self, format_: ChannelFormat) -> str:
         """Messages with headers: thoughts, what is said before calls, then calls or the answer."""
-        self._rules.append(f"TEXT: {_ANY}")
+        self._add(f"TEXT: {_ANY}")
         calls = [self._channel_call(format_.call_header, name) for name in self._names]
         answer = f"@{_ANSWER}" if self._has_answer else "TEXT"
         choice = self._tools.choice
         if format_ is not HARMONY:
-            self._rules.append(f'said[lazy]: {_ANY} ">>>"')
+            self._add(f'said[lazy]: {_ANY} ">>>"')
             call = _either(calls)
             call = f'{call} ("\\n>>>" {call})*' if self._tools.is_parallel else call
             told = f'"all\\n" {answer}'
@@ -138,13 +164,16 @@ class _Writer:
     def _channel_call(self, header: str, name: str) -> str:
         return _join(self._text(header.replace("{name}", name)), self._arguments(name))
 
-    def _call(self, format_: ToolFormat, name: str) -> str:
+    def _call(self, format_: ToolFormat, name: str, before: str = "") -> str:
+        """One call, and what stands before it."""
         body = format_.body
         if isinstance(body, TaggedCall):
-            return _join(self._text(name + body.after_name), self._tagged(body, name))
-        before, after, end = "", body.after_name, ""
+            return _join(self._text(before + name + body.after_name), self._tagged(body, name))
+        if isinstance(body, PythonCall):
+            return _join(self._text(before + name + body.after_name), self._python(name), '")"')
+        after, end = body.after_name, ""
         if isinstance(body, ObjectCall):
-            before, end = body.before_name, body.after_arguments
+            before, end = before + body.before_name, body.after_arguments
         return _join(self._text(before + name + after, format_), self._arguments(name), self._text(end, format_))
 
     def _arguments(self, name: str) -> str:
@@ -169,43 +198,89 @@ class _Writer:
             writing["json_allowed_escapes"] = 'nrbtf\\"'
         return {**found, "x-guidance": writing}
 
+    def _properties(self, name: str) -> dict[str, Mapping[str, Any]]:
+        """What a tool's schema says of each property; empty where any may be given.
+
+        For notations in which an object is more than JSON: what holds for the whole of it cannot be enforced there.
+        """
+        schema = self._schema(name)
+        closed = schema.get("additionalProperties") in (None, True, False)
+        for key in schema.keys() - _OF_ARGUMENTS - ({"additionalProperties"} if closed else set()):
+            raise self._unenforced(name, key, "the arguments as a whole")
+        named = schema.get("properties") or {}
+        properties = {**named, **{key: named.get(key, True) for key in schema.get("required") or ()}}
+        return {key: {} if each is True else each for key, each in properties.items() if each is not False}
+
+    def _unenforced(self, name: str, keyword: str, on: str) -> RequestError:
+        return RequestError(
+            f"the parameters of tool {name}: {keyword} cannot be enforced on {on} in the way in which this model"
+            " writes them; leave it out, or send strict=false",
+            param=f"tools[{list(self._tools.schemas).index(name)}].function.parameters",
+        )
+
     def _tagged(self, body: TaggedCall, name: str) -> str:
         """Each property in turn, where it stands in the schema; others only where the schema names none."""
-        schema = self._schema(name)
-        properties, required = schema.get("properties") or {}, schema.get("required") or ()
+        properties, required = self._properties(name), self._schema(name).get("required") or ()
         if not properties:
             value = self._text_value(body)
             return f"({_join(self._text(body.open), _ANY_KEY, self._text(body.middle), value)})*"
         parts = []
         for key, each in properties.items():
-            value = self._value(body, each, schema, name)
-            pair = _join(self._text(body.open + key + body.middle), value)
+            pair = _join(self._text(body.open + key + body.middle), self._value(body, each, name))
             parts.append(pair if key in required else f"({pair})?")
         return " ".join(parts)
 
-    def _value(self, body: TaggedCall, schema: Any, whole: Mapping[str, Any], name: str) -> str:
+    def _value(self, body: TaggedCall, schema: Mapping[str, Any], name: str) -> str:
+        schema = resolved(schema, self._schema(name))
         if not is_text(schema):
-            definitions = {key: whole[key] for key in ("$defs", "definitions") if key in whole}
-            checked = self._checked({**schema, **definitions}, name)
-            return f"%json {json.dumps(checked, ensure_ascii=False)} {self._text(body.close)}"
+            return f"{self._json_value(schema, name)} {self._text(body.close)}"
         choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
         if choices:
             texts = " | ".join(self._text(str(choice)) for choice in choices)
             return f"({texts}) {self._text(body.close)}"
-        for key in ("pattern", "format", "minLength", "maxLength"):
-            if key in schema:
-                raise RequestError(
-                    f"the parameters of tool {name}: {key} cannot be enforced on text, and this model writes arguments"
-                    " as text; leave it out, or send strict=false",
-                    param=f"tools[{list(self._tools.schemas).index(name)}].function.parameters",
-                )
+        if (keyword := _beyond_type(schema)) is not None:
+            raise self._unenforced(name, keyword, "text")
         return self._text_value(body)
+
+    def _python(self, name: str) -> str:
+        """Each property in turn, as `_tagged`; commas stand between those that are there."""
+        properties, required = self._properties(name), self._schema(name).get("required") or ()
+        if not properties:
+            pair = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}=/ %json {}"
+            return f'({pair} (", " {pair})*)?'
+        at = list(self._tools.schemas).index(name)
+        first, after = "", '""'
+        for number, (key, each) in reversed(list(enumerate(properties.items()))):
+            self._add(f"pair_{at}_{number}: {_quote(f'{key}=')} {self._python_value(each, name)}")
+            self._add(f"after_{at}_{number}: {after}")
+            here = f"pair_{at}_{number} after_{at}_{number}"
+            is_needed = key in required
+            first = here if is_needed else " | ".join((here, first or '""'))
+            after = f'", " {here}' + ("" if is_needed else f" | after_{at}_{number}")
+        return f"({first})"
+
+    def _python_value(self, schema: Mapping[str, Any], name: str) -> str:
+        """A literal: Python's where it stands alone, and JSON's within lists and dicts."""
+        branches, kinds = schema.get("anyOf"), schema.get("type")
+        if schema.keys() <= _OF_TYPE | {"anyOf"} - {"type"} and isinstance(branches, list) and branches:
+            return _either(self._python_value(each, name) for each in branches)
+        if not schema.keys() <= _OF_TYPE or kinds is None:
+            return self._json_value(schema, name)
+        if isinstance(kinds, list) and kinds:
+            return _either(self._python_value({"type": kind}, name) for kind in kinds)
+        if kinds == "string":
+            self._add(_PYTHON_TEXT_RULE)
+        return _PYTHON_VALUES.get(str(kinds)) or self._json_value(schema, name)
+
+    def _json_value(self, schema: Mapping[str, Any], name: str) -> str:
+        whole = self._schema(name)
+        definitions = {key: whole[key] for key in ("$defs", "definitions") if key in whole}
+        checked = self._checked({**schema, **definitions}, name)
+        return f"%json {json.dumps(checked, ensure_ascii=False)}"
 
     def _text_value(self, body: TaggedCall) -> str:
         """Text up to the first closing tag."""
-        rule = "value[lazy]: " + f"{_ANY} {_quote(body.close.rstrip())}"
-        if rule not in self._rules:
-            self._rules.append(rule)
+        self._add(f"value[lazy]: {_ANY} {_quote(body.close.rstrip())}")
         rest = body.close[len(body.close.rstrip()) :]
         return _join("value", self._text(rest))
 
@@ -221,9 +296,20 @@ class _Writer:
         return _join(*elements)
 
     def _plain(self, text: str, format_: ToolFormat | None) -> str:
-        size = "{9}" if format_ is not None and format_.has_short_ids else "{1,40}"
+        form = IdForm.ANY if format_ is None else format_.ids
         parts = [_quote(part) if part else "" for part in text.split(ID_MARK)]
-        return f" /[a-zA-Z0-9]{size}/ ".join(parts).strip()
+        return f" /{_IDS[form]}/ ".join(parts).strip()
+
+
+def _beyond_type(schema: Mapping[str, Any]) -> str | None:
+    """A keyword that says more of a value than its type; None if there is none."""
+    for key in schema.keys() - _OF_TYPE:
+        if key not in ("anyOf", "oneOf"):
+            return key
+        for branch in schema[key]:
+            if (found := _beyond_type(branch)) is not None:
+                return found
+    return None
 
 
 def _quote(text: str) -> str:

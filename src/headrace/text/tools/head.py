@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import cached_property
 
-from headrace.text.tools.format import ID_MARK, ObjectCall, TaggedCall, ToolFormat
+from headrace.text.tools.format import ID_MARK, NamedCall, ObjectCall, PythonCall, ToolFormat
 from headrace.text.tools.scan import MORE, NO, match_parts, read_string, skip_space, skip_value, split_marker
 
 _NAME = re.compile(r"[^\s<>{}\[\]()\"'`,;]{1,256}")
@@ -26,27 +25,19 @@ class Head:
     end: int
     early: str | None = None
     is_closed: bool = False
+    id: str | None = None
+    """As it was written, where ids are"""
 
 
 class HeadReader:
     """Reads heads of one format. `names` are the tools that are there: only calls of these are recognised where
-    nothing but a JSON object marks a call."""
+    nothing but their form marks calls, and in Python's notation, which prose may look like."""
 
     def __init__(self, format_: ToolFormat, names: Container[str]) -> None:
         self._format = format_
         self._names = names
         self._after_name = _split_at_id(_after_name(format_))
         self._call_open = split_marker(format_.call_open)
-
-    @cached_property
-    def is_markerless(self) -> bool:
-        """Whether calls have no opening: then only the beginning of an answer can be one."""
-        return not self._format.opening
-
-    @cached_property
-    def trigger(self) -> str:
-        """What every first call begins with."""
-        return "{" if self.is_markerless else self._format.trigger
 
     def first(self, text: str, at: int) -> Head | int:
         """The head of a first call, its section's opening included; MORE or NO."""
@@ -61,36 +52,36 @@ class HeadReader:
         at = skip_space(text, at)
         if isinstance(self._format.body, ObjectCall):
             head = _read_object(text, at, self._format.body)
-            if self.is_markerless and isinstance(head, Head) and head.name not in self._names:
-                return NO
-            return head
-        return self._read_named(text, at)
+        else:
+            head = self._read_named(text, at)
+        is_certain = not self._format.is_bare and not isinstance(self._format.body, PythonCall)
+        return NO if isinstance(head, Head) and not is_certain and head.name not in self._names else head
 
     def _read_named(self, text: str, at: int) -> Head | int:  # noqa: PLR0911  one exit for each way to be undecided
         found = _NAME.match(text, at)
         if found is None:
             return MORE if at == len(text) else NO
         end = found.end()
-        before_id, after_id = self._after_name
-        cut = text.find(before_id[0], at, end) if before_id else -1
-        if cut > at:  # a marker of characters that names have too
-            end = cut
         if end == len(text):
             return MORE
-        name, end = text[at:end], match_parts(text, end, before_id)
+        before_id, after_id = self._after_name
+        cut = text.rfind(before_id[0], at, end) if before_id else -1
+        if cut > at:  # a marker of characters that names have too
+            end = cut
+        name, end, id_ = text[at:end], match_parts(text, end, before_id), None
         if end >= 0 and after_id is not None:
             found = _ID.match(text, skip_space(text, end))
             if found is None or found.end() == len(text):
                 return MORE if found is not None or end == len(text) else NO
-            end = match_parts(text, found.end(), after_id)
+            id_, end = found[0], match_parts(text, found.end(), after_id)
         if end < 0:
             return end
-        if isinstance(self._format.body, TaggedCall):
+        if not isinstance(self._format.body, NamedCall):
             return Head(name, end)
         end = skip_space(text, end)
         if end == len(text):
             return MORE
-        return Head(name, end) if text[end] == "{" else NO
+        return Head(name, end, id=id_) if text[end] == "{" else NO
 
 
 def _after_name(format_: ToolFormat) -> str:

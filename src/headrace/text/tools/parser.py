@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from headrace.text.tools.format import ObjectCall, TaggedCall, ToolFormat
+from headrace.text.tools.format import ObjectCall, PythonCall, TaggedCall, ToolFormat
 from headrace.text.tools.head import Head, HeadReader, arguments_of
+from headrace.text.tools.python import PythonArguments
 from headrace.text.tools.scan import MORE, JsonValue, match_parts, num_held, skip_space, skip_value, split_marker
 from headrace.text.tools.tagged import TaggedArguments
 from headrace.types import ToolCallDelta
@@ -36,10 +37,11 @@ class ToolParser:
         self._buffer = ""
         self._is_last = False
         self._num_calls = 0
+        self._next_number = 0
         self._pieces: list[Piece] = []
         self._json = JsonValue()
-        self._tagged: TaggedArguments | None = None
-        self._state = self._start if self._heads.is_markerless else self._content
+        self._translator: TaggedArguments | PythonArguments | None = None
+        self._state = self._start if format_.is_bare else self._content
 
     def push(self, text: str) -> list[Piece]:
         """What is final after this text: pieces of content, and of calls."""
@@ -63,9 +65,9 @@ class ToolParser:
             self._pieces.append(text)
 
     def _start(self) -> bool:
-        """The beginning of an answer in a format whose calls are bare objects."""
+        """The beginning of an answer in a format whose calls are bare."""
         at = match_parts(self._buffer, 0, self._optional_open) if self._optional_open else 0
-        head = self._heads.next(self._buffer, max(at, 0))
+        head = self._heads.first(self._buffer, max(at, 0))
         if MORE in (at, head):
             if not self._is_last:
                 return False
@@ -81,7 +83,7 @@ class ToolParser:
 
     def _content(self) -> bool:
         """Content up to what may be a call."""
-        text, trigger = self._buffer, self._heads.trigger
+        text, trigger = self._buffer, self._format.trigger
         at = text.find(trigger)
         if at < 0:
             held = 0 if self._is_last else num_held(text, trigger)
@@ -102,17 +104,25 @@ class ToolParser:
         """Start a call; the buffer begins with its head."""
         index, self._num_calls = self._num_calls, self._num_calls + 1
         self._take(head.end)
-        self._pieces.append(ToolCallDelta(index, self._format.new_id(), head.name, head.early or ""))
+        self._pieces.append(ToolCallDelta(index, self._id(head, index), head.name, head.early or ""))
         if head.is_closed:
             self._state = self._after_call
         elif head.early is not None:
             self._json, self._state = JsonValue(depth=1), self._rest_of_object
         elif isinstance(self._format.body, TaggedCall):
-            self._tagged = TaggedArguments(self._format.body, self._tools.get(head.name, {}))
-            self._state = self._tagged_arguments
+            self._translator = TaggedArguments(self._format.body, self._tools.get(head.name, {}))
+            self._state = self._translated_arguments
+        elif isinstance(self._format.body, PythonCall):
+            self._translator, self._state = PythonArguments(), self._translated_arguments
         else:
             self._json, self._state = JsonValue(), self._arguments
         return True
+
+    def _id(self, head: Head, index: int) -> str:
+        """As the model numbers its calls, but never the same twice."""
+        number = int(head.id) if head.id is not None and head.id.isascii() and head.id.isdecimal() else index
+        self._next_number = max(number, self._next_number) + 1
+        return self._format.new_id(head.name, self._next_number - 1)
 
     def _argue(self, text: str) -> None:
         if text:
@@ -142,17 +152,19 @@ class ToolParser:
             self._state = self._after_call
         return self._json.has_ended
 
-    def _tagged_arguments(self) -> bool:
-        assert self._tagged is not None
-        self._take(self._tagged.skip_space(self._buffer))
+    def _translated_arguments(self) -> bool:
+        """Arguments in another notation, which come out as JSON."""
+        translator = self._translator
+        assert translator is not None
+        self._take(translator.skip_space(self._buffer))
         if not self._buffer and not self._is_last:
             return False
-        text, end = self._tagged.push(self._buffer)
+        text, end = translator.push(self._buffer)
         self._argue(text)
         self._take(end)
-        if self._tagged.has_ended:
+        if translator.has_ended:
             self._state = self._after_call
-        return bool(end) or self._tagged.has_ended
+        return bool(end) or translator.has_ended
 
     def _after_call(self) -> bool:
         at = match_parts(self._buffer, 0, self._close)
@@ -178,5 +190,5 @@ class ToolParser:
         self._take(skip_space(self._buffer, 0))
         if not self._buffer and not self._is_last:
             return False
-        self._state = self._rest if self._heads.is_markerless else self._content
+        self._state = self._rest if self._format.is_bare else self._content
         return True

@@ -10,6 +10,8 @@ from typing import Any
 from headrace.text.tools.format import TaggedCall
 from headrace.text.tools.scan import MORE, NO, match_parts, num_held, skip_space, split_marker
 
+_MOST_REFERENCES = 16
+_MOST_BRANCHINGS = 4
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
@@ -30,7 +32,8 @@ class TaggedArguments:
         self._line_before = body.middle.endswith("\n")
         self._line_after = body.close.startswith("\n")
         properties = schema.get("properties")
-        self._properties: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
+        found = properties if isinstance(properties, Mapping) else {}
+        self._properties: Mapping[str, Any] = {key: resolved(each, schema) for key, each in found.items()}
         self._num_pairs = 0
         self._key: str | None = None
         self._is_text = False
@@ -99,6 +102,25 @@ def _types(schema: Any) -> set[str]:
     branches = [branch for key in ("anyOf", "oneOf") for branch in schema.get(key, ())]
     each = [_types(branch) for branch in branches]
     return set().union(*each) if each and all(each) else set()
+
+
+def resolved(schema: Any, whole: Mapping[str, Any], depth: int = 0) -> Any:
+    """A schema with what it, or each of its branches, refers to in `whole`, such as #/$defs/Unit, in its place."""
+    for _ in range(_MOST_REFERENCES):
+        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            break
+        found: Any = whole
+        for key in reference[2:].split("/"):
+            found = found.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+        if not isinstance(found, Mapping):
+            break
+        schema = {**found, **{key: value for key, value in schema.items() if key != "$ref"}}
+    if isinstance(schema, Mapping) and depth < _MOST_BRANCHINGS:
+        branches = {key: schema[key] for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list)}
+        further = {key: [resolved(each, whole, depth + 1) for each in found] for key, found in branches.items()}
+        schema = {**schema, **further} if further else schema
+    return schema
 
 
 def is_text(schema: Any) -> bool:
