@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace import LLM
-from headrace.config import EngineConfig, available_threads
-from headrace.ops.kinds import CacheType
+from headrace.config import CacheType, EngineConfig, available_threads
 from headrace.types import Batch, FloatArray, IntArray
 
 BLOCK_SIZE = 16

@@ -58,16 +58,16 @@ HEADRACE_INLINE void each_row_tile(size_t rows, const Call& call) {
 void pack_queries(const Piece& p) {
     const AttentionBlock& b = p.b;
     const size_t dim = b.cache.head_dim;
-    const bool is_spread = b.cache.type == KVType::q8;
-    const float unit = is_spread ? 1.0f / static_cast<float>(spread_size(dim)) : 1.0f;  // a power of two
+    const bool is_mixed = b.cache.type == KVType::q8;
+    const float unit = is_mixed ? 1.0f / static_cast<float>(hadamard_size(dim)) : 1.0f;  // a power of two
     const float factor = (b.softcap > 0 ? b.scale / b.softcap : b.scale * LOG2_E) * unit;
     each_row_tile(p.rows, [&](size_t row, auto count) {
         for (int r = 0; r < count; ++r) {
             const size_t token = (row + r) / b.group;
             const float* q = b.q + token * b.stride + (row + r) % b.group * dim;
-            if (is_spread) {
+            if (is_mixed) {
                 std::memcpy(p.wide, q, dim * sizeof(float));
-                spread(p.wide, dim);
+                hadamard(p.wide, dim);
                 q = p.wide;
             }
             p.positions[row + r] = b.positions[token];
@@ -238,8 +238,8 @@ void write_rows(const Piece& p, const float* totals) {
         for (size_t d = 0; d < dim; d += LANES)
             store_part(out + d, load(values + d) / total, dim - d < LANES ? static_cast<int>(dim - d) : LANES);
         if (p.b.cache.type != KVType::q8) continue;
-        spread(out, dim);
-        const f32x16 unit = set1(1.0f / static_cast<float>(spread_size(dim)));
+        hadamard(out, dim);
+        const f32x16 unit = set1(1.0f / static_cast<float>(hadamard_size(dim)));
         for (size_t d = 0; d + LANES <= dim; d += LANES) store(out + d, load(out + d) * unit);
     }
 }

@@ -4,6 +4,9 @@
 // ValueError. Outputs are allocated by the caller. The interpreter lock is released for calls that take long.
 #include "bind.h"
 
+#include <algorithm>
+#include <iterator>
+
 using namespace nanobind::literals;
 
 namespace headrace {
@@ -84,7 +87,8 @@ void softcap(BoundBackend& self, In<float, 2> x, float cap, Out<float, 2> out) {
 
 void make_cache(KVCache* self, std::string_view dtype, size_t layers, size_t blocks, size_t block_size, size_t kv_heads,
                 size_t head_dim) {
-    check(dtype == "f16" || dtype == "f32" || dtype == "q8", "dtype must be f16, f32 or q8");
+    const auto* name = std::find(std::begin(KV_TYPE_NAMES), std::end(KV_TYPE_NAMES), dtype);
+    check(name != std::end(KV_TYPE_NAMES), "dtype must be f16, f32 or q8");
     check(layers >= 1 && kv_heads >= 1 && head_dim >= 1, "layers, kv_heads and head_dim must be at least 1");
     check(block_size >= 16 && block_size % 16 == 0, "block_size must be a multiple of 16");
     check(layers < (1u << 16) && blocks < (1u << 31) && block_size <= (1u << 16) && kv_heads < (1u << 16) &&
@@ -92,8 +96,7 @@ void make_cache(KVCache* self, std::string_view dtype, size_t layers, size_t blo
     const double bytes = 4.0 * static_cast<double>(layers) * static_cast<double>(blocks) * static_cast<double>(block_size) *
                          static_cast<double>(kv_heads) * 2.0 * static_cast<double>(head_dim + 16);
     check(bytes < 0x1p62, "the cache's sizes are out of range");
-    const KVType type = dtype == "f16" ? KVType::f16 : dtype == "f32" ? KVType::f32 : KVType::q8;
-    new (self) KVCache(type, layers, blocks, block_size, kv_heads, head_dim);
+    new (self) KVCache(static_cast<KVType>(name - std::begin(KV_TYPE_NAMES)), layers, blocks, block_size, kv_heads, head_dim);
 }
 
 void copy_blocks(KVCache& self, In<int32_t, 1> sources, In<int32_t, 1> targets) {

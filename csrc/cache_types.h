@@ -33,17 +33,17 @@ struct CacheQ8 {
     HEADRACE_INLINE void put(Element* p, f32x16 lanes) { to_i8(p, lanes); }
 };
 
-// How many numbers, 16 apart, `spread` mixes: the largest power of two that divides a head's whole vectors.
-constexpr size_t spread_size(size_t dim) {
+// How many numbers, 16 apart, `hadamard` mixes: the largest power of two that divides a head's whole vectors.
+constexpr size_t hadamard_size(size_t dim) {
     const size_t vectors = dim % LANES ? 1 : dim / LANES;
     return vectors & (~vectors + 1);
 }
 
 // A Walsh-Hadamard transform over numbers 16 apart, so that a dimension far larger than the others does not take their
-// bits (arXiv:2404.00456). Twice is a factor of spread_size: queries and keys go through it alike, which leaves their
+// bits (arXiv:2404.00456). Twice is a factor of hadamard_size: queries and keys go through it alike, which leaves their
 // products as they were; values go through it when they are written, and their sums once more.
-HEADRACE_INLINE void spread(float* x, size_t dim) {
-    const size_t size = spread_size(dim);
+HEADRACE_INLINE void hadamard(float* x, size_t dim) {
+    const size_t size = hadamard_size(dim);
     for (size_t from = 0; from < dim; from += size * LANES)
         for (size_t half = 1; half < size; half *= 2)
             for (size_t i = 0; i < size; ++i) {

@@ -46,6 +46,7 @@ struct LinearBlock {
 
 // q8: bytes, and a scale for each token and head, of keys and of values.
 enum class KVType : int { f16, f32, q8 };
+constexpr std::string_view KV_TYPE_NAMES[] = {"f16", "f32", "q8"};
 constexpr size_t bytes_of(KVType type) { return type == KVType::f16 ? 2 : type == KVType::f32 ? 4 : 1; }
 
 // One layer of the cache: [kv heads]{ keys [block_size / 16][D][16], values [block_size][padded D] } in each block, for q8

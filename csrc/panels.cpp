@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "group_scales.h"
+
 namespace headrace {
 
 namespace {
@@ -90,33 +92,6 @@ void put_quants(const Words& q, size_t row, uint8_t* to) {
     if constexpr (BITS & 4) put_plane<4, 0>(q, row, to);
     if constexpr (BITS & 2) put_plane<2, BITS & 4>(q, row, to + (BITS & 4) * 64);
     if constexpr (BITS & 1) put_plane<1, BITS & 6>(q, row, to + (BITS & 6) * 64);
-}
-
-struct GroupScale {
-    uint8_t scale, min;
-};
-
-// The byte-sized scale (and minimum) of group `g` of 256 columns.
-template <CodecId ID>
-GroupScale group_scale(const uint8_t* block, size_t g) {
-    if constexpr (ID == CodecId::Q2_K) return {block[g], 0};
-    if constexpr (ID == CodecId::Q6_K) return {block[192 + g], 0};
-    if constexpr (ID == CodecId::Q3_K) {
-        const uint8_t* s = block + 96;
-        const int low = s[g % 8] >> (g / 8 * 4) & 15, high = s[8 + g % 4] >> (g / 4 * 2) & 3;
-        return {static_cast<uint8_t>((low | high << 4) - 32), 0};
-    }
-    if constexpr (ID == CodecId::IQ4_XS) {
-        const int low = block[4 + g / 2] >> (g % 2 * 4) & 15, high = (block[2] | block[3] << 8) >> (2 * g) & 3;
-        return {static_cast<uint8_t>((low | high << 4) - 32), 0};
-    }
-    if constexpr (ID == CodecId::Q4_K || ID == CodecId::Q5_K) {
-        const uint8_t* s = block + 4;
-        if (g < 4) return {static_cast<uint8_t>(s[g] & 63), static_cast<uint8_t>(s[4 + g] & 63)};
-        return {static_cast<uint8_t>((s[4 + g] & 15) | (s[g - 4] >> 2 & 48)),
-                static_cast<uint8_t>(s[4 + g] >> 4 | (s[g] >> 2 & 48))};
-    }
-    return {};
 }
 
 // Where a block of 256 has its float16 scale; the minimum follows it.

@@ -4,6 +4,8 @@
 // The layouts are GGUF's (ggml's block formats), read from the reference decoder in Python's `gguf` package.
 #pragma once
 
+#include "group_scales.h"
+#include "panels.h"
 #include "simd.h"
 
 namespace headrace {
@@ -107,15 +109,16 @@ struct ReadQ5_1 : Blocked {
     }
 };
 
-HEADRACE_INLINE u8x16 iq4_values() {
-    const i8x16 values = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    return reinterpret_cast<u8x16>(values);
+// What quants of four bits stand for where a table says it.
+template <CodecId ID>
+HEADRACE_INLINE f32x16 from_table(u8x16 quants) {
+    return to_float(lookup(load_bytes(quant_table<ID>()), quants) - static_cast<uint8_t>(quant_form<ID>().offset));
 }
 struct ReadIQ4_NL : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
         const uint8_t* block = row + k / 32 * 18;
         const u8x16 q = low_nibbles(load_bytes(block + 2), k % 32 / 4);
-        return to_float(lookup(iq4_values(), q)) * set1(read_f16(block));
+        return from_table<CodecId::IQ4_NL>(q) * set1(read_f16(block));
     }
 };
 // Half of what an E8M0 byte stands for.
@@ -129,14 +132,17 @@ HEADRACE_INLINE float half_of_e8m0(uint32_t exponent) {
 // OCP microscaling: an exponent byte and 32 E2M1 values, here doubled to be whole, with half the scale.
 struct ReadMXFP4 : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
-        const i8x16 values = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
         const uint8_t* block = row + k / 32 * 17;
         const u8x16 q = low_nibbles(load_bytes(block + 1), k % 32 / 4);
-        return to_float(lookup(reinterpret_cast<u8x16>(values), q)) * set1(half_of_e8m0(block[0]));
+        return from_table<CodecId::MXFP4>(q) * set1(half_of_e8m0(block[0]));
     }
 };
 
 // Blocks of 256, with 16 or 8 scales of their own.
+template <CodecId ID>
+HEADRACE_INLINE float signed_scale(const uint8_t* block, size_t group) {
+    return static_cast<float>(static_cast<int8_t>(group_scale<ID>(block, group).scale));
+}
 struct ReadQ2_K : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
         const uint8_t* block = row + k / 256 * 84;
@@ -151,28 +157,19 @@ struct ReadQ2_K : Blocked {
 struct ReadQ3_K : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
         const uint8_t* block = row + k / 256 * 110;
-        const size_t i = k % 256, s = i / 16;
-        const uint8_t* scales = block + 96;
-        const int low = (scales[s % 8] >> (s / 8 * 4)) & 15, high = (scales[8 + s % 4] >> (s / 4 * 2)) & 3;
-        const float d = read_f16(block + 108) * static_cast<float>((low | high << 4) - 32);
+        const size_t i = k % 256;
+        const float d = read_f16(block + 108) * signed_scale<CodecId::Q3_K>(block, i / 16);
         const u8x16 two = bits_of(load_bytes(block + 32 + i / 128 * 32 + i % 32), i % 128 / 32 * 2, 3);
         const u8x16 third = bits_of(load_bytes(block + i % 32), i / 32, 1);
         return to_float(two - raised(third ^ 1, 2)) * set1(d);
     }
 };
 
-struct ScaleAndMin {
-    float scale, min;
-};
-// Sub-block j of 8 in the 12 bytes of 6-bit scales and minima that Q4_K and Q5_K share.
-HEADRACE_INLINE ScaleAndMin scale_and_min(const uint8_t* s, size_t j) {
-    if (j < 4) return {static_cast<float>(s[j] & 63), static_cast<float>(s[4 + j] & 63)};
-    return {static_cast<float>((s[4 + j] & 15) | ((s[j - 4] >> 2) & 48)),
-            static_cast<float>((s[4 + j] >> 4) | ((s[j] >> 2) & 48))};
-}
+// Of Q4_K and Q5_K.
 HEADRACE_INLINE f32x16 scaled_minus_min(const uint8_t* block, size_t i, u8x16 q) {
-    const ScaleAndMin s = scale_and_min(block + 4, i / 32);
-    return to_float(q) * set1(read_f16(block) * s.scale) - set1(read_f16(block + 2) * s.min);
+    const GroupScale s = group_scale<CodecId::Q4_K>(block, i / 32);
+    return to_float(q) * set1(read_f16(block) * static_cast<float>(s.scale)) -
+           set1(read_f16(block + 2) * static_cast<float>(s.min));
 }
 struct ReadQ4_K : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
@@ -197,20 +194,15 @@ struct ReadQ6_K : Blocked {
         const u8x16 low = low_nibbles(load_bytes(block + i / 128 * 64 + i % 64), i % 128 / 64 * 4);
         const uint8_t* high = block + 128 + i / 128 * 32 + i % 32;
         const u8x16 top = bits_of(load_bytes(high), i % 128 / 32 * 2, 3);
-        const float scale = static_cast<float>(static_cast<int8_t>(block[192 + i / 16]));
-        return to_float((low | raised(top, 4)) - 32) * set1(read_f16(block + 208) * scale);
+        return to_float((low | raised(top, 4)) - 32) * set1(read_f16(block + 208) * signed_scale<CodecId::Q6_K>(block, i / 16));
     }
 };
 struct ReadIQ4_XS : Blocked {
     static f32x16 load(const uint8_t* row, size_t k) {
         const uint8_t* block = row + k / 256 * 136;
         const size_t j = k % 256 / 32;
-        uint16_t high;
-        std::memcpy(&high, block + 2, 2);
-        const int low = (block[4 + j / 2] >> (j % 2 * 4)) & 15;
-        const float scale = static_cast<float>((low | ((high >> (2 * j)) & 3) << 4) - 32);
         const u8x16 q = low_nibbles(load_bytes(block + 8 + j * 16), k % 32 / 4);
-        return to_float(lookup(iq4_values(), q)) * set1(read_f16(block) * scale);
+        return from_table<CodecId::IQ4_XS>(q) * set1(read_f16(block) * signed_scale<CodecId::IQ4_XS>(block, j));
     }
 };
 

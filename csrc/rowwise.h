@@ -189,8 +189,8 @@ void write_heads(const RopeToken& token, float* k, float* v) {
     const CacheView& cache = token.cache;
     for (size_t head = 0; head < cache.num_kv_heads; ++head, k += cache.head_dim, v += cache.head_dim) {
         if constexpr (KV::SCALED) {
-            spread(k, cache.head_dim);
-            spread(v, cache.head_dim);
+            hadamard(k, cache.head_dim);
+            hadamard(v, cache.head_dim);
             *cache.key_scales(token.table, token.position, head) = quantize_head(k, cache.head_dim);
             *cache.value_scales(token.table, token.position, head) = quantize_head(v, cache.head_dim);
         }

@@ -159,10 +159,22 @@ HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(to_i16_half(a.lo), to_i16_half(a.hi)));
 }
 
-#elif defined(__aarch64__)
+#else
+
+// Four vectors of four floats, each from an expression of its index i.
+#define HEADRACE_EACH(expression)                               \
+    do {                                                        \
+        f32x16 out;                                             \
+        for (int i = 0; i < 4; ++i) out.part[i] = (expression); \
+        return out;                                             \
+    } while (0)
+#if defined(__aarch64__)
 #include "simd_neon.h"
 #else
 #include "simd_generic.h"
+#endif
+#undef HEADRACE_EACH
+
 #endif
 
 // The first n lanes, from 1 to 16; zero in the others.

@@ -9,13 +9,6 @@ struct f32x16 {
     f32x4 part[4];
 };
 
-#define HEADRACE_EACH(expression)                        \
-    do {                                                 \
-        f32x16 out;                                      \
-        for (int i = 0; i < 4; ++i) out.part[i] = (expression); \
-        return out;                                      \
-    } while (0)
-
 HEADRACE_INLINE f32x16 load(const float* p) {
     f32x16 out;
     std::memcpy(&out, p, sizeof(out));
@@ -107,4 +100,3 @@ HEADRACE_INLINE f32x16 from_i8(i8x16 v) {
 HEADRACE_INLINE void to_i8(int8_t* p, f32x16 a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.part[i / 4][i % 4]);
 }
-#undef HEADRACE_EACH

@@ -4,13 +4,6 @@ struct f32x16 {
     float32x4_t part[4];
 };
 
-#define HEADRACE_EACH(expression)                               \
-    do {                                                        \
-        f32x16 out;                                             \
-        for (int i = 0; i < 4; ++i) out.part[i] = (expression); \
-        return out;                                             \
-    } while (0)
-
 HEADRACE_INLINE f32x16 load(const float* p) { HEADRACE_EACH(vld1q_f32(p + 4 * i)); }
 HEADRACE_INLINE void store(float* p, f32x16 a) {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.part[i]);
@@ -73,4 +66,3 @@ HEADRACE_INLINE float32x4_t sum_of_four(f32x16 a) {
 HEADRACE_INLINE float32x4_t greatest_of_four(f32x16 a) {
     return greater(greater(a.part[0], a.part[2]), greater(a.part[1], a.part[3]));
 }
-#undef HEADRACE_EACH

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 
 from headrace.errors import ConfigError
 
 QUANTIZE_CHOICES = ("q8", "q4")
-CACHE_CHOICES = ("f16", "f32", "q8")
 ACTIVATION_CHOICES = ("int8", "f32")
 SPECULATION_CHOICES = ("auto", "off")
 BACKENDS = ("cpu", "reference")
 MOST_THREADS = 1024
+
+
+class CacheType(StrEnum):
+    """Elements of the key-value cache. Q8: whole numbers from -127 to 127, times a float32 for each token and head."""
+
+    F16 = "f16"
+    F32 = "f32"
+    Q8 = "q8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +74,8 @@ class EngineConfig:
         if self.activations not in ACTIVATION_CHOICES:
             choices = ", ".join(ACTIVATION_CHOICES)
             raise ConfigError(f"activations is {self.activations!r}, expected one of {choices}")
-        if self.kv_dtype is not None and self.kv_dtype not in CACHE_CHOICES:
-            raise ConfigError(f"kv_dtype is {self.kv_dtype!r}, expected one of {', '.join(CACHE_CHOICES)}")
+        if self.kv_dtype is not None and self.kv_dtype not in list(CacheType):
+            raise ConfigError(f"kv_dtype is {self.kv_dtype!r}, expected one of {', '.join(CacheType)}")
         for name in ("threads", "max_context", "max_batch_tokens", "max_sequences", "block_size", "kv_memory"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

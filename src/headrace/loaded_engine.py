@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headrace.config import EngineConfig
+from headrace.config import CacheType, EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan, format_bytes, free_memory, plan_kv_cache
 from headrace.engine.pooling import PoolingEngine
@@ -19,7 +19,6 @@ from headrace.model.embedding import Embedder, read_recipe
 from headrace.model.loader import load_adapter, load_decoder, read_spec
 from headrace.model_text import ModelText
 from headrace.ops.base import Ops
-from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.text.same_tokens import check_same_tokens
 from headrace.text.tokenizer import Tokenizer

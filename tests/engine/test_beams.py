@@ -11,13 +11,12 @@ import pytest
 from tiny_models import VOCAB_SIZE, make_tiny, prompt, reference
 from toy import VOCABULARY, drain, ids, make_engine, make_request
 
-from headrace.config import EngineConfig
+from headrace.config import CacheType, EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.errors import DoesNotFit
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import load_decoder
-from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
 from headrace.types import FinishReason, Request, StepOutput

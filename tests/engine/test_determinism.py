@@ -12,12 +12,11 @@ from eager import speculating
 from tiny_models import make_tiny
 from toy import drain, ids
 
-from headrace.config import EngineConfig
+from headrace.config import CacheType, EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import load_decoder
-from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.sampling_params import SamplingParams
 from headrace.types import Emitted, Request

@@ -12,7 +12,7 @@ from test_determinism import a_request, answer
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny, reference
 
-from headrace.config import EngineConfig
+from headrace.config import CacheType, EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.errors import UnknownModel
@@ -21,7 +21,6 @@ from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
 from headrace.model.loader import load_adapter, load_decoder
 from headrace.ops.base import Ops
-from headrace.ops.kinds import CacheType
 from headrace.ops.select import select_ops
 from headrace.types import AdapterRef, Emitted, Request
 

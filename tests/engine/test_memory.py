@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.config import EngineConfig
+from headrace.config import CacheType, EngineConfig
 from headrace.engine.memory import KVPlan, format_bytes, free_memory, plan_kv_cache
 from headrace.errors import ConfigError
-from headrace.ops.kinds import CacheType
 
 
 def plan(config: EngineConfig, block_bytes: int = 1000, model_context: int = 4096, free: int = 10_000_000) -> KVPlan:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny_models import make_tiny
 
+from headrace.config import CacheType
 from headrace.ops.base import HeadLayout
-from headrace.ops.kinds import CacheType
 from headrace.ops.reference import ReferenceCache, ReferenceOps
 
 

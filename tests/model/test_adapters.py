@@ -16,13 +16,13 @@ from one_sequence import OneSequence
 from tiny_adapters import make_adapter, merge
 from tiny_models import VARIANTS, prompt, reference, reference_logits
 
+from headrace.config import CacheType
 from headrace.errors import DamagedFile, HeadraceError, ModelNotFound, UnsupportedModel, WeightsMismatch
 from headrace.formats.safetensors import open_safetensors, write_safetensors
 from headrace.formats.tensor import Tensor
 from headrace.hub.files import ModelFiles
 from headrace.model.decoder import Decoder
 from headrace.model.loader import load_adapter, load_decoder
-from headrace.ops.kinds import CacheType
 from headrace.types import Batch, IntArray
 
 Tiny = Callable[[str], Path]

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from tiny_models import VARIANTS, prompt
 
+from headrace.config import CacheType
 from headrace.hub.files import ModelFiles
 from headrace.model import rope
 from headrace.model.decoder import Decoder
 from headrace.model.loader import load_decoder
 from headrace.ops.base import Forward, RecordableForward
-from headrace.ops.kinds import CacheType
 from headrace.types import Batch
 
 cpu = pytest.importorskip("headrace.ops.cpu", reason="the kernels are not built")

@@ -20,6 +20,7 @@ from tiny_encoders import (
 )
 from tiny_models import WINDOW
 
+from headrace.config import CacheType
 from headrace.engine.pooling import PoolingEngine
 from headrace.errors import UnsupportedModel
 from headrace.hub.files import ModelFiles
@@ -27,7 +28,6 @@ from headrace.model.decoder import Decoder
 from headrace.model.embedding import Embedder, EmbeddingRecipe, read_recipe
 from headrace.model.loader import load_decoder, read_spec
 from headrace.model.spec import Pooling
-from headrace.ops.kinds import CacheType
 from headrace.pooled import PoolingRequest
 from headrace.types import Batch
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from ops_cases import batch_on, floats, qkv_width, same_bits
 
+from headrace.config import CacheType
 from headrace.ops.base import HeadLayout, Ops
 from headrace.ops.cpu import CpuOps
-from headrace.ops.kinds import CacheType
 from headrace.ops.reference import ReferenceOps
 
 LAYOUT = HeadLayout(4, 2, 24)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from ops_cases import batch_on, dense, floats, qkv_width, rope_table, same_bits, tensor_of
 
 from headrace import _core  # noqa: TID251
+from headrace.config import CacheType
 from headrace.formats.codecs import CODECS
 from headrace.ops.base import HeadLayout, MoeWeights, Ops
 from headrace.ops.cpu import CpuOps, instruction_sets
-from headrace.ops.kinds import Activation, CacheType, NormKind
+from headrace.ops.kinds import Activation, NormKind
 from headrace.types import FloatArray
 
 LAYOUT = HeadLayout(6, 2, 40)

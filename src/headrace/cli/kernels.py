@@ -15,11 +15,12 @@ import numpy as np
 from headrace import __version__
 from headrace.cli.cost import Work
 from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
+from headrace.config import CacheType
 from headrace.formats.codecs import CODECS, Codec
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, MoeWeights, RopeTable, Weight
 from headrace.ops.cpu import CpuOps, codec_names
-from headrace.ops.kinds import Activation, CacheType, NormKind
+from headrace.ops.kinds import Activation, NormKind
 from headrace.types import Batch, FloatArray, SamplingBatch
 
 _T = TypeVar("_T")

@@ -15,10 +15,10 @@ import click
 from headrace.config import (
     ACTIVATION_CHOICES,
     BACKENDS,
-    CACHE_CHOICES,
     MOST_THREADS,
     QUANTIZE_CHOICES,
     SPECULATION_CHOICES,
+    CacheType,
     EngineConfig,
 )
 
@@ -150,7 +150,7 @@ ENGINE_OPTIONS = (
     ),
     click.option(
         "--kv-dtype",
-        type=click.Choice(CACHE_CHOICES),
+        type=click.Choice([each.value for each in CacheType]),
         help="Elements of the KV cache; q8 takes half of f16's memory.  [default: f32 for models in float32, else f16]",
     ),
     click.option(

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from headrace.config import EngineConfig
+from headrace.config import CacheType, EngineConfig
 from headrace.errors import ConfigError, DoesNotFit
-from headrace.ops.kinds import CacheType
 
 SHARE_OF_FREE_MEMORY = 0.5
 """At most this much of the memory that is free after loading the weights; it is touched only as it is used."""

@@ -14,10 +14,10 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.config import CacheType
 from headrace.model.decoder import Decoder
 from headrace.model.embedding import Embedder
 from headrace.model.spec import Pooling
-from headrace.ops.kinds import CacheType
 from headrace.pooled import PoolingOutput, PoolingRequest
 from headrace.types import Batch, FloatArray, IntArray
 

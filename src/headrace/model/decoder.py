@@ -6,12 +6,12 @@ from collections import Counter
 
 import numpy as np
 
+from headrace.config import CacheType
 from headrace.model.adapters import Adapters
 from headrace.model.rope import RopeTables
 from headrace.model.spec import ModelSpec, NormPlacement
 from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeights, Norm
 from headrace.ops.base import Array, Forward, ForwardOps, HeadLayout, KVCache, Ops, RecordableForward
-from headrace.ops.kinds import CacheType
 from headrace.types import Batch, IntArray
 
 

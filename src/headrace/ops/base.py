@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from headrace.config import CacheType
 from headrace.formats.tensor import Tensor
-from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
+from headrace.ops.kinds import Activation, NormKind, QkNorm
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
 Array: TypeAlias = Any

@@ -21,14 +21,6 @@ class Activation(StrEnum):
     RELU = "relu"
 
 
-class CacheType(StrEnum):
-    """Elements of the key-value cache. Q8: whole numbers from -127 to 127, times a float32 for each token and head."""
-
-    F16 = "f16"
-    F32 = "f32"
-    Q8 = "q8"
-
-
 class QkNorm(StrEnum):
     """RMS norm of queries and keys before rope: of each head alone, or of all heads as one row."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.config import CacheType
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import (
     Forward,
@@ -20,7 +21,7 @@ from headrace.ops.base import (
     RecordableForward,
     RopeTable,
 )
-from headrace.ops.kinds import Activation, CacheType, NormKind, QkNorm
+from headrace.ops.kinds import Activation, NormKind, QkNorm
 from headrace.ops.reference_sampling import sample_row
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
@@ -99,15 +100,15 @@ def _rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:
     return y
 
 
-def _spread_size(dim: int) -> int:
+def _hadamard_size(dim: int) -> int:
     vectors = dim // 16 if dim % 16 == 0 else 1
     return vectors & -vectors
 
 
-def _spread(heads: FloatArray) -> FloatArray:
+def _hadamard(heads: FloatArray) -> FloatArray:
     """A Walsh-Hadamard transform of each head [..., D] over numbers 16 apart, as many as a power of two allows."""
     *outer, dim = heads.shape
-    size = _spread_size(dim)
+    size = _hadamard_size(dim)
     values = heads.reshape(*outer, -1, size, 16 if size > 1 else dim)
     half = 1
     while half < size:
@@ -119,12 +120,12 @@ def _spread(heads: FloatArray) -> FloatArray:
 
 
 def _in_8_bits(heads: FloatArray) -> FloatArray:
-    """Each head [..., D] spread, rounded to 255 steps between plus and minus its largest number, and gathered again."""
-    spread = _spread(heads)
-    most = np.abs(spread).max(axis=-1, keepdims=True)
+    """Each head [..., D] mixed, rounded to 255 steps between plus and minus its largest number, and mixed back."""
+    mixed = _hadamard(heads)
+    most = np.abs(mixed).max(axis=-1, keepdims=True)
     inverse = np.float32(127) / np.where(most < 1e-36, np.float32(np.inf), most)
-    rounded = np.rint(spread * inverse) * (most * np.float32(1 / 127))
-    return _spread(rounded) * np.float32(1 / _spread_size(heads.shape[-1]))
+    rounded = np.rint(mixed * inverse) * (most * np.float32(1 / 127))
+    return _hadamard(rounded) * np.float32(1 / _hadamard_size(heads.shape[-1]))
 
 
 def _erf(x: FloatArray) -> FloatArray:

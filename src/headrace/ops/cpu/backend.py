@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace import _core
-from headrace.config import available_threads
+from headrace.config import CacheType, available_threads
 from headrace.errors import ConfigError, UnsupportedModel
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import (
@@ -27,7 +27,7 @@ from headrace.ops.base import (
 )
 from headrace.ops.cpu.tape import Clock, record
 from headrace.ops.cpu.weight import CpuDeltas, CpuWeight, native_deltas, native_weight
-from headrace.ops.kinds import Activation, CacheType, NormKind
+from headrace.ops.kinds import Activation, NormKind
 from headrace.types import SAMPLING_ROW, Batch, FloatArray, IntArray, SamplingBatch
 
 _CODECS: Final = MappingProxyType({name: (values, size) for name, values, size in _core.codecs()})
