@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ ARCHITECTURES = {
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "granite": gguf.MODEL_ARCH.GRANITE,
+    "bert": gguf.MODEL_ARCH.BERT,
+    "roberta": gguf.MODEL_ARCH.BERT,
+    "xlm-roberta": gguf.MODEL_ARCH.BERT,
+    "nomic_bert": gguf.MODEL_ARCH.NOMIC_BERT,
 }
+ENCODERS = frozenset({"bert", "roberta", "xlm-roberta", "nomic_bert"})
 GGUF_VARIANTS = (
     "llama",
     "llama-mha-biases",
@@ -56,10 +62,17 @@ GGUF_VARIANTS = (
 """Variants that a GGUF file can say all about."""
 
 
-def write_gguf(folder: Path, path: Path, quantization: gguf.GGMLQuantizationType | None = None, **extra: Any) -> Path:
+def write_gguf(
+    folder: Path,
+    path: Path,
+    quantization: gguf.GGMLQuantizationType | None = None,
+    vocabulary: dict[str, Any] | None = None,
+    **extra: Any,
+) -> Path:
     """Convert a folder in Hugging Face form; matrices in `quantization` where their columns allow it.
 
-    `extra` are further metadata of the architecture ("rope__freq_base" is rope.freq_base) that replace what is written.
+    `vocabulary` is the metadata of tokenizer.ggml; `extra` are further metadata of the architecture ("rope__freq_base"
+    is rope.freq_base) that replace what is written.
     """
     config = json.loads((folder / "config.json").read_text())
     architecture = ARCHITECTURES[config["model_type"]]
@@ -68,6 +81,8 @@ def write_gguf(folder: Path, path: Path, quantization: gguf.GGMLQuantizationType
     metadata = _metadata(config, architecture) | {key.replace("__", "."): value for key, value in extra.items()}
     for key, value in metadata.items():
         _add(writer, f"{name}.{key}", value)
+    for key, value in (vocabulary or {}).items():
+        _add(writer, f"tokenizer.ggml.{key}", value)
     names = gguf.get_tensor_name_map(architecture, 16)
     for target, values in _tensors(load_file(folder / "model.safetensors"), config, names).items():
         if quantization is not None and values.ndim > 1 and values.shape[-1] % 32 == 0:
@@ -79,6 +94,11 @@ def write_gguf(folder: Path, path: Path, quantization: gguf.GGMLQuantizationType
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def position_offset(config: dict[str, Any]) -> int:
+    """Rows of the table of positions that RoBERTa never uses, and that a file leaves out."""
+    return config["pad_token_id"] + 1 if "roberta" in config["model_type"] else 0
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -127,6 +147,10 @@ def _metadata(config: dict[str, Any], architecture: gguf.MODEL_ARCH) -> dict[str
     if architecture is gguf.MODEL_ARCH.LLAMA:
         optional |= {"vocab_size": config["vocab_size"], "rope.dimension_count": head_dim}
     metadata |= {key: value for key, value in optional.items() if value is not None}
+    if config["model_type"] in ENCODERS:
+        labels = config.get("id2label")
+        metadata |= {"classifier.output_labels": list(labels.values())} if labels else {}
+        metadata |= {"attention.causal": False, "context_length": metadata["context_length"] - position_offset(config)}
     return metadata | _rope_metadata(config, architecture, head_dim)
 
 
@@ -159,11 +183,21 @@ def _tensors(
     weights: dict[str, np.ndarray], config: dict[str, Any], names: gguf.TensorNameMap
 ) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = _rope_tensors(config)
-    for source, values in _stacked_experts(weights).items():
+    for source, values in _stacked_experts(_of_encoder(weights, config)).items():
         target = names.get_name(source, try_suffixes=(".weight", ".bias"))
         assert target is not None, source
         tensors[target] = _converted(source, values, config)
     return tensors
+
+
+def _of_encoder(weights: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Names without the model's prefix and without the pooler, which the scripts leave out; decoders' as they are."""
+    if config["model_type"] not in ENCODERS:
+        return weights
+    renamed = {re.sub(r"^(bert|roberta)\.", "", name): values for name, values in weights.items()}
+    if config["model_type"] == "bert":  # its classifier is RoBERTa's second layer
+        renamed = {re.sub(r"^classifier\.", "classifier.out_proj.", name): each for name, each in renamed.items()}
+    return {name: values for name, values in renamed.items() if not name.startswith("pooler.")}
 
 
 def _stacked_experts(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -188,6 +222,8 @@ def _stacked_experts(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _converted(source: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     model_type = config["model_type"]
+    if source == "embeddings.position_embeddings.weight":
+        return values[position_offset(config) :]
     if model_type.startswith("gemma") and source.endswith("norm.weight"):
         return values + 1
     if model_type == "gpt2" and source.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):

@@ -18,11 +18,12 @@ from tiny_encoders import (
     reference_output,
     text_ids,
 )
+from tiny_gguf import write_gguf
 from tiny_models import WINDOW
 
 from headrace.config import CacheType
 from headrace.engine.pooling import PoolingEngine
-from headrace.errors import UnsupportedModel
+from headrace.errors import DamagedFile, UnsupportedModel
 from headrace.hub.files import ModelFiles
 from headrace.model.decoder import Decoder
 from headrace.model.embedding import Embedder, EmbeddingRecipe, read_recipe
@@ -116,6 +117,56 @@ def test_a_compiled_pass_is_the_same_operations(name: str, made: Made) -> None:
     types = [types_of(name, len(ids)) for ids in sequences]
     outs = [hidden(load(made(name), kind(2)), sequences, types) for kind in (cpu.CpuOps, PlainOps)]
     assert all(one.tobytes() == other.tobytes() for one, other in zip(*outs, strict=True))
+
+
+def gguf_of(folder: Path, path: Path, **extra: Any) -> ModelFiles:
+    return ModelFiles("tiny.gguf", gguf_path=write_gguf(folder, path / "tiny.gguf", **extra))
+
+
+GGUF_ENCODERS = ("bert", "roberta", "xlm-roberta", "nomic")
+
+
+@pytest.mark.parametrize("name", GGUF_ENCODERS)
+def test_hidden_states_of_a_gguf_file(name: str, made: Made, ops: Any, tmp_path: Path) -> None:
+    files = gguf_of(made(name), tmp_path)
+    assert read_spec(files).max_context == read_spec(ModelFiles("tiny", folder=made(name))).max_context
+    sequences = [text_ids(length, seed=length) for length in LENGTHS]
+    types = [types_of(name, length) for length in LENGTHS]
+    expected = hidden(load(made(name), ops), sequences, types)
+    for one, other in zip(hidden(load_decoder(files, ops), sequences, types), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6 * np.abs(other).max(), rtol=0)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_classifier_of_a_gguf_file(labels: int, made: Made, ops: Any, tmp_path: Path) -> None:
+    folder = made("roberta", labels)
+    decoder, plain = load_decoder(gguf_of(folder, tmp_path, pooling_type=4), ops), load(folder, ops)
+    assert decoder.spec.classifier == plain.spec.classifier
+    requests = requests_of("roberta", LENGTHS, classify=True)
+    for one, other in zip(*(run(engine(each, Pooling.MEAN), requests) for each in (decoder, plain)), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6 * max(1, np.abs(other).max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "extra", "message"),
+    [
+        ("bert", None, {"attention__causal": True}, r"bert\.attention\.causal is True"),
+        ("bert", None, {"pooling_type": 4}, r"bert\.pooling_type is 4; expected 1 \(mean\)"),
+        ("bert", None, {"pooling_type": 9}, r"bert\.pooling_type is 9"),
+        ("bert", 2, {}, "cls.output without cls"),
+    ],
+)
+def test_gguf_encoders_that_are_refused(
+    name: str, labels: int | None, extra: dict[str, Any], message: str, made: Made, tmp_path: Path
+) -> None:
+    files = gguf_of(made(name, labels), tmp_path, **extra)
+    with pytest.raises(UnsupportedModel, match=message):
+        read_recipe(files, read_spec(files))
+
+
+def test_labels_that_do_not_fit(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"has 1 classifier\.output_labels for 3 rows"):
+        read_spec(gguf_of(made("roberta", 3), tmp_path, classifier__output_labels=["one"]))
 
 
 def engine(decoder: Decoder, pooling: Pooling, step_tokens: int = 64) -> PoolingEngine:

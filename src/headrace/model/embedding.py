@@ -1,7 +1,8 @@
-"""How hidden states become embeddings: as the model's folder says it in sentence-transformers' form.
+"""How hidden states become embeddings: as the model's folder says it in sentence-transformers' form, or its GGUF file.
 
 modules.json lists a pipeline: the transformer, a pooling, dense layers, a normalisation. A module or an option of it
-that is not implemented is refused by name.
+that is not implemented is refused by name. A GGUF file names the pooling only; its embeddings are normalised, as
+llama.cpp's are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ _OLD_MODES: Mapping[str, str] = {
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+POOLING_KEY = "pooling_type"
+"""In GGUF metadata, under the architecture's name"""
+_NO_POOLING, _RANK = 0, 4
+_GGUF_POOLINGS: Mapping[int, Pooling] = {1: Pooling.MEAN, 2: Pooling.FIRST, 3: Pooling.LAST}
+_NAMES: Mapping[Pooling, str] = {
+    Pooling.MEAN: "mean of the tokens",
+    Pooling.LAST: "last token",
+    Pooling.FIRST: "first token",
 }
 
 
@@ -62,9 +72,8 @@ class EmbeddingRecipe:
     """Name of the prompt of texts that name none"""
 
     def __str__(self) -> str:
-        parts = [{Pooling.MEAN: "mean of the tokens", Pooling.LAST: "last token", Pooling.FIRST: "first token"}]
-        names = [parts[0][self.pooling], *("a dense layer" for _ in self.dense), "normalised" if self.normalize else ""]
-        return f"embeddings of {self.size:,} numbers: {', '.join(filter(None, names))}"
+        steps = [_NAMES[self.pooling], *("a dense layer" for _ in self.dense), *(["normalised"] * self.normalize)]
+        return f"embeddings of {self.size:,} numbers: {', '.join(steps)}"
 
 
 class Embedder:
@@ -92,7 +101,7 @@ class Embedder:
 
 
 def read_recipe(files: ModelFiles, spec: ModelSpec) -> EmbeddingRecipe:
-    """The recipe of a model's folder; without one the mean for encoders, the last token for decoders, normalised.
+    """The recipe of a model's folder or file; where it has none the mean of encoders, decoders' last token, normalised.
 
     Raises:
         UnsupportedModel: a module, or an option of one, that is not implemented; the message names it.
@@ -101,7 +110,7 @@ def read_recipe(files: ModelFiles, spec: ModelSpec) -> EmbeddingRecipe:
     modules = _read_list(files, "modules.json")
     limit = _max_tokens(files)
     if modules is None:
-        pooling = Pooling.LAST if spec.causal else Pooling.MEAN
+        pooling = _gguf_pooling(files, spec) or (Pooling.LAST if spec.causal else Pooling.MEAN)
         return EmbeddingRecipe(size=spec.hidden_size, pooling=pooling, max_tokens=limit)
     pooling, dense, size, normalize = Pooling.MEAN, list[DenseModule](), spec.hidden_size, False
     for module in modules:
@@ -131,6 +140,21 @@ def read_recipe(files: ModelFiles, spec: ModelSpec) -> EmbeddingRecipe:
         prompts=prompts,
         default_prompt=texts.get("default_prompt_name"),
     )
+
+
+def _gguf_pooling(files: ModelFiles, spec: ModelSpec) -> Pooling | None:
+    """What a GGUF file says; None for a folder, and for a file that says nothing."""
+    if files.gguf is None:
+        return None
+    metadata = files.gguf.metadata
+    fields = Fields(metadata, files.name, f"{metadata['general.architecture']}.")
+    kind = fields.integer(POOLING_KEY, _NO_POOLING, minimum=0)
+    if kind == _NO_POOLING or (kind == _RANK and spec.classifier is not None):
+        return None
+    if kind not in _GGUF_POOLINGS:
+        hint = "expected 1 (mean), 2 (first token), 3 (last token), or 4 with a classifier"
+        raise fields.refusal(POOLING_KEY, kind, hint)
+    return _GGUF_POOLINGS[kind]
 
 
 def _read_list(files: ModelFiles, filename: str) -> list[dict[str, Any]] | None:

@@ -12,6 +12,7 @@ from headrace.formats.tensor import Tensor
 from headrace.hub.files import ModelFiles
 from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
+from headrace.model.embedding import POOLING_KEY
 from headrace.model.families import FAMILIES
 from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import HARMLESS
@@ -101,7 +102,7 @@ def _read_gguf(files: ModelFiles) -> tuple[Family, ModelSpec]:
         if architecture in family.gguf_architectures and family.from_gguf is not None:
             fields = Fields(metadata, files.name, f"{architecture}.")
             spec = family.from_gguf(GGUFSource(fields, files.gguf.tensors))
-            fields.finish()
+            fields.finish({POOLING_KEY})
             return family, spec
     known = dict.fromkeys(name for family in FAMILIES for name in family.gguf_architectures)
     raise UnsupportedModel(f"{files.name}: general.architecture is {architecture!r}; headrace runs {', '.join(known)}")

@@ -241,7 +241,7 @@ def _build_wordpiece(vocabulary: GGUFVocabulary, source: object) -> tuple[tokeni
     if first is None or last is None:
         raise DamagedFile(f"{source} has no cls or separator token; expected tokenizer.ggml.cls_token_id")
     tokens = vocabulary.tokens
-    return backend, Surround(((tokens[first], first),), ((tokens[last], last),))
+    return backend, Surround(((tokens[first], first),), ((tokens[last], last),), between=())
 
 
 def _build_unigram(vocabulary: GGUFVocabulary, source: object) -> tuple[tokenizers.Tokenizer, Surround]:
@@ -279,7 +279,11 @@ def _surround(
                 f"{source} asks for a {role} token around texts but has no tokenizer.ggml.{role}_token_id"
             )
         tokens[role] = ((vocabulary.tokens[vocabulary.ids[role]], vocabulary.ids[role]),) if is_wanted else ()
-    return Surround(tokens["bos"], tokens["eos"])
+    if "sep" not in vocabulary.ids or not all(wanted.values()):
+        return Surround(tokens["bos"], tokens["eos"])
+    separator = vocabulary.ids["sep"]  # a pair is <s> A </s></s> B </s>, as RoBERTa's, or has one </s> between
+    between = ((vocabulary.tokens[separator], separator),) if vocabulary.flag("add_sep_token", True) else ()
+    return Surround(tokens["bos"], tokens["eos"], between)
 
 
 def _add_special_tokens(backend: tokenizers.Tokenizer, vocabulary: GGUFVocabulary) -> None:

@@ -28,16 +28,20 @@ class Surround:
 
     before: tuple[tuple[str, int], ...] = ()
     after: tuple[tuple[str, int], ...] = ()
+    between: tuple[tuple[str, int], ...] | None = None
+    """What stands before the second text of a pair, which has type 1 then; None is what stands before the first"""
 
     def processor(self) -> processors.TemplateProcessing | None:
         """The post-processor that does it, or None when there is nothing to add."""
         if not self.before and not self.after:
             return None
         single = [*(text for text, _ in self.before), "$A", *(text for text, _ in self.after)]
-        pair = [*single, *(text if text != "$A" else "$B" for text in single)]
-        return processors.TemplateProcessing(
-            single=single, pair=pair, special_tokens=list(dict.fromkeys((*self.before, *self.after)))
-        )
+        between = self.before if self.between is None else self.between
+        second = [*(text for text, _ in between), "$B", *(text for text, _ in self.after)]
+        if self.between is not None:
+            second = [f"{text}:1" for text in second]
+        special = dict.fromkeys((*self.before, *between, *self.after))
+        return processors.TemplateProcessing(single=single, pair=[*single, *second], special_tokens=list(special))
 
 
 def add_tokens(backend: tokenizers.Tokenizer, tokens: Iterable[tuple[int, AddedToken]], source: object) -> None:

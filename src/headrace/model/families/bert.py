@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headrace.model.families.base import Family
+from headrace.errors import DamagedFile, UnsupportedModel
+from headrace.model.families.base import Family, GGUFSource
 from headrace.model.families.config import SizeKeys, read_dense
-from headrace.model.families.heads import read_labels, read_score_function
+from headrace.model.families.gguf import NAMES as GGUF_NAMES
+from headrace.model.families.gguf import read_dense as read_dense_gguf
+from headrace.model.families.gguf import rows_of
+from headrace.model.families.heads import natural_score_function, read_labels, read_score_function
 from headrace.model.fields import Fields
 from headrace.model.recipes import NameTable, Rows
-from headrace.model.spec import ClassifierSpec, LearnedPositions, ModelSpec, NormPlacement, PoolerSpec, Pooling
-from headrace.ops.kinds import NormKind
+from headrace.model.spec import (
+    ClassifierSpec,
+    LearnedPositions,
+    ModelSpec,
+    NormPlacement,
+    PoolerSpec,
+    Pooling,
+    ScoreFunction,
+)
+from headrace.ops.kinds import Activation, NormKind
 
 KEYS = SizeKeys(norm_eps="layer_norm_eps")
 MODULES: dict[str, str | Rows] = {
@@ -56,12 +68,8 @@ ROBERTA_NAMES = _names(
 )
 
 
-def read_encoder(config: Fields, family: str, *, theta: float | None = None) -> ModelSpec:
-    """BERT's shape without positions, from which an encoder's family `replace`s what differs."""
-    spec = read_dense(config, family, keys=KEYS, theta=theta, tied=True)
-    config.only("is_decoder")  # harmless elsewhere, but here it would make attention causal
-    config.only("add_cross_attention")
-    config.only("position_embedding_type", "absolute")
+def as_encoder(spec: ModelSpec, token_types: int) -> ModelSpec:
+    """The spec with what BERT and its kin share: attention to both sides, norms after each sum and of the embedding."""
     return replace(
         spec,
         causal=False,
@@ -71,12 +79,18 @@ def read_encoder(config: Fields, family: str, *, theta: float | None = None) -> 
         norm_placement=NormPlacement.AFTER,
         embedding_norm=True,
         final_norm=False,
-        token_types=config.integer("type_vocab_size", minimum=0),
-        gated=False,
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
+        token_types=token_types,
     )
+
+
+def read_encoder(config: Fields, family: str, *, theta: float | None = None) -> ModelSpec:
+    """BERT's shape without positions, from which an encoder's family `replace`s what differs."""
+    spec = read_dense(config, family, keys=KEYS, theta=theta, tied=True)
+    config.only("is_decoder")  # harmless elsewhere, but here it would make attention causal
+    config.only("add_cross_attention")
+    config.only("position_embedding_type", "absolute")
+    spec = as_encoder(spec, config.integer("type_vocab_size", minimum=0))
+    return replace(spec, gated=False, qkv_bias=True, output_bias=True, mlp_bias=True)
 
 
 def _bert(config: Fields) -> ModelSpec:
@@ -93,15 +107,43 @@ def _roberta(config: Fields) -> ModelSpec:
     return replace(spec, max_context=context, positions=LearnedPositions(spec.max_context, offset))
 
 
+def read_encoder_gguf(source: GGUFSource, family: str, activation: Activation, *, rotary: bool) -> ModelSpec:
+    """An encoder of a GGUF file; RoBERTa's is BERT's there, its positions without those of the padding."""
+    spec = read_dense_gguf(source, family, norm=NormKind.LAYER, activation=activation, rotary=rotary, causal=False)
+    token_types = rows_of(source, "token_types.weight") if "token_types.weight" in source.tensors else 0
+    return replace(as_encoder(spec, token_types), classifier=_gguf_classifier(source))
+
+
+def _gguf(source: GGUFSource) -> ModelSpec:
+    spec = read_encoder_gguf(source, "BERT", Activation.GELU, rotary=False)
+    return replace(spec, gated=False, positions=LearnedPositions(rows_of(source, "position_embd.weight")))
+
+
+def _gguf_classifier(source: GGUFSource) -> ClassifierSpec | None:
+    fields = source.fields
+    names = [str(name) for name in fields.items("classifier.output_labels")]  # embedding models may have them too
+    if "cls.output.weight" not in source.tensors:
+        return None
+    if "cls.weight" not in source.tensors:
+        raise UnsupportedModel(
+            f"{fields.source} has cls.output without cls, the layer before it, which llama.cpp's conversion leaves out"
+            " of BERT; use the model's folder"
+        )
+    count = rows_of(source, "cls.output.weight")
+    labels = tuple(names) or tuple(f"LABEL_{index}" for index in range(count))
+    if len(labels) != count:
+        raise DamagedFile(f"{fields.source} has {len(labels)} classifier.output_labels for {count} rows of cls.output")
+    return _first_token(labels, natural_score_function(count))
+
+
 def first_token_classifier(config: Fields) -> ClassifierSpec:
     """The first token's hidden state through a dense layer and tanh, then one row for each label."""
     labels = read_labels(config)
-    return ClassifierSpec(
-        labels=labels,
-        function=read_score_function(config, len(labels)),
-        pooling=Pooling.FIRST,
-        pooler=PoolerSpec(),
-    )
+    return _first_token(labels, read_score_function(config, len(labels)))
+
+
+def _first_token(labels: tuple[str, ...], function: ScoreFunction) -> ClassifierSpec:
+    return ClassifierSpec(labels=labels, function=function, pooling=Pooling.FIRST, pooler=PoolerSpec())
 
 
 BERT = Family(
@@ -132,6 +174,9 @@ BERT = Family(
             "pooler_type",
         }
     ),
+    gguf_architectures=("bert",),
+    from_gguf=_gguf,
+    gguf_names=GGUF_NAMES,
 )
 ROBERTA = replace(
     BERT,

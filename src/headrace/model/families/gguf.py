@@ -28,11 +28,14 @@ from headrace.ops.kinds import Activation, NormKind
 MODULES: Mapping[str, str | Rows] = MappingProxyType(
     {
         "token_embd": "embed",
+        "token_embd_norm": "embed_norm",
+        "token_types": "token_types",
         "position_embd": "positions",
         "output_norm": "norm",
         "output": "head",
         "blk.{}.attn_norm": "layers.{}.attention_norm",
         "blk.{}.post_attention_norm": "layers.{}.attention_post_norm",
+        "blk.{}.attn_output_norm": "layers.{}.attention_post_norm",
         "blk.{}.attn_q": "layers.{}.q",
         "blk.{}.attn_k": "layers.{}.k",
         "blk.{}.attn_v": "layers.{}.v",
@@ -42,6 +45,7 @@ MODULES: Mapping[str, str | Rows] = MappingProxyType(
         "blk.{}.attn_output": "layers.{}.o",
         "blk.{}.ffn_norm": "layers.{}.mlp_norm",
         "blk.{}.post_ffw_norm": "layers.{}.mlp_post_norm",
+        "blk.{}.layer_output_norm": "layers.{}.mlp_post_norm",
         "blk.{}.ffn_gate": "layers.{}.gate",
         "blk.{}.ffn_up": "layers.{}.up",
         "blk.{}.ffn_down": "layers.{}.down",
@@ -52,6 +56,8 @@ MODULES: Mapping[str, str | Rows] = MappingProxyType(
         "blk.{}.ffn_gate.{}": "layers.{}.experts.{}.gate",  # files of before March 2024 hold each expert apart
         "blk.{}.ffn_up.{}": "layers.{}.experts.{}.up",
         "blk.{}.ffn_down.{}": "layers.{}.experts.{}.down",
+        "cls": "pooler",
+        "cls.output": "classifier",
     }
 )
 
@@ -78,8 +84,12 @@ def read_dense(
     norm: NormKind = NormKind.RMS,
     activation: Activation = Activation.SILU,
     rotary: bool = True,
+    causal: bool = True,
 ) -> ModelSpec:
-    """What most architectures say in the same keys: Llama's shape, from which a family `replace`s what differs."""
+    """What most architectures say in the same keys: Llama's shape, from which a family `replace`s what differs.
+
+    A file that says the opposite of `causal` is refused.
+    """
     fields, tensors = source.fields, source.tensors
     hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
     head_dim = fields.integer("attention.key_length", hidden // heads)
@@ -88,7 +98,8 @@ def read_dense(
     ropes = (read_rope(source, head_dim),) if rotary else ()
     eps_key = "attention.layer_norm_rms_epsilon" if norm is NormKind.RMS else "attention.layer_norm_epsilon"
     fields.only("vocab_size", rows_of(source, "token_embd.weight"))
-    fields.only("attention.causal", True)
+    if fields.flag("attention.causal", causal) is not causal:
+        raise fields.refusal("attention.causal", not causal)
     fields.only("tensor_data_layout", "Meta AI original pth")
     return ModelSpec(
         family=family,

@@ -75,4 +75,9 @@ def read_score_function(config: Fields, num_labels: int) -> ScoreFunction:
             return ScoreFunction.NONE
         case "multi_label_classification":
             return ScoreFunction.SIGMOID
+    return natural_score_function(num_labels)
+
+
+def natural_score_function(num_labels: int) -> ScoreFunction:
+    """What the logits go through where nothing says it."""
     return ScoreFunction.SIGMOID if num_labels == 1 else ScoreFunction.SOFTMAX

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headrace.model.families.base import Family
-from headrace.model.families.bert import first_token_classifier, read_encoder
+from headrace.model.families.base import Family, GGUFSource
+from headrace.model.families.bert import BERT, as_encoder, first_token_classifier, read_encoder, read_encoder_gguf
 from headrace.model.families.config import SizeKeys, read_dense
+from headrace.model.families.gguf import NAMES as GGUF_NAMES
 from headrace.model.fields import Fields
 from headrace.model.recipes import NameTable, Rows
-from headrace.model.spec import ModelSpec, NormPlacement, RopeSpec
-from headrace.ops.kinds import Activation, NormKind
+from headrace.model.spec import ModelSpec, RopeSpec
+from headrace.ops.kinds import Activation
 
 OLD_KEYS = SizeKeys(
     hidden="n_embd",
@@ -110,15 +111,7 @@ def _old(config: Fields) -> ModelSpec:
     if first_bias != second_bias:
         raise config.refusal("mlp_fc1_bias", first_bias, f"expected that of mlp_fc2_bias, {second_bias}")
     return replace(
-        spec,
-        causal=False,
-        language_head=False,
-        tied_embeddings=False,
-        norm=NormKind.LAYER,
-        norm_placement=NormPlacement.AFTER,
-        embedding_norm=True,
-        final_norm=False,
-        token_types=config.integer("type_vocab_size", minimum=0),
+        as_encoder(spec, config.integer("type_vocab_size", minimum=0)),
         activation=Activation.SILU,
         max_context=min(spec.max_context, trained or spec.max_context),  # longer ones were never seen in training
         ropes=(RopeSpec(rotated, config.number("rotary_emb_base", THETA)),),
@@ -129,22 +122,19 @@ def _old(config: Fields) -> ModelSpec:
     )
 
 
+def _gguf(source: GGUFSource) -> ModelSpec:
+    return read_encoder_gguf(source, "Nomic BERT", Activation.SILU, rotary=True)
+
+
 NOMIC_BERT = Family(
     name="Nomic BERT",
     model_types=("nomic_bert",),
     from_config=_nomic,
     config_names=NAMES,
     classifier=first_token_classifier,
-    defaults={
-        "hidden_act": "silu",
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 2048,
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "type_vocab_size": 2,
-        "vocab_size": 30528,
-    },
+    defaults={**BERT.defaults, "hidden_act": "silu", "max_position_embeddings": 2048, "vocab_size": 30528},
     harmless=frozenset(" ".join((_IMPLEMENTATION, _OF_GPT2, _OTHER_FORM)).split()),
+    gguf_architectures=("nomic-bert",),
+    from_gguf=_gguf,
+    gguf_names=GGUF_NAMES,
 )
