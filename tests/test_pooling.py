@@ -72,6 +72,8 @@ def test_forms_of_inputs(embedder: LLM) -> None:
     for form in forms:
         (output,) = embedder.embed(form)
         assert output.outputs.embedding == expected
+    (both,) = embedder.embed({"prompt": "something else", "prompt_token_ids": ids, "cache_salt": "mine"})
+    assert both.outputs.embedding == expected
     mixed = embedder.embed([TEXTS[1], ids, TEXTS[2]])
     assert [output.outputs.embedding for output in mixed] == [
         embedder.embed(each)[0].outputs.embedding for each in (TEXTS[1], ids, TEXTS[2])
@@ -87,6 +89,10 @@ def test_forms_of_inputs(embedder: LLM) -> None:
         ([3.5], {}, "input"),
         ([[1, "x"]], {}, "input"),
         ([[1, 96]], {}, "input"),
+        ({}, {}, "input"),
+        ({"prompt_token_ids": "x"}, {}, "input"),
+        ({"prompt": "x", "multi_modal_data": {"image": 1}}, {}, "input"),
+        ([{"prompt": "x", "cache_salt": 7}], {}, "cache_salt"),
         ("\ud800", {}, "prompt"),
         ("x", {"dimensions": 0}, "dimensions"),
         ("x", {"dimensions": 65}, "dimensions"),
@@ -195,6 +201,8 @@ def test_scores_of_a_model_that_embeds_are_cosines(embedder: LLM) -> None:
     np.testing.assert_allclose(scores, vectors[1:] @ vectors[0], atol=1e-6)
     assert scores[2] == pytest.approx(1)
     assert embedder.rerank(query, documents).results[0].index == 2
+    copies = ["dogs", "".join(["do", "gs"]), encoded(embedder, "cats")[0], encoded(embedder, "cats")[0]]
+    assert len(embedder.pooler.score(query, copies).requests) == 3, "what comes again is embedded once"
     equal = embedder.rerank(query, ["dogs", "dogs", "dogs"]).results
     assert [result.index for result in equal] == [0, 1, 2]
     with pytest.raises(RequestError, match="documents must be a list of strings"):

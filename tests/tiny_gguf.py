@@ -191,13 +191,14 @@ def _tensors(
 
 
 def _of_encoder(weights: dict[str, np.ndarray], config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Names without the model's prefix and without the pooler, which the scripts leave out; decoders' as they are."""
+    """Names without the model's prefix, and only what the scripts keep of an encoder; decoders' as they are."""
     if config["model_type"] not in ENCODERS:
         return weights
     renamed = {re.sub(r"^(bert|roberta)\.", "", name): values for name, values in weights.items()}
     if config["model_type"] == "bert":  # its classifier is RoBERTa's second layer
         renamed = {re.sub(r"^classifier\.", "classifier.out_proj.", name): each for name, each in renamed.items()}
-    return {name: values for name, values in renamed.items() if not name.startswith("pooler.")}
+    dropped = ("pooler.", "embeddings.position_ids")
+    return {name: values for name, values in renamed.items() if not name.startswith(dropped)}
 
 
 def _stacked_experts(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

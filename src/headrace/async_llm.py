@@ -27,7 +27,7 @@ from headrace.pooled import (
     Ranking,
     ScoringRequestOutput,
 )
-from headrace.pooling import PoolingInput, PoolingJob
+from headrace.pooling import PoolingJob
 from headrace.prompts import Message, Prompt, TextPrompt
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
@@ -177,7 +177,7 @@ class AsyncLLM(LoadedModel):
 
     async def embed(
         self,
-        inputs: PoolingInput | Sequence[PoolingInput],
+        inputs: Prompt | Sequence[Prompt],
         *,
         dimensions: int | None = None,
         prompt_name: str | None = None,
@@ -194,15 +194,15 @@ class AsyncLLM(LoadedModel):
         )
 
     async def classify(
-        self, inputs: PoolingInput | Sequence[PoolingInput], *, truncate_prompt_tokens: int | None = None
+        self, inputs: Prompt | Sequence[Prompt], *, truncate_prompt_tokens: int | None = None
     ) -> list[ClassificationRequestOutput]:
         """As `LLM.classify`."""
         return await self._pool(lambda: self.pooler.classify(inputs, truncate_prompt_tokens=truncate_prompt_tokens))
 
     async def score(
         self,
-        first: PoolingInput | Sequence[PoolingInput],
-        second: PoolingInput | Sequence[PoolingInput],
+        first: Prompt | Sequence[Prompt],
+        second: Prompt | Sequence[Prompt],
         *,
         truncate_prompt_tokens: int | None = None,
     ) -> list[ScoringRequestOutput]:
@@ -211,7 +211,7 @@ class AsyncLLM(LoadedModel):
 
     async def rerank(
         self,
-        query: PoolingInput,
+        query: Prompt,
         documents: Sequence[str],
         *,
         top_n: int | None = None,

@@ -20,7 +20,7 @@ from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
 from headrace.model.decoder import Decoder
 from headrace.pooled import ClassificationRequestOutput, EmbeddingRequestOutput, Ranking, ScoringRequestOutput
-from headrace.pooling import PoolingInput, PoolingJob
+from headrace.pooling import PoolingJob
 from headrace.progress import progress_bar
 from headrace.prompts import Message, Prompt, TextPrompt, as_conversations, as_prompts, one_for_each
 from headrace.sampling_params import BeamSearchParams, SamplingParams
@@ -271,7 +271,7 @@ class LLM(LoadedModel):
 
     def embed(
         self,
-        inputs: PoolingInput | Sequence[PoolingInput],
+        inputs: Prompt | Sequence[Prompt],
         *,
         dimensions: int | None = None,
         prompt_name: str | None = None,
@@ -298,7 +298,7 @@ class LLM(LoadedModel):
         )
 
     def classify(
-        self, inputs: PoolingInput | Sequence[PoolingInput], *, truncate_prompt_tokens: int | None = None
+        self, inputs: Prompt | Sequence[Prompt], *, truncate_prompt_tokens: int | None = None
     ) -> list[ClassificationRequestOutput]:
         """The classes of each input, by a model with a classifier. Inputs as for `embed`.
 
@@ -309,8 +309,8 @@ class LLM(LoadedModel):
 
     def score(
         self,
-        first: PoolingInput | Sequence[PoolingInput],
-        second: PoolingInput | Sequence[PoolingInput],
+        first: Prompt | Sequence[Prompt],
+        second: Prompt | Sequence[Prompt],
         *,
         truncate_prompt_tokens: int | None = None,
     ) -> list[ScoringRequestOutput]:
@@ -325,7 +325,7 @@ class LLM(LoadedModel):
 
     def rerank(
         self,
-        query: PoolingInput,
+        query: Prompt,
         documents: Sequence[str],
         *,
         top_n: int | None = None,

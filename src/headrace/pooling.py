@@ -7,9 +7,9 @@ outputs into the call's answer. `LLM` and `AsyncLLM` run jobs, each in its way.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,13 +27,14 @@ from headrace.pooled import (
     ScoringOutput,
     ScoringRequestOutput,
 )
+from headrace.prompts import Prompt, as_prompts, cache_salt, prompt_parts
 from headrace.text.tokenizer import EncodedText, Tokenizer
 from headrace.types import FloatArray
 
 T = TypeVar("T")
 
-PoolingInput: TypeAlias = str | Sequence[int] | Mapping[str, Any]
-"""A text, its token ids, or vLLM's dict forms of either"""
+_Input: TypeAlias = str | tuple[int, ...]
+"""A text, or the token ids that are taken for it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Pooler:
 
     def embed(
         self,
-        inputs: PoolingInput | Sequence[PoolingInput],
+        inputs: Prompt | Sequence[Prompt],
         *,
         dimensions: int | None = None,
         prompt_name: str | None = None,
@@ -93,7 +94,7 @@ class Pooler:
         )
 
     def classify(
-        self, inputs: PoolingInput | Sequence[PoolingInput], *, truncate_prompt_tokens: int | None = None
+        self, inputs: Prompt | Sequence[Prompt], *, truncate_prompt_tokens: int | None = None
     ) -> PoolingJob[list[ClassificationRequestOutput]]:
         """See `LLM.classify`."""
         classifier = self._spec.classifier
@@ -112,8 +113,8 @@ class Pooler:
 
     def score(
         self,
-        first: PoolingInput | Sequence[PoolingInput],
-        second: PoolingInput | Sequence[PoolingInput],
+        first: Prompt | Sequence[Prompt],
+        second: Prompt | Sequence[Prompt],
         *,
         truncate_prompt_tokens: int | None = None,
     ) -> PoolingJob[list[ScoringRequestOutput]]:
@@ -132,7 +133,7 @@ class Pooler:
 
     def rerank(
         self,
-        query: PoolingInput,
+        query: Prompt,
         documents: Sequence[str],
         *,
         top_n: int | None = None,
@@ -156,7 +157,7 @@ class Pooler:
     # Scores
 
     def _score_together(
-        self, lefts: Sequence[PoolingInput], rights: Sequence[PoolingInput], truncate: int | None
+        self, lefts: Sequence[_Input], rights: Sequence[_Input], truncate: int | None
     ) -> PoolingJob[list[ScoringRequestOutput]]:
         """By a cross-encoder, which reads both texts at once."""
         classifier = self._spec.classifier
@@ -166,7 +167,7 @@ class Pooler:
                 f"{self._name} has {len(classifier.labels)} classes; a score needs a model with one or one that embeds",
                 param="model",
             )
-        pairs = [(self._text(left), self._text(right)) for left, right in zip(lefts, rights, strict=True)]
+        pairs = [(_text(left), _text(right)) for left, right in zip(lefts, rights, strict=True)]
         requests = [self._request(each, classify=True) for each in self._encode_texts(pairs, truncate)]
 
         def finish(values: Sequence[FloatArray]) -> list[ScoringRequestOutput]:
@@ -178,19 +179,18 @@ class Pooler:
         return PoolingJob(requests, finish)
 
     def _score_apart(
-        self, lefts: Sequence[PoolingInput], rights: Sequence[PoolingInput], truncate: int | None
+        self, lefts: Sequence[_Input], rights: Sequence[_Input], truncate: int | None
     ) -> PoolingJob[list[ScoringRequestOutput]]:
         """By the cosine of two embeddings; a text that comes again is embedded once."""
         self._check_embeds()
-        unique = {id(each): each for each in (*lefts, *rights)}
-        encoded = dict(zip(unique, self._encode(list(unique.values()), truncate), strict=True))
-        requests = {key: self._request(each) for key, each in encoded.items()}
-        pairs = [(id(left), id(right)) for left, right in zip(lefts, rights, strict=True)]
+        unique = list(dict.fromkeys((*lefts, *rights)))
+        encoded = zip(unique, self._encode(unique, truncate), strict=True)
+        requests = {given: self._request(each) for given, each in encoded}
 
         def finish(values: Sequence[FloatArray]) -> list[ScoringRequestOutput]:
             vectors = dict(zip(requests, values, strict=True))
             outputs = []
-            for left, right in pairs:
+            for left, right in zip(lefts, rights, strict=True):
                 both = requests[left].token_ids + requests[right].token_ids
                 joined = replace(requests[right], token_ids=both)
                 outputs.append(_scored(joined, _cosine(vectors[left], vectors[right])))
@@ -219,17 +219,16 @@ class Pooler:
             raise RequestError(f"prompt_name is {name!r}, expected one of the model's: {known}", param="prompt_name")
         return self.recipe.prompts[name]
 
-    def _encode(self, inputs: Sequence[PoolingInput], truncate: int | None, prompt: str = "") -> Iterator[EncodedText]:
+    def _encode(self, inputs: Sequence[_Input], truncate: int | None, prompt: str = "") -> Iterator[EncodedText]:
         """Every input as token ids: texts together, on several threads."""
-        texts = [prompt + text for each in inputs if (text := _text_of(each)) is not None]
+        texts = [prompt + each for each in inputs if isinstance(each, str)]
         of_texts = iter(self._encode_texts(texts, truncate))
         limit = self._limit(truncate)
         for each in inputs:
-            if _text_of(each) is not None:
+            if isinstance(each, str):
                 yield next(of_texts)
-                continue
-            ids = _ids_of(each)
-            yield self._checked(EncodedText(ids[:limit] if truncate is not None else ids, []))
+            else:
+                yield self._checked(EncodedText(list(each if truncate is None else each[:limit]), []))
 
     def _encode_texts(self, texts: Sequence[str | tuple[str, str]], truncate: int | None) -> list[EncodedText]:
         limit = self._limit(truncate)
@@ -263,12 +262,6 @@ class Pooler:
             raise RequestError(f"an input has a token id outside of 0 to {size - 1}", param="input")
         return encoded
 
-    def _text(self, given: PoolingInput) -> str:
-        text = _text_of(given)
-        if text is None:
-            raise RequestError("a cross-encoder joins texts itself; give strings, not token ids", param="input")
-        return text
-
     def _request(
         self, encoded: EncodedText, *, classify: bool = False, dimensions: int | None = None
     ) -> PoolingRequest:
@@ -282,34 +275,28 @@ class Pooler:
         )
 
 
-def _as_inputs(inputs: PoolingInput | Sequence[PoolingInput]) -> list[PoolingInput]:
-    """One input or several → several. A list of ints is one input."""
-    if isinstance(inputs, np.ndarray):
-        inputs = inputs.tolist()
-    if isinstance(inputs, str | Mapping):
-        return [cast("PoolingInput", inputs)]
-    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | bytearray):
-        raise RequestError(f"the input is a {type(inputs).__name__}, expected a text or a list of texts", param="input")
-    if not inputs:
+def _as_inputs(inputs: Prompt | Sequence[Prompt]) -> list[_Input]:
+    """One input or several, in their parts."""
+    several = [_part_of(each) for each in as_prompts(inputs, "input")]
+    if not several:
         raise RequestError("the input is empty, expected at least one text", param="input")
-    if isinstance(inputs[0], int | np.integer):
-        return [cast("Sequence[int]", inputs)]
-    return list(cast("Sequence[PoolingInput]", inputs))
+    return several
 
 
-def _text_of(given: PoolingInput) -> str | None:
-    if isinstance(given, Mapping):
-        given = given.get("prompt_token_ids") or given.get("prompt") or ""
-    return given if isinstance(given, str) else None
+def _part_of(given: Prompt) -> _Input:
+    """The token ids where there are any, else the text."""
+    cache_salt(given)  # checked and met: nothing is cached
+    text, ids = prompt_parts(given, "input")
+    if ids is not None:
+        return tuple(ids)
+    assert text is not None
+    return text
 
 
-def _ids_of(given: PoolingInput) -> list[int]:
-    ids = given.get("prompt_token_ids") if isinstance(given, Mapping) else given
-    if not isinstance(ids, Sequence | np.ndarray) or not all(
-        isinstance(each, int | np.integer) and not isinstance(each, bool) for each in ids
-    ):
-        raise RequestError("an input is neither a text nor a list of token ids", param="input")
-    return [int(token_id) for token_id in ids]
+def _text(given: _Input) -> str:
+    if not isinstance(given, str):
+        raise RequestError("a cross-encoder joins texts itself; give strings, not token ids", param="input")
+    return given
 
 
 def _scored(request: PoolingRequest, score: float) -> ScoringRequestOutput:

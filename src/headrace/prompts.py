@@ -33,36 +33,42 @@ T = TypeVar("T")
 _LONGEST_SALT = 1024
 
 
-def prompt_parts(prompt: object) -> tuple[str | None, list[int] | None]:
-    """A prompt of any form as (text or None, token ids or None), not both None."""
+def prompt_parts(prompt: object, param: str = "prompt") -> tuple[str | None, list[int] | None]:
+    """A prompt of any form as (text or None, token ids or None), not both None.
+
+    Raises:
+        RequestError: it has none of the forms, or a key that is not known; `param` names it.
+    """
     text, ids = (prompt, None) if isinstance(prompt, str) else (None, prompt)
     if isinstance(prompt, Mapping):
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         for key, value in prompt.items():
             if key not in ("prompt", "prompt_token_ids", "cache_salt") and value is not None:
-                raise RequestError(
-                    f"the prompt has {key!r}, which headrace does not know; leave it out", param="prompt"
-                )
+                raise RequestError(f"the {param} has {key!r}, which headrace does not know; leave it out", param=param)
     ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
     if ids is None and isinstance(text, str):
         return text, None
     if _are_ids(ids) and isinstance(text, str | None):
         return text, [int(token_id) for token_id in ids]
     raise RequestError(
-        'the prompt must be a string, a list of token ids, {"prompt": str} or {"prompt_token_ids": [int, ...]}',
-        param="prompt",
+        f'the {param} must be a string, a list of token ids, {{"prompt": str}} or {{"prompt_token_ids": [int, ...]}}',
+        param=param,
     )
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several → several. A list of ints is one prompt."""
+def as_prompts(prompts: Prompt | Sequence[Prompt], param: str = "prompts") -> list[Prompt]:
+    """One prompt or several → several. A list of ints is one prompt.
+
+    Raises:
+        RequestError: it is neither; `param` names it.
+    """
     if isinstance(prompts, np.ndarray):
         prompts = prompts.tolist()
     if isinstance(prompts, (str, Mapping)):
         return [cast("Prompt", prompts)]
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
         raise RequestError(
-            f"prompts is a {type(prompts).__name__}, expected a prompt or a list of prompts", param="prompts"
+            f"{param} is a {type(prompts).__name__}, expected a prompt or a list of prompts", param=param
         )
     if prompts and isinstance(prompts[0], int | np.integer):
         return [cast("Sequence[int]", prompts)]
