@@ -154,6 +154,12 @@ void check_quantize(const Kernels& kernels) {
     }
 }
 
+// Random rows into a weight.
+void fill(Weight& weight, Backend& backend, const Codec& codec, size_t rows, uint64_t seed) {
+    const std::vector<uint8_t> data = encoded(codec, rows, weight.columns(), seed);
+    backend.pack(weight, codec, data.data(), rows, codec.row_bytes(weight.columns()));
+}
+
 void check_linear(const Kernels& kernels) {
     for (bool exact : {false, true}) {
         Backend backend(2, kernels, exact);
@@ -161,8 +167,7 @@ void check_linear(const Kernels& kernels) {
             if (exact && codec.block_size == 32 && codec.id != CodecId::Q8_0) continue;
             const size_t rows = 83, columns = is_float(codec.id) ? 301 : 512;
             Weight weight(columns);
-            const std::vector<uint8_t> data = encoded(codec, rows, columns, 7);
-            backend.pack(weight, codec, data.data(), rows, codec.row_bytes(columns));
+            fill(weight, backend, codec, rows, 7);
             for (size_t tokens : {1, 2, 3, 7, 29}) {
                 std::vector<float> x = rough(tokens, tokens * columns), y(tokens * rows);
                 if (tokens == 7) x[2 * columns + 40] = NAN, x[4 * columns] = INFINITY;
@@ -234,6 +239,10 @@ void check_sequence(Backend& backend, const Shape& s, size_t first, size_t lengt
     backend.attention({&q[first * q_size], out.data(), s.heads, 0.2f, s.window, s.softcap, true},
                       {&positions[first], part, table.data(), tokens, 1, num_blocks}, cache.layer(0));
     print("attention" + name, out);
+    if (first) return;
+    backend.attention({q.data(), out.data(), s.heads, 0.2f, s.window, s.softcap, false},
+                      {positions.data(), whole, table.data(), length, 1, num_blocks}, cache.layer(0));
+    print("attention to both sides" + name, out);
 }
 
 void check_attention(const Kernels& kernels) {
@@ -247,6 +256,7 @@ void check_attention(const Kernels& kernels) {
     for (const Shape& shape : shapes) {
         check_sequence(backend, shape, 0, 1);
         check_sequence(backend, shape, 0, 37);
+        check_sequence(backend, shape, 0, 600);
         check_sequence(backend, shape, 128, 131);
         check_sequence(backend, shape, 1100, 1101);
         check_sequence(backend, shape, 500, 530);
@@ -268,6 +278,73 @@ void check_halves(const Kernels& kernels) {
     print("to_f16", checksum(cache.layer(0).data, cache.nbytes()));
 }
 
+// Rows of three adapters and of none: one of two low-rank parts, one that stands for the whole matrix, one of both.
+void check_adapters(const Kernels& kernels) {
+    Backend backend(2, kernels, false);
+    const size_t rows = 70, columns = 96, tokens = 29;
+    Weight down(columns), up(5), wide(columns), tall(16), whole(columns);
+    const Codec& floats = *find_codec("f32");
+    fill(down, backend, floats, 5, 31), fill(up, backend, floats, 40, 32);
+    fill(wide, backend, floats, 16, 33), fill(tall, backend, floats, rows, 34);
+    fill(whole, backend, *find_codec("q8_0"), rows, 35);
+    Deltas deltas(rows, columns, false);
+    deltas.set(0, {{&down, &up, 30, 0.5f}, {&wide, &tall, 0, 2.0f}});
+    deltas.set(1, {{nullptr, &whole, 0, 1.0f}});
+    deltas.set(3, {{nullptr, &whole, 0, 1.0f}, {&down, &up, 7, -1.0f}});
+    const int32_t slots_of[] = {0, -1, 3, 1, 0, 2};
+    std::vector<int32_t> slots(tokens);
+    for (size_t t = 0; t < tokens; ++t) slots[t] = slots_of[t % 6];
+    const std::vector<float> x = rough(36, tokens * columns);
+    std::vector<float> y = normals(37, tokens * rows);
+    backend.adapt({&deltas, x.data(), nullptr, slots.data(), tokens, 0.7f, nullptr, y.data()});
+    print("adapt", y);
+}
+
+// Every filter and penalty somewhere; rows of all kinds in one call.
+void check_sampling(const Kernels& kernels) {
+    Backend backend(2, kernels, false);
+    const size_t num_rows = 64, vocabulary = 1003;
+    std::vector<float> logits = normals(41, num_rows * vocabulary);
+    for (float& logit : logits) logit *= 6;
+    logits[5 * vocabulary + 3] = NAN, logits[6 * vocabulary + 9] = INFINITY;
+    std::vector<int32_t> history(40);
+    for (size_t i = 0; i < history.size(); ++i) history[i] = static_cast<int32_t>(i * i % 13);
+    const int32_t bias_ids[] = {7, 900}, phrase_ids[] = {3, 4, 12}, phrase_start[] = {0, 2, 3};
+    const float bias_values[] = {3.0f, -INFINITY};
+    std::vector<uint32_t> sets(2 * ((vocabulary + 31) / 32), 0xFFFFFFF7u);
+    std::vector<SamplingRow> rows(num_rows);
+    for (size_t r = 0; r < num_rows; ++r) {
+        SamplingRow& row = rows[r];
+        row = {};
+        const auto pick = [&](size_t bit, auto on, auto off) { return r >> bit & 1 ? on : off; };
+        row.seed = r * 977, row.stream = static_cast<uint32_t>(r % 3), row.position = static_cast<uint32_t>(r);
+        row.temperature = r % 16 == 15 ? 0.0f : 0.8f;
+        row.dynatemp_range = pick(1, 0.3f, 0.0f), row.dynatemp_exponent = 1.5f;
+        row.repetition_penalty = pick(2, 1.2f, 1.0f), row.presence_penalty = pick(2, 0.5f, 0.0f), row.frequency_penalty = 0.1f;
+        row.dry_multiplier = pick(3, 0.8f, 0.0f), row.dry_base = 1.75f, row.dry_allowed_length = 2, row.dry_penalty_last_n = -1;
+        row.top_n_sigma = pick(4, 2.0f, 0.0f), row.min_p = pick(0, 0.01f, 0.0f), row.top_k = pick(5, 40, 0);
+        row.typical_p = pick(1, 0.9f, 1.0f), row.top_p = pick(0, 0.95f, 1.0f);
+        row.xtc_probability = pick(3, 0.5f, 0.0f), row.xtc_threshold = 0.1f;
+        row.mirostat = r % 8 == 6 ? 2 : 0, row.mirostat_tau = 3.0f, row.mirostat_eta = 0.1f, row.mirostat_mu = 6.0f;
+        row.no_repeat_ngram_size = pick(4, 3, 0);
+        row.mask = r % 5 == 0 ? 0 : -1, row.allowed_set = r % 7 == 0 ? 1 : -1, row.breaker_set = -1;
+        row.history_end = pick(2, 40, 0), row.output_start = pick(2, 11, 0);
+        row.bias_end = pick(1, 2, 0), row.ban_end = pick(0, 2, 0);
+    }
+    std::vector<int32_t> tokens(num_rows);
+    backend.sample({logits.data(), num_rows, vocabulary, rows.data(), history.data(), bias_ids, bias_values, phrase_ids,
+                    phrase_start, sets.data(), sets.data(), tokens.data()});
+    print("sample", checksum(tokens.data(), tokens.size() * sizeof(int32_t)));
+    print("sampling's state", checksum(rows.data(), rows.size() * sizeof(SamplingRow)));
+    std::vector<float> chosen(num_rows), best(num_rows * 5);
+    std::vector<int32_t> rank(num_rows), best_ids(num_rows * 5);
+    backend.logprobs({logits.data(), num_rows, vocabulary, 5, tokens.data(), chosen.data(), rank.data(), best_ids.data(),
+                      best.data()});
+    print("logprobs", chosen);
+    print("logprobs of the best", best);
+    print("ranks", checksum(best_ids.data(), best_ids.size() * sizeof(int32_t), checksum(rank.data(), rank.size() * sizeof(int32_t))));
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -286,4 +363,6 @@ int main(int count, char** arguments) {
     check_rows(*kernels);
     check_attention(*kernels);
     check_halves(*kernels);
+    check_adapters(*kernels);
+    check_sampling(*kernels);
 }
