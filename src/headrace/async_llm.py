@@ -30,6 +30,8 @@ from headrace.pooled import (
 from headrace.pooling import PoolingJob
 from headrace.prompts import Message, Prompt, TextPrompt
 from headrace.sampling_params import SamplingParams
+from headrace.supervise.engine import SupervisedEngine
+from headrace.supervise.lives import Restarts, Supervision
 from headrace.text.answer import Reading
 from headrace.types import Chunk, Decision, FloatArray, RequestOutput, StepOutput, TokenLogprobs, Usage
 
@@ -39,7 +41,8 @@ _T = TypeVar("_T")
 class AsyncLLM(LoadedModel):
     """A loaded model for one event loop, which calls all its methods; the engine steps in a thread of its own.
 
-    Arguments and errors are those of `LoadedModel`.
+    With `supervision` it runs in a process of its own instead, which is started again when it dies: streams then go on
+    at their next token. All other arguments, and the errors, are those of `LoadedModel`.
     """
 
     def __init__(
@@ -49,14 +52,25 @@ class AsyncLLM(LoadedModel):
         *,
         chat_template: str | Path | None = None,
         adapters: Mapping[str, str | Path] | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
         super().__init__(model, config, chat_template=chat_template, adapters=adapters)
         self._streams: dict[str, AsyncStream] = {}
         self._pooled: dict[str, asyncio.Future[FloatArray]] = {}
         self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
-        loaded = LoadedEngine(self, self.config, self._given_adapters)
-        self._engine: EnginePort = LocalEngine(loaded)
-        self._open(loaded.facts)
+        self._engine: EnginePort
+        if supervision is None:
+            loaded = LoadedEngine(self, self.config, self._given_adapters)
+            self._engine = LocalEngine(loaded)
+            self._open(loaded.facts)
+        else:
+            self._engine = supervised = SupervisedEngine(self.files, self.config, self._given_adapters, supervision)
+            self._open(supervised.wait())
+
+    @property
+    def restarts(self) -> Restarts:
+        """What has been seen of the deaths and restarts of the engine's process."""
+        return self._engine.restarts if isinstance(self._engine, SupervisedEngine) else Restarts()
 
     @property
     def trouble(self) -> str | None:

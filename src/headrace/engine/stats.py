@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +34,18 @@ class EngineStats:
     seconds_in_forward: float
     """Of those, in the model's forward pass"""
     seconds_in_sampling: float
+
+    @classmethod
+    def none(cls) -> Self:
+        """Of an engine that has done nothing."""
+        return cls(*(0 for _ in fields(cls)))
+
+
+_GAUGES = frozenset({"num_running", "num_waiting", "kv_blocks_used", "kv_blocks_cached", "kv_blocks_total"})
+
+
+def counting_on(before: EngineStats | None, now: EngineStats | None) -> EngineStats:
+    """The stats of an engine that took the place of another one: gauges as they are now, counters of both together."""
+    before, now = before or EngineStats.none(), now or EngineStats.none()
+    counted = {field.name: getattr(before, field.name) for field in fields(EngineStats) if field.name not in _GAUGES}
+    return replace(now, **{name: value + getattr(now, name) for name, value in counted.items()})

@@ -1,0 +1,146 @@
+"""A child process with an engine in it, seen from the event loop of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from headrace.errors import EngineError
+from headrace.supervise.wire import Frames, FromEngine, Start, ToEngine, decode_from_engine, encode
+
+logger = logging.getLogger("headrace.supervise")
+
+COMMAND = (sys.executable, "-m", "headrace.supervise.child")
+"""What starts an engine's process; it gets the number of its socket as last argument"""
+
+_CHUNK = 1 << 20
+_EXIT_SECONDS = 5
+
+
+class EngineProcess:
+    """One life of an engine. Starts at once; `start` says what it loads.
+
+    Until `attach` messages are read one by one with `wait`; after it they go to `heard`, and `died` is called once,
+    with the reason, when the process is gone.
+    """
+
+    def __init__(self, start: Start, command: Sequence[str] = COMMAND) -> None:
+        self._connection, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno() if _has_stderr() else subprocess.DEVNULL,
+            )
+        self._frames = Frames()
+        self._waiting: list[bytes] = []
+        self._unsent = bytearray()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heard: Callable[[FromEngine], None] = lambda _: None
+        self._died: Callable[[str], None] = lambda _: None
+        self._connection.sendall(encode(start))
+        self.pid = self._process.pid
+
+    def wait(self) -> FromEngine:
+        """Block until the next message.
+
+        Raises:
+            EngineError: the process is gone.
+        """
+        while not self._waiting:
+            data = self._connection.recv(_CHUNK)
+            if not data:
+                raise EngineError(f"the engine's process ended while it loaded the model: it {self._end()}")
+            self._waiting.extend(self._frames.feed(data))
+        return decode_from_engine(self._waiting.pop(0))
+
+    def attach(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        heard: Callable[[FromEngine], None],
+        died: Callable[[str], None],
+    ) -> None:
+        """Hear of the process in an event loop."""
+        self._loop, self._heard, self._died = loop, heard, died
+        self._connection.setblocking(False)
+        loop.add_reader(self._connection, self._read)
+        for payload in self._waiting:
+            heard(decode_from_engine(payload))
+        self._waiting.clear()
+
+    def send(self, message: ToEngine) -> None:
+        """Send a message; to a process that is gone it goes nowhere, and `died` will be called."""
+        self._unsent += encode(message)
+        self._write()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+    async def close(self) -> None:
+        """Forget the process: it gets a moment to end by itself, as it does when the socket is closed."""
+        self._detach()
+        try:
+            await asyncio.to_thread(self._process.wait, _EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    def _read(self) -> None:
+        try:
+            data = self._connection.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._detach()
+            self._died(self._end())
+            return
+        for payload in self._frames.feed(data):
+            self._heard(decode_from_engine(payload))
+
+    def _write(self) -> None:
+        try:
+            sent = self._connection.send(self._unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = len(self._unsent)  # `_read` hears of the end
+        del self._unsent[:sent]
+        if self._loop is None or self._connection.fileno() < 0:
+            return
+        if self._unsent:
+            self._loop.add_writer(self._connection, self._write)
+        else:
+            self._loop.remove_writer(self._connection)
+
+    def _detach(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._connection)
+            self._loop.remove_writer(self._connection)
+        self._connection.close()
+
+    def _end(self) -> str:
+        """How the process ended; it is made to if it only closed its socket."""
+        try:
+            status = self._process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"exited with status {status}"
+
+
+def _has_stderr() -> bool:
+    try:
+        return sys.stderr.fileno() >= 0
+    except (AttributeError, OSError, ValueError):
+        return False

@@ -1,0 +1,122 @@
+"""The engine's process killed, failing, stuck: streams go on as if nothing had been."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import faulty_child
+import pytest
+
+from headrace import LLM, AsyncLLM, SamplingParams, StructuredOutput
+from headrace.errors import EngineError, ModelError
+from headrace.supervise.lives import Supervision
+
+FAULTY = Supervision(stall_seconds=2.0, command=(sys.executable, faulty_child.__file__))
+PROMPT = "Once upon a time"
+
+
+def params(number: int) -> SamplingParams:
+    structured = StructuredOutput(regex="[a-z ]{60,80}") if number % 3 == 2 else None
+    temperature = float(number % 2)
+    return SamplingParams(
+        temperature=temperature, seed=number, max_tokens=90, structured=structured, n=1 + number % 2, logprobs=2
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[list[tuple[str, list[int]]]]:
+    with LLM("stories") as llm:
+        outputs = llm.generate([PROMPT] * 12, [params(number) for number in range(12)], use_tqdm=False)
+    return [[(one.text, one.token_ids) for one in output.outputs] for output in outputs]
+
+
+@pytest.fixture
+async def llm() -> AsyncIterator[AsyncLLM]:
+    async with AsyncLLM("stories", supervision=FAULTY) as llm:
+        yield llm
+
+
+def pid_of(llm: AsyncLLM) -> int | None:
+    process = llm._engine._process  # type: ignore[attr-defined]
+    return None if process is None else process.pid
+
+
+async def test_streams_go_on_when_the_process_is_killed(
+    llm: AsyncLLM, undisturbed: list[list[tuple[str, list[int]]]]
+) -> None:
+    moments = random.Random(0)
+    tasks = [asyncio.create_task(llm.generate(PROMPT, params(number))) for number in range(12)]
+    for _ in range(6):
+        await asyncio.sleep(moments.uniform(0.0, 0.4))
+        if (pid := pid_of(llm)) is not None:
+            os.kill(pid, signal.SIGKILL)
+    outputs = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    assert [[(one.text, one.token_ids) for one in output.outputs] for output in outputs] == undisturbed
+    for output in outputs:
+        assert all(len(one.logprobs) == len(one.token_ids) for one in output.outputs)
+    assert llm.restarts.count >= 2
+    assert "SIGKILL" in llm.restarts.reason
+    assert llm.restarts.seconds_to_next_token > 0
+
+
+@pytest.mark.parametrize("name", ["KILLS", "KILLS_LATER", "RAISES", "STALLS"])
+async def test_a_request_that_kills_is_refused_and_the_others_go_on(
+    llm: AsyncLLM, undisturbed: list[list[tuple[str, list[int]]]], name: str
+) -> None:
+    good = [asyncio.create_task(llm.generate(PROMPT, params(number))) for number in range(4)]
+    poison = asyncio.create_task(
+        llm.generate([getattr(faulty_child, name), 1, 2], SamplingParams(max_tokens=20, ignore_eos=True))
+    )
+    with pytest.raises(EngineError, match="died of this request more than once"):
+        await asyncio.wait_for(poison, 90)
+    outputs = await asyncio.wait_for(asyncio.gather(*good), 60)
+    assert [[(one.text, one.token_ids) for one in output.outputs] for output in outputs] == undisturbed[:4]
+    assert llm.trouble is None
+    again = await llm.generate(PROMPT, params(0))
+    assert again.outputs[0].text == undisturbed[0][0][0]
+
+
+async def test_counters_go_on_over_a_restart(llm: AsyncLLM) -> None:
+    await llm.generate(PROMPT, SamplingParams(max_tokens=5, ignore_eos=True))
+    os.kill(pid_of(llm), signal.SIGKILL)
+    await llm.generate(PROMPT, SamplingParams(max_tokens=5, ignore_eos=True))
+    assert llm.stats().generation_tokens == 10
+
+
+async def test_cancelling_frees_the_process(llm: AsyncLLM) -> None:
+    stream = llm.submit(PROMPT, SamplingParams(max_tokens=400, ignore_eos=True))
+    async for _ in stream:
+        break
+    stream.cancel()
+    for _ in range(100):
+        if llm.stats().num_running == 0:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the engine still runs the cancelled request")
+
+
+async def test_closing_ends_streams_and_the_process() -> None:
+    llm = AsyncLLM("stories", supervision=Supervision())
+    stream = llm.submit(PROMPT, SamplingParams(max_tokens=400, ignore_eos=True))
+    async for _ in stream:
+        break
+    pid = pid_of(llm)
+    await llm.close()
+    with pytest.raises(EngineError, match="closed"):
+        async for _ in stream:
+            pass
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(EngineError, match="closed"):
+        llm.submit(PROMPT, SamplingParams())
+
+
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        AsyncLLM(tmp_path, supervision=Supervision())

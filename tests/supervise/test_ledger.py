@@ -1,0 +1,136 @@
+"""Who goes in, who is to blame, and what a request goes on from."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.pooled import PoolingRequest
+from headrace.sampling_params import SamplingParams
+from headrace.supervise.ledger import Ledger
+from headrace.types import Emitted, FinishReason, Request, StepOutput
+
+
+def a_request(name: str, **params: object) -> Request:
+    return Request(id=name, prompt_token_ids=(1, 2), params=SamplingParams(**params), seed=1, max_tokens=9)  # type: ignore[arg-type]
+
+
+def admitted(ledger: Ledger) -> list[str]:
+    return [request.id for request in ledger.admit()]
+
+
+def give(ledger: Ledger, name: str, *token_ids: int, index: int = 0, ends: bool = False) -> list[str]:
+    reason = FinishReason.STOP if ends else None
+    ended = ledger.take([StepOutput(name, index, list(token_ids), finish_reason=reason)])
+    return [work.request.id for work in ended]
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    ledger = Ledger()
+    for name in "abc":
+        ledger.open(a_request(name))
+    assert admitted(ledger) == ["a", "b", "c"]
+    return ledger
+
+
+def test_after_a_death_all_go_in_one_by_one_with_what_they_have_given(ledger: Ledger) -> None:
+    give(ledger, "a", 5)
+    give(ledger, "b", 6)
+    give(ledger, "b", 7, 8)
+    assert ledger.died(2) == []
+    (first,) = ledger.admit()
+    assert (first.id, first.resume) == ("a", (Emitted((5,)),))
+    assert admitted(ledger) == []
+    give(ledger, "a", 9)
+    (second,) = ledger.admit()
+    assert (second.id, second.resume) == ("b", (Emitted((6, 7, 8)),))
+    ledger.close("b")
+    assert admitted(ledger) == ["c"]
+
+
+def test_who_comes_in_the_meantime_waits_until_all_have_moved(ledger: Ledger) -> None:
+    ledger.died(2)
+    ledger.open(a_request("d"))
+    order = []
+    for _ in range(4):
+        (name,) = admitted(ledger)
+        order.append(name)
+        assert admitted(ledger) == []
+        give(ledger, name, 1)
+    assert order == ["a", "b", "c", "d"]
+    ledger.open(a_request("e"))
+    ledger.open(a_request("f"))
+    assert admitted(ledger) == ["e", "f"]
+
+
+def test_a_newcomer_cannot_hide_the_one_on_trial(ledger: Ledger) -> None:
+    for name in "ab":
+        ledger.close(name)
+    ledger.died(2)
+    assert admitted(ledger) == ["c"]
+    ledger.open(a_request("d"))
+    assert admitted(ledger) == []
+    assert ledger.died(2) == ["c"]
+
+
+def test_the_guilty_one_is_found_among_many(ledger: Ledger) -> None:
+    """`b` kills whenever it is run."""
+    condemned: list[str] = []
+    for _ in range(5):
+        condemned = ledger.died(2)
+        if condemned:
+            break
+        for _ in range(3):
+            names = admitted(ledger)
+            if "b" in names or not names:
+                break
+            give(ledger, names[0], 1)
+    assert condemned == ["b"]
+
+
+def test_one_that_goes_on_between_deaths_is_never_condemned(ledger: Ledger) -> None:
+    for name in "bc":
+        ledger.close(name)
+    for token_id in range(50):
+        give(ledger, "a", token_id)
+        assert ledger.died(2) == []
+        (again,) = ledger.admit()
+        assert again.resume[0].token_ids == tuple(range(token_id + 1))
+
+
+def test_the_only_one_inside_is_to_blame_though_it_had_moved(ledger: Ledger) -> None:
+    for name in "bc":
+        ledger.close(name)
+    give(ledger, "a", 1)
+    assert ledger.died(2) == []
+    assert admitted(ledger) == ["a"]
+    assert ledger.died(2) == ["a"]
+
+
+def test_deaths_with_several_suspects_are_nobodys(ledger: Ledger) -> None:
+    assert ledger.died(1) == []
+
+
+def test_a_completion_that_has_ended_or_was_cancelled_is_not_run_again() -> None:
+    ledger = Ledger()
+    ledger.open(a_request("n", n=3))
+    assert admitted(ledger) == ["n"]
+    assert give(ledger, "n", 4, index=1, ends=True) == []
+    assert not ledger.end_completion("n", 2)
+    ledger.died(2)
+    (again,) = ledger.admit()
+    assert again.resume == (Emitted(), Emitted((4,), has_ended=True), Emitted(has_ended=True))
+    assert give(ledger, "n", 3, index=0, ends=True) == ["n"]
+
+
+def test_searches_and_poolings_begin_anew() -> None:
+    ledger = Ledger()
+    ledger.open(a_request("beams", n=2, beam_width=2, temperature=0.0))
+    ledger.open(PoolingRequest(id="p", token_ids=(1,)))
+    list(ledger.admit())
+    ledger.died(2)
+    (beams,) = ledger.admit()
+    assert beams.resume == ()
+    give(ledger, "beams", 1, ends=True)
+    (pooling,) = ledger.admit()
+    assert pooling == PoolingRequest(id="p", token_ids=(1,))
