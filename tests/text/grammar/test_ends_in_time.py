@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 from bytes_tokenizer import END, accepts, new_grammars
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import RequestError
@@ -137,6 +137,68 @@ def test_json_is_whole_and_valid(schema: dict[str, Any], seed: int, more: int) -
     assert len(taken) <= budget
     jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
     assert draw(grammar, seed, budget, drafts=True)[:2] == (text, taken)
+
+
+def conditions(depth: int = 2) -> st.SearchStrategy[dict[str, Any]]:
+    """Schemas that ask whether others hold: many of them satisfied by nothing, some without an opposite."""
+    words = st.sampled_from(["a", "ab", "b", "abc", "", "é", 'q"'])
+    values = st.one_of(words, st.integers(-3, 3), st.none(), st.booleans())
+    plain = st.one_of(
+        st.lists(values, min_size=1, max_size=3).map(lambda each: {"enum": each}),
+        st.sampled_from([{"type": each} for each in ("null", "boolean", "integer", "number", "string", "array")]),
+        st.builds(lambda low, size: {"minimum": low, "maximum": low + size}, st.integers(-3, 3), st.integers(0, 5)),
+        st.builds(lambda low, size: {"minLength": low, "maxLength": low + size}, st.integers(0, 3), st.integers(0, 3)),
+        st.builds(lambda low, size: {"minItems": low, "maxItems": low + size}, st.integers(0, 2), st.integers(0, 2)),
+        st.just({"$ref": "#/$defs/ab"}),
+        st.just({}),
+    )
+    if depth == 0:
+        return plain
+    inner = conditions(depth - 1)
+    some = st.lists(inner, min_size=1, max_size=3)
+    names = st.sampled_from(("a", "b", "c"))
+    members = st.dictionaries(names, inner, max_size=2)
+    objects = st.builds(
+        lambda properties, required: {"properties": properties, "required": sorted(required)},
+        members,
+        st.sets(names, max_size=2),
+    )
+    rest = st.sampled_from([False, {"type": "null"}, True])
+    return st.one_of(
+        plain,
+        objects,
+        inner.map(lambda each: {"not": each}),
+        some.map(lambda each: {"oneOf": each}),
+        some.map(lambda each: {"allOf": each}),
+        st.builds(lambda one, two, three: {"if": one, "then": two, "else": three}, inner, inner, inner),
+        st.builds(lambda one, two: {"if": one, "then": two}, inner, inner),
+        st.builds(lambda one, two: {"allOf": [{"if": one, "then": two}]}, objects, inner),
+        st.builds(lambda each: {"contains": each, "maxItems": 3}, inner),
+        st.builds(
+            lambda each, most: {"contains": each, "minContains": 0, "maxContains": most}, inner, st.integers(0, 2)
+        ),
+        st.lists(values, min_size=1, max_size=4).map(lambda each: {"items": {"enum": each}, "uniqueItems": True}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda each: {"prefixItems": each, "items": {"type": "boolean"}}),
+        st.builds(lambda each, more, rest: {**each, "anyOf": more, "unevaluatedProperties": rest}, objects, some, rest),
+        st.builds(lambda each, more, rest: {**each, "allOf": more, "unevaluatedProperties": rest}, objects, some, rest),
+        st.builds(lambda more, rest: {"anyOf": more, "unevaluatedItems": rest}, some, rest),
+        st.builds(lambda name, each: {"dependentSchemas": {name: each}}, names, inner),
+    )
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(conditions(), st.integers(0, 2**32))
+def test_what_depends_on_other_schemas_holds(schema: dict[str, Any], seed: int) -> None:
+    schema = {**schema, "$defs": {"ab": {"enum": ["a", "b", 1]}}}
+    try:
+        grammar = GRAMMARS.compile(json_grammar(schema))
+    except RequestError:
+        return
+    for more in range(0, 30, 6):
+        text, _, is_complete = draw(grammar, seed + more, grammar.num_needed + more)
+        assert is_complete
+        jsonschema.validate(json.loads(text), schema)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_what_a_grammar_allows(grammar: str, valid: list[str], invalid: list[str
         ('start: "a" start', "no output"),
         ("start: a\na[max_tokens=3]: /x+/", "'max_tokens'"),
         ('start: "a" <[256]> "b"', "token ids"),
-        ('start: %json {"not": {}}', "$.not"),
+        ('start: %json {"not": {"pattern": "a"}}', "$.not"),
         ('start: %json {"typ": "string"} "!"', "$.typ"),
         ("start: %json {", "%json"),
     ],
@@ -139,7 +139,7 @@ def test_tags_in_free_text() -> None:
         ({"triggers": ["<x"]}, "structures[0].begin"),
         ({"triggers": [*TAG["triggers"], "{"]}, "begins no structure"),
         ({"structures": [{"begin": "<get_"}]}, "structures[0]"),
-        ({"structures": [{"begin": "[[", "schema": {"not": {}}, "end": ""}], "triggers": ["["]}, "$.not"),
+        ({"structures": [{"begin": "[[", "schema": {"not": {"pattern": "a"}}, "end": ""}], "triggers": ["["]}, "$.not"),
         ({"format": {}}, "format"),
     ],
 )

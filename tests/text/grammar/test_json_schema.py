@@ -12,6 +12,21 @@ from headrace.structured_output import StructuredOutput
 from headrace.text.grammar.compiler import Grammars
 from headrace.text.grammar.specification import grammar_text, json_grammar
 
+KINDS = {
+    "type": "object",
+    "properties": {"k": {"enum": ["a", "b", "c", "d"]}},
+    "required": ["k"],
+    "allOf": [
+        {"if": {"properties": {"k": {"const": "a"}}, "required": ["k"]}, "then": {"required": ["x"]}},
+        {
+            "if": {"type": "object", "properties": {"k": {"enum": ["c", "e"]}}, "required": ["k"]},
+            "then": {"properties": {"y": {"type": "array"}}, "required": ["y"]},
+        },
+        {"if": {"properties": {"k": {"enum": ["d"]}}, "required": ["k"]}, "then": {"not": {"required": ["y"]}}},
+    ],
+}
+NO_KINDS = [{}, {"k": "a"}, {"k": "c"}, {"k": "c", "y": 1}, {"k": "d", "y": []}]
+
 
 @pytest.fixture(scope="module")
 def grammars() -> Grammars:
@@ -22,16 +37,34 @@ def grammars() -> Grammars:
     ("schema", "path"),
     [
         ({"uniqueItems": True}, "$.uniqueItems"),
-        ({"properties": {"a": {"contains": {}}}}, "$.properties.a.contains"),
-        ({"items": {"anyOf": [{"not": {"type": "string"}}]}}, "$.items.anyOf[0].not"),
-        ({"if": {}, "then": False}, "$.if"),
-        ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {}}}]}, "$.unevaluatedProperties"),
+        ({"uniqueItems": True, "items": {"enum": list(range(9))}}, "$.uniqueItems"),
+        ({"uniqueItems": "yes"}, "$.uniqueItems"),
+        ({"properties": {"a": {"contains": {"const": 1}, "minContains": 9}}}, "$.properties.a.contains"),
+        ({"contains": {"pattern": "a"}, "maxContains": 1}, "$.maxContains"),
+        ({"items": {"anyOf": [{"not": {"pattern": "a"}}]}}, "$.items.anyOf[0].not"),
+        ({"not": {"not": {"not": {"format": "date"}}}}, "$.not.not.not"),
+        ({"not": {"contains": {"const": 1}}}, "$.not"),
+        ({"not": {"properties": {"a": {}}, "additionalProperties": False}}, "$.not"),
+        ({"not": {"const": {"a": 1}}}, "$.not"),
+        ({"not": {"const": "a" * 61}}, "$.not"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"not": {"items": {"$ref": "#/$defs/a"}}}}}, "#/$defs/a.not"),
+        ({"if": {"patternProperties": {"a": True}}, "then": False}, "$.if"),
+        ({"allOf": [{}, {"if": {"pattern": "a"}, "then": False}]}, "$.allOf[1].if"),
+        ({"contains": {"const": 1}, "unevaluatedItems": False}, "$.unevaluatedItems"),
+        ({"required": ["a"], "unevaluatedProperties": False, "anyOf": [{"$ref": "#"}]}, "$.unevaluatedProperties"),
         ({"typ": "string"}, "$.typ"),
         ({"nullable": True}, "$.nullable"),
         ({"$ref": "https://example.com/schema"}, "$.$ref"),
         ({"$ref": "#/$defs/none"}, "$.$ref"),
         ({"$ref": "#none"}, "$.$ref"),
         ({"$dynamicRef": "#a"}, "$.$dynamicRef"),
+        (
+            {"$ref": "b", "$defs": {"b": {"$id": "b", "$dynamicRef": "#a", "$defs": {"c": {"$dynamicAnchor": "a"}}}}}
+            | {"$dynamicAnchor": "a"},
+            "#.$dynamicRef",
+        ),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "b", "$defs": {"b": {"$id": "b"}}}, "$.$ref"),
+        ({"items": {"$id": "#b"}, "$ref": "#b"}, "$.items.$id"),
         ({"format": "idn-email"}, "$.format"),
         ({"pattern": "(?=a)b"}, "$.pattern"),
         ({"pattern": "(a)\\1"}, "$.pattern"),
@@ -46,9 +79,9 @@ def grammars() -> Grammars:
         ({"required": "a"}, "$.required"),
         ({"properties": []}, "$.properties"),
         ({"items": 3}, "$.items"),
-        ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, "$.oneOf"),
+        ({"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}, "$.oneOf"),
         ({"minProperties": 2}, "$.minProperties"),
-        ({"propertyNames": {"minLength": 2}}, "$.propertyNames"),
+        ({"propertyNames": {"not": {"const": "a"}}}, "$.propertyNames"),
         ({"propertyNames": {"pattern": "a"}, "required": ["b"]}, "$.propertyNames"),
         ({"dependentRequired": {"a": "b"}}, "$.dependentRequired.a"),
         (7, "$"),
@@ -112,6 +145,34 @@ def test_what_cannot_be_enforced_is_refused_by_its_path(schema: Any, path: str) 
         ({"format": "ipv4"}, ["1.2.3.255"], ["1.2.3.256", "01.2.3.4"]),
         ({"anyOf": [True, {"type": "null"}]}, [1, None], []),
         ({"not": False, "uniqueItems": False, "if": {}, "minContains": 3}, [1], []),
+        ({"type": "string", "not": {"enum": ["a", "ab", ""]}}, ["b", "abc", "é", "aa"], ["a", "ab", ""]),
+        ({"not": {"enum": [1, 3, "a", None, True]}}, [2, 0, 4.5, "b", "", False, [], {}], [1, 3, "a", None, True]),
+        ({"not": {"required": ["a", "b"]}, "type": "object"}, [{}, {"a": 1}, {"c": 1}], [{"a": 1, "b": 2}]),
+        ({"not": {"type": "object", "properties": {"a": {"type": "null"}}}}, [1, {"a": 2}], [{}, {"a": None}]),
+        ({"if": {"type": "string"}, "then": {"maxLength": 1}, "else": {"type": "null"}}, ["a", None], ["ab", 1]),
+        (KINDS, [{"k": "a", "x": 1}, {"k": "b"}, {"k": "d", "x": ""}, {"k": "c", "y": []}], NO_KINDS),
+        ({"allOf": KINDS["allOf"]}, [{}, {"k": "d"}, {"k": "c", "y": []}], [3, *NO_KINDS[1:]]),
+        ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}], "type": "object"}, [{"a": 1}], [{}, {"a": 1, "b": 1}]),
+        ({"contains": {"const": 1}, "type": "array"}, [[1], [2, 1], [1, 1]], [[], [2]]),
+        ({"contains": {"const": 1}, "maxContains": 1, "type": "array"}, [[1], [2, 1, 3]], [[], [1, 2, 1]]),
+        ({"uniqueItems": True, "items": {"enum": ["a", 1, True]}}, ["a", [], [1, "a"], [True, 1]], [[1, 1], [1.0, 1]]),
+        ({"uniqueItems": True, "items": {"enum": list(range(8))}}, [[0, 7], [3]], [[3, 3], [0, 1, 1]]),
+        (
+            {"allOf": [{"properties": {"a": {}}}, {"$ref": "#/$defs/b"}], "unevaluatedProperties": False}
+            | {"$defs": {"b": {"properties": {"b": {}}}}, "type": "object"},
+            [{}, {"a": 1, "b": 2}],
+            [{"c": 1}],
+        ),
+        (
+            {"$id": "https://a.b/c", "properties": {"a": {"$ref": "d#x"}, "e": {"$ref": "/d#/$defs/y"}}}
+            | {"$defs": {"d": {"$id": "d", "$defs": {"x": {"$anchor": "x", "type": "null"}, "y": {"const": 1}}}}},
+            [{"a": None, "e": 1}],
+            [{"a": 1}, {"e": 2}],
+        ),
+        ({"propertyNames": {"maxLength": 1}, "type": "object"}, [{}, {"a": 1}], [{"ab": 1}]),
+        ({"format": "uri-reference"}, ["/a?b#c", "//h:1/p", "a/b:c", ""], ["a:b c", "1:b", "/%zz", "/|"]),
+        ({"format": "iri"}, ["http://é.fr/ü?ö"], ["/abc", "http://é.fr/ "]),
+        ({"format": "uri-template"}, ["/a/{b:3,c*}"], ["{", "{a,}", "{a:0}"]),
         ({"description": "x", "x-more": 1, "discriminator": {}, "deprecated": True}, [1], []),
         ({"type": "integer", "multipleOf": 7, "minimum": 10, "maximum": 20}, [14], [7, 15, 21]),
         ({"type": ["integer", "null"], "enum": [1, None, "a"]}, [1, None], ["a"]),

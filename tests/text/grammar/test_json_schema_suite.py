@@ -22,7 +22,7 @@ DRAFTS = {
     "draft6": "http://json-schema.org/draft-06/schema#",
     "draft4": "http://json-schema.org/draft-04/schema#",
 }
-LEAST_COMPILED = {"draft2020-12": 268, "draft2019-09": 267, "draft7": 212, "draft6": 202, "draft4": 158}
+LEAST_COMPILED = {"draft2020-12": 377, "draft2019-09": 370, "draft7": 252, "draft6": 228, "draft4": 170}
 STRICTER = (
     "float",  # an integer is written 7, never 7.0
     "[0.0] is valid",
@@ -37,6 +37,7 @@ STRICTER = (
     "e-mail addresses",
     "ref overrides any sibling keywords",  # both hold
     "no validation vocabulary",
+    "oneOf: second oneOf valid",  # what is no integer is no number either
 )
 """What the grammar leaves out of what a schema allows, by words of the cases' descriptions"""
 

@@ -34,6 +34,30 @@ _USER = r"(?:(?:[a-zA-Z0-9\-._~!$&'()*+,;=:]|%[0-9a-fA-F]{2})*@)?"
 _AUTHORITY = rf"{_USER}(?:{_HOSTNAME}|{_IPV4}|\[(?:{_IPV6})\])(?::[0-9]{{1,5}})?"
 _PATHS = rf"//{_AUTHORITY}(?:/{_PCHAR}*)*|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_PCHAR}+(?:/{_PCHAR}*)*"
 _URI = rf"[a-zA-Z][a-zA-Z0-9+.\-]*:(?:{_PATHS})(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
+_UNICODE = (  # RFC 3987, ucschar
+    r"\x{A0}-\x{D7FF}\x{F900}-\x{FDCF}\x{FDF0}-\x{FFEF}"
+    + "".join(rf"\x{{{plane:X}0000}}-\x{{{plane:X}FFFD}}" for plane in range(1, 14))
+    + r"\x{E1000}-\x{EFFFD}"
+)
+_PRIVATE = r"\x{E000}-\x{F8FF}\x{F0000}-\x{FFFFD}\x{100000}-\x{10FFFD}"
+
+
+def _reference(more: str, in_query: str, *, is_relative: bool) -> str:
+    """A URI or IRI: RFC 3986 or 3987, with what the latter allows `more`."""
+    name = rf"(?:[a-zA-Z0-9\-._~!$&'()*+,;={more}]|%[0-9a-fA-F]{{2}})"
+    character, no_colon = rf"(?:{name}|[:@])", f"(?:{name}|@)"
+    literal = rf"\[(?:{_IPV6}|[vV][0-9a-fA-F]+\.[a-zA-Z0-9\-._~!$&'()*+,;=:]+)\]"
+    authority = rf"(?:(?:{name}|:)*@)?(?:{literal}|{name}*)(?::[0-9]*)?"
+    rooted = f"//{authority}(?:/{character}*)*|/(?:{character}+(?:/{character}*)*)?"
+    scheme = "[a-zA-Z][a-zA-Z0-9+.\\-]*:"
+    whole = f"{scheme}(?:{rooted}|{character}+(?:/{character}*)*)?"
+    relative = f"|{rooted}|{no_colon}+(?:/{character}*)*|" if is_relative else ""
+    query = rf"(?:\?(?:{character}|[/?{in_query}])*)?" if in_query else rf"(?:\?(?:{character}|[/?])*)?"
+    return rf"(?:{whole}{relative}){query}(?:\#(?:{character}|[/?])*)?"
+
+
+_VARIABLE = r"(?:[a-zA-Z0-9_]|%[0-9a-fA-F]{2})+(?:\.(?:[a-zA-Z0-9_]|%[0-9a-fA-F]{2})+)*(?::[1-9][0-9]{0,3}|\*)?"
+_TEMPLATE_TEXT = rf"[!\#$&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~{_UNICODE}{_PRIVATE}]|%[0-9a-fA-F]{{2}}"
 _POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 _DURATION_TIME = "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
 
@@ -51,7 +75,12 @@ FORMATS: Mapping[str, str] = {
     "ipv6": _IPV6,
     "uuid": "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}",
     "uri": _URI,
+    "uri-reference": _reference("", "", is_relative=True),
+    "iri": _reference(_UNICODE, _PRIVATE, is_relative=False),
+    "iri-reference": _reference(_UNICODE, _PRIVATE, is_relative=True),
+    "uri-template": rf"(?:{_TEMPLATE_TEXT}|\{{[+\#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\}})*",
     "json-pointer": _POINTER,
     "relative-json-pointer": rf"(?:0|[1-9][0-9]*)(?:\#|{_POINTER})",
 }
-"""Sources: RFC 3339, RFC 5321, RFC 1123, RFC 4291, RFC 4122, RFC 3986, RFC 6901, ISO 8601 as in RFC 3339 appendix A"""
+"""Sources: RFC 3339, RFC 5321, RFC 1123, RFC 4291, RFC 4122, RFC 3986, RFC 3987, RFC 6570, RFC 6901;
+ISO 8601 as in RFC 3339, appendix A"""

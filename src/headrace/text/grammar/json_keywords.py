@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
-
 ANNOTATIONS = frozenset(
     (
-        *("$schema", "$id", "id", "$anchor", "$comment", "$defs", "definitions", "$vocabulary"),
+        *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$comment", "$defs", "definitions", "$vocabulary"),
         *("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"),
         *("contentMediaType", "contentEncoding", "contentSchema", "discriminator"),
     )
@@ -19,34 +16,16 @@ OLD_ASSERTIONS = frozenset(("contentMediaType", "contentEncoding"))
 
 ENFORCED = frozenset(
     (
-        *("type", "enum", "const", "allOf", "anyOf", "oneOf", "$ref"),
+        *("type", "enum", "const", "allOf", "anyOf", "oneOf", "not", "$ref", "$dynamicRef"),
         *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
         *("minLength", "maxLength", "pattern", "format"),
-        *("prefixItems", "items", "minItems", "maxItems"),
+        *("prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems"),
         *("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
-        *("propertyNames", "dependentRequired", "dependentSchemas", "dependencies"),
+        *("propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "if"),
+        *("unevaluatedProperties", "unevaluatedItems"),
     )
 )
 """Enforced, or rewritten into what is"""
 
-Neutral: TypeAlias = Callable[[Any, Mapping[str, Any]], bool]
-
-NEUTRAL: Mapping[str, Neutral] = {
-    "uniqueItems": lambda value, _: value is False,
-    "minContains": lambda _, schema: "contains" not in schema,
-    "maxContains": lambda _, schema: "contains" not in schema,
-    "if": lambda _, schema: not schema.keys() & {"then", "else"},
-    "then": lambda _, schema: "if" not in schema,
-    "else": lambda _, schema: "if" not in schema,
-    "not": lambda value, _: value is False,
-    "unevaluatedItems": lambda value, schema: value in (True, {}) or _is_alone(schema, "items"),
-    "unevaluatedProperties": lambda value, schema: value in (True, {}) or _is_alone(schema, "additionalProperties"),
-    "additionalItems": lambda _value, _schema: True,  # read together with items
-}
-"""Keywords that ask for nothing, or for what another one does, with this value in this schema"""
-
-
-def _is_alone(schema: Mapping[str, Any], keyword: str) -> bool:
-    """Whether nothing beside an unevaluated… keyword evaluates anything but what `keyword` sees too."""
-    beside = {"$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies", "contains", "$dynamicRef"}
-    return not schema.keys() & (beside | {keyword})
+BESIDE = frozenset(("minContains", "maxContains", "then", "else", "additionalItems"))
+"""Read together with another one (contains, if, items), without which they say nothing"""

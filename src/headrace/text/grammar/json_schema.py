@@ -9,32 +9,35 @@ not 7.0), never more.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, TypeAlias
-from urllib.parse import unquote
+from typing import Any
 
-from headrace.errors import RequestError
-from headrace.text.grammar import regex
-from headrace.text.grammar.disjoint import first_overlap
-from headrace.text.grammar.formats import FORMATS
-from headrace.text.grammar.json_keywords import ANNOTATIONS, ENFORCED, NEUTRAL, OLD_ASSERTIONS
-
-Schema: TypeAlias = dict[str, Any] | bool
+from headrace.text.grammar.disjoint import Schema, are_disjoint, constants_of_property, first_overlap
+from headrace.text.grammar.json_arrays import all_different, containing
+from headrace.text.grammar.json_keywords import ANNOTATIONS, BESIDE, ENFORCED, OLD_ASSERTIONS
+from headrace.text.grammar.json_references import References, Target
+from headrace.text.grammar.json_scalars import Scalars, anchored, counted
+from headrace.text.grammar.json_unevaluated import Silent, Unevaluated
+from headrace.text.grammar.json_values import (
+    SchemaError,
+    also,
+    copy_counts,
+    count,
+    list_of_names,
+    short,
+)
+from headrace.text.grammar.negation import Narrowed, Negation, NoOppositeError, Opposite
 
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
-_VALUES = ("enum", "const", "default", "examples", "example")
-"""Keywords whose contents are no schemas"""
 _MOST_DEPTH = 64
 _MOST_NODES = 10_000
 _MOST_PROPERTIES = 1_000
 """Of one object"""
+_MOST_OVERLAPPING = 8
+"""Options of a oneOf of which some may hold together"""
 _LARGEST_MULTIPLE = 20_000
 """Digits of multipleOf as a whole number, all together: 0.25 counts as 25"""
-_LARGEST_EXACT = 2**53
-_MOST_COUNT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,6 @@ def checked_schema(schema: Any, *, close_objects: bool = False) -> CheckedSchema
     return CheckedSchema(checker.run(), tuple(dict.fromkeys(checker.examples)), checker.has_escaped_names)
 
 
-class SchemaError(RequestError):
-    """A schema that cannot be enforced."""
-
-    def __init__(self, path: str, what: str) -> None:
-        super().__init__(f"structured output: {path}: {what}", param="structured")
-
-
 class _Checker:
     """Goes once through a schema and what it refers to."""
 
@@ -72,36 +68,75 @@ class _Checker:
         self._root = root
         self._close_objects = close_objects
         self._names: dict[str, str] = {}
-        """Where a reference points → its name in the new $defs"""
+        """What a reference leads to → its name in the new $defs"""
         self._defs: dict[str, Schema] = {}
-        self._waiting: list[tuple[str, Any, str]] = []
+        self._waiting: list[Target] = []
         self._num_nodes = 0
         dialect = root.get("$schema", "") if isinstance(root, dict) else ""
-        is_old = isinstance(dialect, str) and "/draft-0" in dialect
-        self._annotations = ANNOTATIONS - OLD_ASSERTIONS if is_old else ANNOTATIONS
-        self._anchors: dict[str, Any] | None = None
-        self._multiple = 1
-        """The least common multiple of all multipleOf without their powers of ten"""
+        self._is_old = isinstance(dialect, str) and "/draft-0" in dialect
+        self._annotations = ANNOTATIONS - OLD_ASSERTIONS if self._is_old else ANNOTATIONS
+        self._references = References(root, is_old=self._is_old)
+        self._base = self._references.base
+        self._scalars = Scalars()
         self.has_escaped_names = False
-        self.examples: list[str] = []
         self._one_ofs: list[tuple[str, list[Schema]]] = []
+        self._opposites: list[Opposite] = []
+        self._unevaluated: list[Unevaluated] = []
+        try:
+            text = json.dumps(root)
+        except RecursionError:
+            raise SchemaError("$", "it is nested too deeply; use $ref") from None
+        self._has_unevaluated = '"unevaluated' in text
+        self._has_references = '"$ref"' in text or '"$dynamicRef"' in text
+
+    @property
+    def examples(self) -> list[str]:
+        """Texts that match the patterns."""
+        return self._scalars.examples
 
     def run(self) -> Schema:
         """The whole."""
         found = self._node(self._root, "$", 0)
         while self._waiting:
-            name, target, path = self._waiting.pop()
-            self._defs[name] = self._node(target, path, 0)
+            target = self._waiting.pop()
+            self._base = target.base
+            self._defs[self._names[target.key]] = self._node(target.schema, f"#{target.key.partition('#')[2]}", 0)
         for path, options in self._one_ofs:
-            if (overlap := first_overlap(options, self._defs)) is not None:
-                raise SchemaError(
-                    path,
-                    f"options {overlap[0]} and {overlap[1]} may hold together, so that exactly one cannot be enforced;"
-                    " use anyOf, or give them a required property with different constants",
-                )
+            self._make_exclusive(path, options)
+        for unevaluated in self._unevaluated:
+            unevaluated.fill(self._target)
+        negation = Negation(self._target)
+        for opposite in self._opposites:
+            try:
+                negation.fill(opposite)
+            except NoOppositeError as error:
+                raise SchemaError(opposite.path, f"{opposite.why}{error}") from error
         if not self._defs or isinstance(found, bool):
             return found
         return {**found, "$defs": self._defs}
+
+    def _make_exclusive(self, path: str, options: list[Schema]) -> None:
+        """Of options that may hold together, each without the others."""
+        if (overlap := first_overlap(options, self._defs)) is None:
+            return
+        why = (
+            f"options {overlap[0]} and {overlap[1]} may hold together, so that exactly one cannot be enforced;"
+            " use anyOf, or give them a required property with different constants"
+        )
+        if len(options) > _MOST_OVERLAPPING:
+            raise SchemaError(path, why)
+        given = list(options)
+        for at, each in enumerate(given):
+            rivals = (other for other_at, other in enumerate(given) if other_at != at)
+            others = [other for other in rivals if not are_disjoint(each, other, self._defs)]
+            options[at] = {"allOf": [each, *(self._opposite(other, path, f"{why}: ") for other in others)]}
+
+    def _target(self, reference: str) -> Schema:
+        return self._defs[reference.rpartition("/")[2]]
+
+    def _opposite(self, schema: Schema, path: str, why: str = "this keyword cannot be enforced here: ") -> Opposite:
+        self._opposites.append(Opposite(schema, path, why))
+        return self._opposites[-1]
 
     def _node(self, schema: Any, path: str, depth: int) -> Schema:
         self._num_nodes += 1
@@ -112,81 +147,35 @@ class _Checker:
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
-            raise SchemaError(path, f"expected a schema (an object, true or false), and it is {_short(schema)}")
+            raise SchemaError(path, f"expected a schema (an object, true or false), and it is {short(schema)}")
         self._refuse_unknown(schema, path)
-        found: dict[str, Any] = {}
-        self._types(schema, found, path)
-        self._numbers(schema, found, path)
-        self._strings(schema, found, path)
+        around, self._base = self._base, self._references.base_of(schema, self._base)
+        found: dict[str, Any] = Narrowed() if "format" in schema else {}
+        self._scalars.read(schema, found, path)
         self._arrays(schema, found, path, depth + 1)
         self._objects(schema, found, path, depth + 1)
-        self._constants(schema, found, path)
         self._combinations(schema, found, path, depth + 1)
         self._conditions(schema, found, path, depth + 1)
+        self._unlooked(schema, found, path, depth + 1)
+        self._base = around
+        return found
+
+    def _condition(self, schema: Any, path: str, depth: int) -> Schema:
+        """A schema that is asked about and need not hold: its objects are as open as it says."""
+        closing, self._close_objects = self._close_objects, False
+        found = self._node(schema, path, depth)
+        self._close_objects = closing
         return found
 
     def _refuse_unknown(self, schema: Mapping[str, Any], path: str) -> None:
-        for keyword, value in schema.items():
-            if keyword in ENFORCED or keyword in self._annotations or keyword.startswith("x-"):
-                continue
-            neutral = NEUTRAL.get(keyword)
-            if neutral is None or not neutral(value, schema):
+        for keyword in schema:
+            if keyword not in ENFORCED | BESIDE | self._annotations and not keyword.startswith("x-"):
                 raise SchemaError(f"{path}.{keyword}", "this keyword cannot be enforced; leave it out")
-        if path != "$" and isinstance(schema.get("$id", schema.get("id")), str) and "$ref" in json.dumps(self._root):
-            raise SchemaError(f"{path}.$id", "a schema inside another one that has its own base for $ref; leave it out")
-
-    def _types(self, schema: Mapping[str, Any], found: dict[str, Any], path: str) -> None:
-        if "type" not in schema:
+        own = schema.get("$id", schema.get("id"))
+        if path == "$" or not isinstance(own, str) or not self._has_references:
             return
-        types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-        if not isinstance(types, list) or not types or any(each not in _TYPES for each in types):
-            raise SchemaError(f"{path}.type", f"expected {', '.join(_TYPES)}, or a list of them")
-        if "number" in types:
-            types = [each for each in types if each != "integer"]
-        found["type"] = types[0] if len(types) == 1 else list(dict.fromkeys(types))
-
-    def _numbers(self, schema: Mapping[str, Any], found: dict[str, Any], path: str) -> None:
-        for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
-            if keyword not in schema:
-                continue
-            value = schema[keyword]
-            plain = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}.get(keyword)
-            if isinstance(value, bool) and plain is not None:  # draft 4
-                if value and plain in schema:
-                    found[keyword] = found.pop(plain, schema[plain])
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise SchemaError(f"{path}.{keyword}", f"expected a number, and it is {_short(value)}")
-            if abs(value) > _LARGEST_EXACT:
-                raise SchemaError(f"{path}.{keyword}", "numbers beyond 2^53 cannot be enforced exactly")
-            if keyword == "multipleOf":
-                self._check_multiple(value, f"{path}.{keyword}")
-            found[keyword] = value
-
-    def _check_multiple(self, value: float, path: str) -> None:
-        if not 1e-6 <= value <= 1e9:
-            raise SchemaError(path, "expected a number from 0.000001 to 1,000,000,000")
-        self._multiple = math.lcm(
-            self._multiple, int("".join(map(str, Decimal(str(value)).normalize().as_tuple().digits)))
-        )
-        if self._multiple > _LARGEST_MULTIPLE:
-            raise SchemaError(path, f"multiples of more than {_LARGEST_MULTIPLE:,} take too much work")
-
-    def _strings(self, schema: Mapping[str, Any], found: dict[str, Any], path: str) -> None:
-        _copy_counts(schema, found, path, "minLength", "maxLength")
-        patterns = []
-        if "pattern" in schema:
-            patterns.append(self._pattern(schema["pattern"], f"{path}.pattern"))
-        if "format" in schema:
-            name = schema["format"]
-            if not isinstance(name, str) or name not in FORMATS:
-                known = ", ".join(sorted(FORMATS))
-                raise SchemaError(f"{path}.format", f"{_short(name)} cannot be enforced; these can: {known}")
-            patterns.append(_anchored(FORMATS[name]))
-        if patterns:
-            found["pattern"] = patterns[0]
-            for pattern in patterns[1:]:
-                found.setdefault("allOf", []).append({"pattern": pattern})
+        if self._is_old or "$id" not in schema or "#" in own.rstrip("#"):
+            raise SchemaError(f"{path}.$id", "a schema inside another one that has its own base for $ref; leave it out")
 
     def _arrays(self, schema: Mapping[str, Any], found: dict[str, Any], path: str, depth: int) -> None:
         prefix, rest = schema.get("prefixItems"), "items"
@@ -199,11 +188,24 @@ class _Checker:
             if not isinstance(prefix, list):
                 raise SchemaError(f"{path}.{name}", "expected a list of schemas")
             found["prefixItems"] = [self._node(each, f"{path}.{name}[{at}]", depth) for at, each in enumerate(prefix)]
-        if rest not in schema and "unevaluatedItems" in schema:
-            rest = "unevaluatedItems"
         if rest in schema:
             found["items"] = self._node(schema[rest], f"{path}.{rest}", depth)
-        _copy_counts(schema, found, path, "minItems", "maxItems")
+        copy_counts(schema, found, path, "minItems", "maxItems")
+        if "contains" in schema:
+            also(found, self._containing(schema, path, depth))
+        if not isinstance(is_unique := schema.get("uniqueItems", False), bool):
+            raise SchemaError(f"{path}.uniqueItems", f"expected true or false, and it is {short(is_unique)}")
+        if is_unique:
+            also(found, all_different(found, f"{path}.uniqueItems"))
+
+    def _containing(self, schema: Mapping[str, Any], path: str, depth: int) -> Schema:
+        wanted = self._condition(schema["contains"], f"{path}.contains", depth)
+        low, high = count(schema, "minContains", path), count(schema, "maxContains", path)
+        low = 1 if low is None else low
+        if wanted in (True, {}):
+            return {"minItems": low} if high is None else {"minItems": low, "maxItems": high}
+        other = True if high is None else self._opposite(wanted, f"{path}.maxContains")
+        return containing(wanted, low, high, other, f"{path}.contains")
 
     def _objects(self, schema: Mapping[str, Any], found: dict[str, Any], path: str, depth: int) -> None:
         for keyword in ("properties", "patternProperties"):
@@ -219,21 +221,22 @@ class _Checker:
             }
         if "patternProperties" in found:
             found["patternProperties"] = {
-                self._pattern(name, f"{path}.patternProperties.{name}"): each
+                self._scalars.pattern(name, f"{path}.patternProperties.{name}"): each
                 for name, each in found["patternProperties"].items()
             }
-        rest = "additionalProperties" if "additionalProperties" in schema else "unevaluatedProperties"
-        if rest in schema:
-            found["additionalProperties"] = self._node(schema[rest], f"{path}.{rest}", depth)
-        elif self._close_objects and "properties" in schema:
+        if "additionalProperties" in schema:
+            found["additionalProperties"] = self._node(
+                schema["additionalProperties"], f"{path}.additionalProperties", depth
+            )
+        elif self._close_objects and "properties" in schema and "unevaluatedProperties" not in schema:
             found["additionalProperties"] = False
         if "required" in schema and not isinstance(schema["required"], bool):  # draft 3 had true and false
-            found["required"] = list(dict.fromkeys(_names(schema["required"], f"{path}.required")))
+            found["required"] = list(dict.fromkeys(list_of_names(schema["required"], f"{path}.required")))
         elif "required" in schema:
             raise SchemaError(f"{path}.required", "expected a list of names")
         names = [*found.get("properties", ()), *found.get("required", ())]
         self.has_escaped_names |= any(character < " " for name in names for character in name)
-        _copy_counts(schema, found, path, "minProperties", "maxProperties")
+        copy_counts(schema, found, path, "minProperties", "maxProperties")
         if found.get("minProperties", 0) > len(found.get("required", ())) + 1:
             raise SchemaError(
                 f"{path}.minProperties",
@@ -250,30 +253,17 @@ class _Checker:
         if names is True or names in ({}, {"type": "string"}):
             return
         rest = found.get("additionalProperties", True)
-        if names is not False and not found.keys() & {"properties", "patternProperties", "required"}:
-            if names.keys() <= {"type", "pattern"} and "pattern" in names:
-                found["patternProperties"] = {names["pattern"]: rest}
-                found["additionalProperties"] = False
-                return
-            if names.keys() <= {"type", "enum"} and all(isinstance(each, str) for each in names["enum"]):
-                found["properties"] = dict.fromkeys(names["enum"], rest)
-                found["additionalProperties"] = False
-                return
-        raise SchemaError(path, "only a pattern or an enum, in an object without named properties, can be enforced")
-
-    def _constants(self, schema: Mapping[str, Any], found: dict[str, Any], path: str) -> None:
-        if "enum" in schema:
-            if not isinstance(schema["enum"], list) or not schema["enum"]:
-                raise SchemaError(f"{path}.enum", "expected a list of one or more values")
-            for at, value in enumerate(schema["enum"]):
-                _check_constant(value, f"{path}.enum[{at}]", 0)
-            found["enum"] = schema["enum"]
-        if "const" in schema:
-            _check_constant(schema["const"], f"{path}.const", 0)
-            if "enum" in found:
-                found.setdefault("allOf", []).append({"enum": [schema["const"]]})
-            else:
-                found["enum"] = [schema["const"]]
+        if names is False:
+            also(found, {"maxProperties": 0})
+        elif found.keys() & {"properties", "patternProperties", "required"}:
+            raise SchemaError(path, "beside named properties it cannot be enforced; leave it out")
+        elif names.keys() <= {"type", "enum"} and all(isinstance(each, str) for each in names["enum"]):
+            also(found, Silent(properties=dict.fromkeys(names["enum"], rest), additionalProperties=False))
+        elif names.keys() <= {"type", "pattern"} or names.keys() <= {"type", "minLength", "maxLength"}:
+            pattern = names.get("pattern") or anchored(f"(?s:.){counted(names)}")
+            also(found, Silent(patternProperties={pattern: rest}, additionalProperties=False))
+        else:
+            raise SchemaError(path, "only a pattern, lengths or an enum can be enforced")
 
     def _combinations(self, schema: Mapping[str, Any], found: dict[str, Any], path: str, depth: int) -> None:
         for keyword in ("allOf", "anyOf", "oneOf"):
@@ -281,17 +271,49 @@ class _Checker:
                 continue
             if not isinstance(schema[keyword], list) or not schema[keyword]:
                 raise SchemaError(f"{path}.{keyword}", "expected a list of one or more schemas")
-            options = [self._node(each, f"{path}.{keyword}[{at}]", depth) for at, each in enumerate(schema[keyword])]
             if keyword == "allOf":
-                found["allOf"] = [*found.get("allOf", []), *options]
-            elif keyword == "oneOf":
+                is_object = schema.get("type") == "object"
+                for each in self._all_of(schema[keyword], f"{path}.allOf", depth, is_object=is_object):
+                    found.setdefault("allOf", []).append(each)
+                continue
+            options = [self._node(each, f"{path}.{keyword}[{at}]", depth) for at, each in enumerate(schema[keyword])]
+            if keyword == "oneOf":
                 self._one_ofs.append((f"{path}.oneOf", options))
                 _add_choice(found, options)
             else:
                 _add_choice(found, options)
-        if "$ref" in schema:
-            name = self._reference(schema["$ref"], f"{path}.$ref")
-            found["$ref"] = f"#/$defs/{name}"
+        if "not" in schema:
+            also(found, self._opposite(self._condition(schema["not"], f"{path}.not", depth), f"{path}.not"))
+        for keyword, find in (("$ref", self._references.find), ("$dynamicRef", self._references.find_dynamic)):
+            if keyword in schema:
+                reference = self._reference(find(schema[keyword], self._base, f"{path}.{keyword}"))
+                if "$ref" in found:
+                    also(found, {"$ref": reference})
+                else:
+                    found["$ref"] = reference
+
+    def _all_of(self, schemas: list[Any], path: str, depth: int, *, is_object: bool) -> list[Schema]:
+        """All of them; those that say what holds if a property has some constant become one choice of constants."""
+        found: list[Schema] = []
+        cases: dict[str, list[tuple[list[Any], Schema, Schema]]] = {}
+        for at, each in enumerate(schemas):
+            if not isinstance(each, dict) or each.keys() != {"if", "then"}:
+                found.append(self._node(each, f"{path}[{at}]", depth))
+                continue
+            condition = self._condition(each["if"], f"{path}[{at}].if", depth)
+            then = self._node(each["then"], f"{path}[{at}].then", depth)
+            name, values = constants_of_property(condition, is_object=is_object)
+            known = [value for other, _, _ in cases.get(name, ()) for value in other]
+            if values and are_disjoint({"enum": values}, {"enum": known}, {}):
+                cases.setdefault(name, []).append((values, condition, then))
+            else:
+                found.append({"anyOf": [self._opposite(condition, f"{path}[{at}].if"), {"allOf": [condition, then]}]})
+        for name, pairs in cases.items():
+            values = [value for own, _, _ in pairs for value in own]
+            condition = {"type": "object", "required": [name], "properties": {name: {"enum": values}}}
+            options = ({"allOf": [condition, then]} for _, condition, then in pairs)
+            found.append({"anyOf": [*options, self._opposite(condition, f"{path}.if")]})
+        return found
 
     def _conditions(self, schema: Mapping[str, Any], found: dict[str, Any], path: str, depth: int) -> None:
         """If a name is there, more follows: either it is absent, or the rest holds."""
@@ -301,116 +323,44 @@ class _Checker:
                 raise SchemaError(f"{path}.{keyword}", "expected an object")
             for name, needs in members.items():
                 if isinstance(needs, list):
-                    more: Schema = {"required": [name, *_names(needs, f"{path}.{keyword}.{name}")]}
+                    more: Schema = {"required": [name, *list_of_names(needs, f"{path}.{keyword}.{name}")]}
                 else:
                     there = {"required": [name]}
                     more = {"allOf": [there, self._node(needs, f"{path}.{keyword}.{name}", depth)]}
                 _add_choice(found, [{"properties": {name: False}}, more])
+        if "if" in schema and (schema.keys() & {"then", "else"} or self._has_unevaluated):
+            self._alternatives(schema, found, path, depth)
 
-    def _pattern(self, pattern: Any, path: str) -> str:
-        if not isinstance(pattern, str):
-            raise SchemaError(path, f"expected a regular expression, and it is {_short(pattern)}")
-        try:
-            found = regex.search(pattern)
-        except regex.RegexError as error:
-            raise SchemaError(path, f"the regular expression {_short(pattern)} cannot be used: {error}") from error
-        self.examples.append(found.example)
-        return _anchored(found.text)
+    def _alternatives(self, schema: Mapping[str, Any], found: dict[str, Any], path: str, depth: int) -> None:
+        """`if`: it holds and so does `then`, or it does not, and `else` holds."""
+        condition = self._condition(schema["if"], f"{path}.if", depth)
+        then, other = (self._node(schema.get(each, True), f"{path}.{each}", depth) for each in ("then", "else"))
+        if not self._has_unevaluated and then is True:  # what would hold beside it does not matter
+            _add_choice(found, [condition, other])
+            return
+        otherwise = self._opposite(condition, f"{path}.if")
+        if not self._has_unevaluated and other is True:
+            _add_choice(found, [otherwise, then])
+        else:
+            _add_choice(found, [{"allOf": [condition, then]}, {"allOf": [otherwise, other]}])
 
-    def _reference(self, reference: Any, path: str) -> str:
-        if not isinstance(reference, str):
-            raise SchemaError(path, "expected text")
-        root_id = self._root.get("$id", self._root.get("id", "")) if isinstance(self._root, dict) else ""
-        base, _, fragment = reference.partition("#")
-        if base not in ("", str(root_id).rstrip("#")):
-            raise SchemaError(path, f"{_short(reference)} is outside of this schema; put it into $defs")
-        fragment = unquote(fragment)
-        if fragment not in self._names:
-            target = self._lookup(fragment, path)
-            self._names[fragment] = name = str(len(self._names))
-            self._waiting.append((name, target, f"#{fragment}"))
-        return self._names[fragment]
+    def _unlooked(self, schema: Mapping[str, Any], found: dict[str, Any], path: str, depth: int) -> None:
+        for keyword in ("unevaluatedProperties", "unevaluatedItems"):
+            if keyword in schema:
+                rest = self._node(schema[keyword], f"{path}.{keyword}", depth)
+                self._unevaluated.append(Unevaluated(keyword, found, rest, f"{path}.{keyword}"))
+                also(found, self._unevaluated[-1])
 
-    def _lookup(self, fragment: str, path: str) -> Any:
-        if fragment == "":
-            return self._root
-        if not fragment.startswith("/"):
-            return self._anchor(fragment, path)
-        target = self._root
-        for part in fragment[1:].split("/"):
-            key = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, dict) and key in target:
-                target = target[key]
-            elif isinstance(target, list) and key.isascii() and key.isdigit() and int(key) < len(target):
-                target = target[int(key)]
-            else:
-                raise SchemaError(path, f"there is nothing at #{fragment}")
-        return target
-
-    def _anchor(self, name: str, path: str) -> Any:
-        if self._anchors is None:
-            self._anchors = {}
-            _collect_anchors(self._root, self._anchors, 0)
-        if name not in self._anchors:
-            raise SchemaError(path, f"there is no $anchor {name!r}")
-        return self._anchors[name]
-
-
-def _collect_anchors(value: Any, anchors: dict[str, Any], depth: int) -> None:
-    if depth > _MOST_DEPTH * 2:
-        return
-    if isinstance(value, dict):
-        if isinstance(anchor := value.get("$anchor"), str):
-            anchors.setdefault(anchor, value)
-        for each in (member for name, member in value.items() if name not in _VALUES):
-            _collect_anchors(each, anchors, depth + 1)
-    elif isinstance(value, list):
-        for each in value:
-            _collect_anchors(each, anchors, depth + 1)
+    def _reference(self, target: Target) -> str:
+        """A #/$defs/… of what is brought into form later."""
+        if target.key not in self._names:
+            self._names[target.key] = str(len(self._names))
+            self._waiting.append(target)
+        return f"#/$defs/{self._names[target.key]}"
 
 
 def _add_choice(found: dict[str, Any], options: list[Schema]) -> None:
     if "anyOf" in found:
-        found.setdefault("allOf", []).append({"anyOf": options})
+        also(found, {"anyOf": options})
     else:
         found["anyOf"] = options
-
-
-def _copy_counts(schema: Mapping[str, Any], found: dict[str, Any], path: str, *keywords: str) -> None:
-    for keyword in keywords:
-        if keyword not in schema:
-            continue
-        value = schema[keyword]
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise SchemaError(f"{path}.{keyword}", f"expected a count, and it is {_short(value)}")
-        if value > _MOST_COUNT:
-            raise SchemaError(f"{path}.{keyword}", f"{value:,} is more than can be enforced ({_MOST_COUNT:,})")
-        found[keyword] = value
-
-
-def _anchored(expression: str) -> str:
-    return f"^(?:{expression})$"
-
-
-def _names(value: Any, path: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise SchemaError(path, "expected a list of names")
-    return value
-
-
-def _check_constant(value: Any, path: str, depth: int) -> None:
-    if depth > _MOST_DEPTH:
-        raise SchemaError(path, "it is nested too deeply")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SchemaError(path, "it is no JSON number")
-    if isinstance(value, int | float) and abs(value) > _LARGEST_EXACT:
-        raise SchemaError(path, "numbers beyond 2^53 cannot be enforced exactly")
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_constant(each, path, depth + 1)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}…"
