@@ -1,7 +1,7 @@
 """Structured output: what a request asks for becomes a grammar, the grammar masks, and an ending that always fits.
 
     StructuredOutput ── specification ──→ grammar text ── compiler ──→ Grammar ── constraint ──→ masks, forced tokens
-                          json_schema                       ending
+                          json_schema, negation             ending
                           regex, gbnf
                           structural_tag
 

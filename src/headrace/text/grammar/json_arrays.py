@@ -72,7 +72,7 @@ def all_different(array: Mapping[str, Any], path: str) -> Schema:
                 return Narrowed({"anyOf": [_OTHERS, {"enum": kept}]}) if kept else _OTHERS
     raise SchemaError(
         path,
-        "different items can be enforced where items is an enum of up to 10 values, or maxItems is small; leave it out,"
+        "different items can be enforced where items is an enum of up to 8 values, or maxItems is small; leave it out,"
         " or give such an enum",
     )
 

@@ -192,7 +192,9 @@ def _outside_of(numbers: Sequence[float]) -> list[Schema]:
 def _no_text_of(texts: Sequence[str]) -> str:
     """An expression, in the library's syntax, of every text but these."""
     if sum(map(len, texts)) > _MOST_CHARACTERS or max(map(len, texts)) > _LONGEST_TEXT:
-        raise NoOppositeError(f"texts of more than {_MOST_CHARACTERS:,} characters cannot be negated")
+        raise NoOppositeError(
+            f"texts of more than {_LONGEST_TEXT} characters, or of {_MOST_CHARACTERS:,} in all, cannot be negated"
+        )
     return _no_end_of(sorted(set(texts)))
 
 
