@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from eager import speculating
-from tiny_models import make_tiny
+from tiny_models import SWITCH, make_tiny
 from toy import drain, ids
 
 from headrace.config import CacheType, EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
+from headrace.engine.sequence import Sequence as EngineSequence
 from headrace.hub.files import ModelFiles
 from headrace.model.loader import load_decoder
 from headrace.ops.select import select_ops
@@ -168,7 +170,7 @@ def _repetitive_requests() -> list[Request]:
         {"temperature": 1.0, "logit_bias": FEW, "presence_penalty": 0.7, "top_k": 3},
         {"temperature": 0.8, "logit_bias": FEW, "min_tokens": 20, "stop_token_ids": [11]},
         {"temperature": 0.8, "logit_bias": FEW, "stop_token_ids": [13]},
-        {"temperature": 1.0, "logit_bias": FEW, "dry_multiplier": 0.3, "no_repeat_ngram_size": 9, "bad_words": None},
+        {"temperature": 1.0, "logit_bias": FEW, "dry_multiplier": 0.3, "no_repeat_ngram_size": 9},
         {"temperature": 1.2, "logit_bias": FEW, "xtc_probability": 0.3, "typical_p": 0.95, "top_n_sigma": 2.0},
         {"temperature": 1.0, "logit_bias": FEW, "mirostat": 2},
         {"temperature": 0.5, "logit_bias": FEW, "n": 3, "prompt_logprobs": 1},
@@ -232,3 +234,58 @@ def test_a_model_guesses_itself_at_any_temperature(engine_of: Callable[..., Engi
     model.release_ended()
     assert model._blocks.num_used == 0
     assert len(model._free_rows) == 128
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
+    """A fresh engine of a model whose keys are rotated otherwise in sequences of more than SWITCH tokens."""
+    pytest.importorskip("transformers")
+    ops = select_ops(EngineConfig(threads=1))
+    files = ModelFiles("tiny", folder=make_tiny("phi3-longrope", tmp_path_factory.mktemp("longrope")))
+    decoder, draft = load_decoder(files, ops), load_decoder(files, ops, quantize="q4")
+
+    def make(has_draft: bool = False, **settings: object) -> Engine:
+        plan = KVPlan(64, 16, 1, 512, 0, CacheType.F16)
+        return Engine(decoder, ops, EngineConfig(threads=1, **settings), plan, draft=draft if has_draft else None)
+
+    return make
+
+
+@pytest.mark.parametrize("has_draft", [False, True], ids=["looked up", "draft model"])
+def test_guesses_at_the_switch_of_ropes_tables(longrope: Callable[..., Engine], has_draft: bool) -> None:
+    """While a sequence is within the short table no guess lies beyond it: its key would be rotated by the wrong one."""
+    lengths = (SWITCH - 20, SWITCH - 9, SWITCH - 3, SWITCH - 1, SWITCH, SWITCH + 1)
+    requests = [
+        a_request(f"{kind}{length}", length, max_tokens=30, logit_bias=bias, n=2)
+        for kind, bias in (("few", None), ("some", FEW), ("all", {10: 50.0}))  # guesses that are right
+        for length in lengths
+    ]
+    plain = answer(longrope(speculation="off"), requests)
+    for settings in ({}, {"max_batch_tokens": 11}, {"prefix_cache": False}):
+        engine = speculating(longrope(has_draft, **settings))
+        lasts = _last_positions(engine)
+        assert answer(engine, requests) == plain, settings
+        assert 0 < engine.stats().accepted_tokens < engine.stats().draft_tokens
+        assert SWITCH - 1 in lasts  # guesses up to the last position of the short table
+        assert max(lasts) > SWITCH + 5  # and behind it
+    for request in requests:
+        for cut in range(0, 30, 4):
+            begun = tuple(Emitted(tuple(plain[request.id, index][0][:cut])) for index in range(2))
+            resumed = replace(request, resume=begun)
+            rest = answer(speculating(longrope(has_draft)), [resumed])
+            for index in range(2):
+                token_ids, logprobs = plain[request.id, index]
+                assert rest[request.id, index] == (token_ids[cut:], logprobs[cut:])
+
+
+def _last_positions(engine: Engine) -> set[int]:
+    """Positions of the last guesses of every step, as they come in."""
+    found: set[int] = set()
+    draft = engine._drafting.draft
+
+    def watched(sequences: Sequence[EngineSequence]) -> None:
+        draft(sequences)
+        found.update(len(each.token_ids) + len(each.drafts) - 1 for each in sequences if each.drafts)
+
+    engine._drafting.draft = watched  # type: ignore[method-assign]
+    return found

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy import VOCABULARY, drain, ids, make_engine, make_request
+from eager import Free, guessing
+from toy import VOCABULARY, ToyDecoder, drain, ids, make_engine, make_request
 
 from headrace.engine.constraint import Mask
 from headrace.engine.drafting import Drafting
-from headrace.engine.engine import Engine
 from headrace.engine.gain import StepCosts
 from headrace.engine.sequence import Sequence
 from headrace.types import Emitted, Request
@@ -63,7 +63,9 @@ class Ladder:
         return tokens
 
 
-def _run(requests: list[Request], drafter: object = None, **settings: object) -> tuple[dict[object, list[int]], Engine]:
+def _run(
+    requests: list[Request], drafter: object = None, **settings: object
+) -> tuple[dict[tuple[str, int], list[int]], ToyDecoder]:
     engine, decoder = make_engine(new_constraint=lambda request: Ladder() if "l" in request.id else None, **settings)
     if drafter is not None:
         engine._drafting.draft = drafter
@@ -101,21 +103,12 @@ def test_drafts_change_nothing(seed: int, prompt_logprobs: int | None) -> None:
         )
         for at in range(6)
     ]
-    plain, _ = _run(requests, lambda sequences: None)
-
-    def wild(sequences: list[Sequence]) -> None:
-        """Some right, some wrong, some forbidden."""
-        for s in sequences:
-            room = s.request.max_tokens - s.num_output - 1
-            right = plain[s.request.id, s.index][s.num_output :][:room]
-            s.drafts = right[: int(random.integers(0, 5))]
-            if room > len(s.drafts):
-                s.drafts = [*s.drafts, int(random.integers(0, VOCABULARY))]
-
-    drafted, decoder = _run(requests, wild, max_batch_tokens=32, num_blocks=18)
+    tight = {"max_batch_tokens": 32, "num_blocks": 18}
+    plain, one_by_one = _run(requests, lambda sequences: None, **tight)
+    drafted, decoder = _run(requests, guessing(plain, random), **tight)  # some are right, some wrong, some forbidden
     assert drafted == plain
     assert _run(requests)[0] == plain
-    assert sum(len(batch.logit_rows) for batch in decoder.batches) > len(decoder.batches)
+    assert len(decoder.batches) < len(one_by_one.batches)
 
 
 def test_logprobs_belong_to_their_tokens() -> None:
@@ -158,8 +151,21 @@ def test_a_token_that_ends_the_sequence_ends_the_drafts_behind_it() -> None:
         for s in sequences:
             s.drafts = plain[s.num_output :][: 11 - s.num_output]
 
-    outputs, _ = _run([request], all_right)
+    outputs, decoder = _run([request], all_right)
     assert outputs["r", 0] == plain[: plain.index(stop) + 1]
+    assert len(decoder.batches) == 2  # the prompt, and all the rest
+
+
+def test_a_sequence_that_was_put_back_and_begins_again_has_no_guesses() -> None:
+    drafting = Drafting(rope_switch=None, lookup=True)
+    drafting._costs = Free()
+    sequence = Sequence(make_request("r", [1, 2, 3] * 7), 0, 0)
+    sequence.num_computed = 20
+    drafting.draft([sequence])
+    assert sequence.drafts
+    sequence.drafts, sequence.num_computed = [], 0  # as the scheduler does
+    drafting.learn({sequence: 16}, {}, 1.0)
+    assert drafting.draft_tokens == 0
 
 
 class Resting:

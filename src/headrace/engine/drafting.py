@@ -106,9 +106,9 @@ class Drafting:
         if num_tokens == len(plan) + self._num_drafted:  # else there are prompts in it
             self._costs.observe(num_tokens, seconds - self._seconds_in_model)
         for sequence in self._guessing:
-            num_drafts = plan.get(sequence, 1) - 1
+            num_drafts = min(len(sequence.drafts), plan.get(sequence, 1) - 1)
             if num_drafts <= 0:
-                continue
+                continue  # there was no room for them, or the sequence was put back and begins again
             num_right = len(sampled[sequence]) - 1
             self.drafts += 1
             self.draft_tokens += num_drafts
@@ -214,6 +214,6 @@ class Drafting:
             return 0  # nothing is drawn
         known = len(sequence.token_ids)
         room = sequence.request.max_tokens - sequence.num_output - 1
-        if self._rope_switch is not None and known <= self._rope_switch:
-            room = min(room, self._rope_switch - known)  # keys beyond are rotated otherwise
+        if self._rope_switch is not None and sequence.rope_variant == 0:
+            room = max(min(room, self._rope_switch - known), 0)  # keys beyond are rotated otherwise
         return room
