@@ -15,6 +15,7 @@ from tiny_models import make_tiny, reference
 from headrace.config import CacheType, EngineConfig
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
+from headrace.engine.stats import counting_on
 from headrace.errors import UnknownModel
 from headrace.hub.files import ModelFiles
 from headrace.model.adapters import PackedAdapter
@@ -146,6 +147,19 @@ def test_a_cancelled_request_lets_go_of_its_adapter(engine_of: Callable[..., Eng
     assert len(engine_adapters(engine)) == 8
     engine.cancel("r")
     assert len(engine_adapters(engine)) == 7
+
+
+def test_stats_name_the_adapters(engine_of: Callable[..., Engine]) -> None:
+    engine = engine_of(max_sequences=3)
+    for number, adapter in enumerate((REFS[3], None, REFS[1], REFS[3], REFS[0])):
+        engine.submit(replace(a_request(f"r{number}", 4), adapter=adapter))
+    assert engine.stats().waiting_adapters == ("a", "b", "d")
+    engine.step()
+    stats = engine.stats()
+    assert (stats.running_adapters, stats.waiting_adapters) == (("b", "d"), ("a", "d"))
+    assert (stats.num_adapters, stats.max_adapters) == (8, 3)
+    assert counting_on(stats, stats).running_adapters == ("b", "d")
+    assert counting_on(stats, None).num_adapters == 0
 
 
 def test_going_on_after_a_restart(engine_of: Callable[..., Engine]) -> None:

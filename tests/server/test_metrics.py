@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_llm import FakeLLM
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,6 +51,17 @@ def test_a_request_that_never_began_counts_once() -> None:
     metrics = Metrics("m", 100, FakeLLM().stats)
     metrics.stopwatch(0.0, 1).close()
     assert values(metrics)["abort"] == 1
+
+
+def test_adapters_that_requests_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = FakeLLM().stats()
+    assert "lora" not in Metrics("m", 100, lambda: stats).render().decode()
+    stats = replace(stats, num_adapters=3, max_adapters=8, running_adapters=("a", "b"), waiting_adapters=("b",))
+    monkeypatch.setattr(module.time, "time", lambda: 1234.5)
+    families = text_string_to_metric_families(Metrics("m", 100, lambda: stats).render().decode())
+    (sample,) = next(family for family in families if family.name == "vllm:lora_requests_info").samples
+    expected = {"max_lora": "8", "running_lora_adapters": "a,b", "waiting_lora_adapters": "b"}
+    assert (sample.labels, sample.value) == (expected, 1234.5)
 
 
 def test_buckets_of_lengths() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from headrace.engine.sequence import Sequence
 from headrace.errors import UnknownModel
 from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
@@ -23,6 +25,9 @@ class AdapterTable:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._loaded: dict[AdapterRef, _Loaded] = {}
+
+    def __len__(self) -> int:
+        return len(self._loaded)
 
     def load(self, adapter: AdapterRef, packed: PackedAdapter) -> None:
         """Requests may name the adapter from now on."""
@@ -63,3 +68,9 @@ class AdapterTable:
         if loaded.is_leaving and not loaded.num_users:
             self._decoder.adapters.remove(loaded.slot)
             del self._loaded[adapter]
+
+
+def adapter_names(sequences: Iterable[Sequence]) -> tuple[str, ...]:
+    """Names of the adapters that the sequences run with, each once."""
+    used = (sequence.request.adapter for sequence in sequences)
+    return tuple(sorted({adapter.name for adapter in used if adapter is not None}))

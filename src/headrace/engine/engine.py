@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from headrace.config import EngineConfig
-from headrace.engine.adapters import AdapterTable
+from headrace.engine.adapters import AdapterTable, adapter_names
 from headrace.engine.beams import BeamSearch
 from headrace.engine.block_cache import BlockCache
 from headrace.engine.constraint import NewConstraint, unconstrained
@@ -157,6 +157,10 @@ class Engine:
             seconds_in_steps=self._seconds_in_steps,
             seconds_in_forward=self._runner.seconds_in_forward,
             seconds_in_sampling=self._runner.seconds_in_sampling,
+            num_adapters=len(self._adapters),
+            max_adapters=self._max_sequences,
+            running_adapters=adapter_names(tuple(self._scheduler.running)),
+            waiting_adapters=adapter_names(tuple(self._scheduler.waiting)),
         )
 
     def clear_prefix_cache(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot. Sequences and blocks are gauges; the rest are counters since the start."""
+    """A snapshot. Sequences, blocks and adapters are gauges; the rest are counters since the start."""
 
     num_running: int
     num_waiting: int
@@ -34,14 +34,28 @@ class EngineStats:
     seconds_in_forward: float
     """Of those, in the model's forward pass"""
     seconds_in_sampling: float
+    num_adapters: int = 0
+    """Adapters that are loaded"""
+    max_adapters: int = 0
+    """Different ones that a step can have: as many as sequences"""
+    running_adapters: tuple[str, ...] = ()
+    """Names of those that sequences run with, each once"""
+    waiting_adapters: tuple[str, ...] = ()
+    """Of those that waiting sequences will run with"""
 
     @classmethod
     def none(cls) -> Self:
         """Of an engine that has done nothing."""
-        return cls(*(0 for _ in fields(cls)))
+        nothing: dict[str, Any] = {field.name: 0 for field in fields(cls) if field.default is MISSING}
+        return cls(**nothing)
 
 
-_GAUGES = frozenset({"num_running", "num_waiting", "kv_blocks_used", "kv_blocks_cached", "kv_blocks_total"})
+_GAUGES = frozenset(
+    {
+        *("num_running", "num_waiting", "kv_blocks_used", "kv_blocks_cached", "kv_blocks_total"),
+        *("num_adapters", "max_adapters", "running_adapters", "waiting_adapters"),
+    }
+)
 
 
 def counting_on(before: EngineStats | None, now: EngineStats | None) -> EngineStats:

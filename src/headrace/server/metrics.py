@@ -203,6 +203,20 @@ class _EngineCollector(Collector):
             yield counter
         for name, documentation in _TOKEN_LATENCIES:
             yield self._inter_token.family(name, documentation, self._labels)
+        if stats.num_adapters:
+            yield _adapters(stats)
+
+
+def _adapters(stats: EngineStats) -> Metric:
+    """What routers of requests to adapters look for; the value is the time of the report, as in vLLM."""
+    labels = {
+        "max_lora": str(stats.max_adapters),
+        "running_lora_adapters": ",".join(stats.running_adapters),
+        "waiting_lora_adapters": ",".join(stats.waiting_adapters),
+    }
+    gauge = GaugeMetricFamily("vllm:lora_requests_info", "Adapters that requests run with.", labels=list(labels))
+    gauge.add_metric(list(labels.values()), time.time())
+    return gauge
 
 
 def one_two_five(limit: int) -> list[float]:
