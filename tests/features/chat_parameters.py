@@ -107,6 +107,28 @@ def _parallel_tool_calls(ask: Asking) -> None:
         assert _calls(ask, tool_choice="required", parallel_tool_calls=False, seed=seed, temperature=2) == ["look"]
 
 
+def _functions(ask: Asking) -> None:
+    function = NO_ARGUMENTS["function"]
+    assert ask.usage(functions=[function])["prompt_tokens"] == ask.usage(tools=[NO_ARGUMENTS])["prompt_tokens"]
+    said = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": '{"far": 1}'}}
+    result = {"role": "function", "name": "look", "content": "a dog"}
+    assert ask.usage(messages=[USER, said, result])["prompt_tokens"] > ask.usage()["prompt_tokens"] + 8
+    ask.refusal("functions", functions=[function], tools=[TOOL])
+
+
+def _function_call(ask: Asking) -> None:
+    function = NO_ARGUMENTS["function"]
+    fields = {"functions": [function], "function_call": {"name": "look"}, "max_tokens": 80}
+    choice = ask.choice(**fields)
+    assert choice["message"]["function_call"]["name"] == "look"
+    assert json.loads(choice["message"]["function_call"]["arguments"]) == {}
+    assert choice["finish_reason"] == "stop"
+    deltas = [event["choices"][0]["delta"].get("function_call", {}) for event in ask.events(**fields)]
+    assert "".join(delta.get("arguments", "") for delta in deltas) == choice["message"]["function_call"]["arguments"]
+    assert "function_call" not in ask.choice(**{**fields, "function_call": "none"})["message"]
+    ask.refusal("function_call", functions=[function], function_call={"name": "see"})
+
+
 _THOUGHT = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
@@ -249,8 +271,21 @@ PARAMETERS: Sequence[Parameter] = tuple(
             needs={"tools": [TOOL], "max_tokens": 80},
         ),
         works("parallel_tool_calls", _parallel_tool_calls, "false: at most one call"),
-        refused("functions", [{"name": "f"}], why="tools replaced it", source="OpenAI"),
-        refused("function_call", {"name": "f"}, why="tools replaced it", source="OpenAI", takes=("=none", "=auto")),
+        works(
+            "functions",
+            _functions,
+            "tools in OpenAI's older words: at most one call, which comes as function_call",
+            source="OpenAI",
+            takes=(".name", ".description", ".parameters"),
+        ),
+        works(
+            "function_call",
+            _function_call,
+            "a name: the answer is a call of it; none: no call",
+            source="OpenAI",
+            takes=("=none", "=auto", ".name"),
+            needs={"functions": [{"name": "text"}], "max_tokens": 80},
+        ),
         works("include_reasoning", _include_reasoning, "false leaves the thought out of the answer", source="vLLM"),
         refused("media_io_kwargs", {"a": {}}, why=OF_MULTIMODAL, source="vLLM"),
         refused("mm_processor_kwargs", {"a": 1}, why=OF_MULTIMODAL, source="vLLM"),

@@ -450,15 +450,5 @@ PARAMETERS: Sequence[Parameter] = (
     refused("ec_transfer_params", {"a": 1}, why=OF_REPLICAS, source="vLLM"),
     refused("vllm_xargs", {"a": 1}, why="arguments of vLLM's extensions", source="vLLM"),
     refused("logits_processors", ["a"], why="code in requests is not run", source="vLLM"),
-    *(
-        refused(name, value, why="structured_outputs replaced it in vLLM too", source="vLLM")
-        for name, value in (
-            ("guided_json", {}),
-            ("guided_regex", "a"),
-            ("guided_choice", ["a"]),
-            ("guided_grammar", "a"),
-            ("guided_decoding_backend", "a"),
-            ("guided_whitespace_pattern", "a"),
-        )
-    ),
+    refused("guided_decoding_backend", "outlines", why="there is one; auto is taken", source="vLLM", takes=("=auto",)),
 )

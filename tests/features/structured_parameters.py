@@ -52,6 +52,14 @@ def _matching(pattern: str, **asked: object) -> Callable[[Asking], None]:
     return prove
 
 
+def _older(pattern: str, **asked: object) -> Callable[[Asking], None]:
+    def prove(ask: Asking) -> None:
+        for text in ask.texts(**asked, **HOT):
+            assert re.fullmatch(pattern, text), text
+
+    return prove
+
+
 def _tag(ask: Asking) -> None:
     assert " Lily" in ask.text()  # what the model writes anyway opens the tag
     tag = {
@@ -118,5 +126,21 @@ PARAMETERS: Sequence[Parameter] = (
         _matching(r'\{\s*("a": 1)?\s*\}', json=_ONE_PROPERTY, disable_additional_properties=True),
         "objects have only the properties that the schema names",
         source="vLLM",
+    ),
+    *(
+        works(
+            f"guided_{name}",
+            _older(pattern, **{f"guided_{name}": value}, **needs),
+            f"structured_outputs.{name}, by its older name",
+            source="vLLM",
+            needs=needs,
+        )
+        for name, value, pattern, needs in (
+            ("json", {"const": "a"}, '"a"', {}),
+            ("regex", "[ab]{2}", "[ab]{2}", {}),
+            ("choice", ["yes", "no"], "yes|no", {}),
+            ("grammar", 'start: "a" ("b" | "c")', "a(b|c)", {}),
+            ("whitespace_pattern", "\\n?", r"\[\n?1\n?\]", {"guided_json": {"const": [1]}}),
+        )
     ),
 )

@@ -67,7 +67,7 @@ _BOTH: Mapping[str, Any] = {
     "guided_json": {},
     "guided_regex": "a",
     "guided_choice": ["a"],
-    "guided_grammar": "a",
+    "guided_grammar": 'start: "a"',
     "guided_decoding_backend": "x",
     "guided_whitespace_pattern": "x",
 }

@@ -114,8 +114,6 @@ def test_what_changes_nothing_is_taken(name: str) -> None:
 
 
 REFUSED_CHAT = [
-    ("functions", [{"name": "f"}]),
-    ("function_call", {"name": "f"}),
     ("audio", {"voice": "ash", "format": "wav"}),
     ("modalities", ["text", "audio"]),
     ("prediction", {"type": "content", "content": "x"}),
@@ -126,7 +124,7 @@ REFUSED_CHAT = [
     ("store", 0),
     ("moderation", {"model": "m"}),
     ("prompt_cache_options", {"ttl": "30m"}),
-    ("guided_json", {}),
+    ("guided_decoding_backend", "outlines"),
     ("logprob_token_ids", [5]),
 ]
 
@@ -155,7 +153,7 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": "a", "nmae": "b"}]}, "messages[0].nmae"),
-    ({"messages": [{"role": "function", "content": "a", "name": "f"}]}, "messages[0].role"),
+    ({"messages": [{"role": "narrator", "content": "a", "name": "f"}]}, "messages[0].role"),
     ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].tool_call_id"),
     ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
     ({"tools": [{"type": "function", "function": {"name": "f", "params": {}}}]}, "tools[0].function.params"),
@@ -313,8 +311,8 @@ def test_required_and_unknown_fields_say_so() -> None:
         chat(temprature=1)
     with pytest.raises(RequestError, match=r"^max_tokens: expected int or null, got str$"):
         chat(max_tokens="5")
-    with pytest.raises(UnsupportedParameter, match="expected system, developer, user, assistant or tool"):
-        chat(messages=[{"role": "function", "content": "a", "name": "f"}])
+    with pytest.raises(UnsupportedParameter, match="expected system, developer, user, assistant, tool or function"):
+        chat(messages=[{"role": "narrator", "content": "a", "name": "f"}])
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -340,3 +338,68 @@ def test_any_bytes_are_a_call_or_a_request_error(body: bytes) -> None:
     for parse in (parse_chat, parse_completion):
         with pytest.raises(RequestError):
             parse(body, DEFAULTS)
+
+
+def test_functions_are_tools_in_older_words() -> None:
+    function = {"name": "look", "description": "Look", "parameters": {"type": "object"}}
+    for asked, choice in ((None, None), ("auto", "auto"), ("none", "none"), ({"name": "look"}, None)):
+        (older,) = chat(functions=[function], function_call=asked).prompts
+        named = {"type": "function", "function": {"name": "look"}} if isinstance(asked, dict) else choice
+        newer = chat(tools=[{"function": function}], tool_choice=named, parallel_tool_calls=False)
+        assert older == newer.prompts[0]
+    messages = [
+        {"role": "user", "content": "How is it?"},
+        {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}},
+        {"role": "function", "name": "look", "content": "3 degrees"},
+    ]
+    called = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    assert chat(messages=messages).prompts[0].messages == [
+        messages[0],
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "name": "look", "content": "3 degrees", "tool_call_id": "call00001"},
+    ]
+    assert chat(messages=[*messages[:2], {**messages[2], "content": None}]).prompts[0].messages[2]["content"] == ""
+
+
+FUNCTION = {"name": "look"}
+CALLED = {"name": "look", "arguments": "{}"}
+BOTH = {"role": "assistant", "tool_calls": [{"id": "a", "function": CALLED}], "function_call": CALLED}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"functions": [FUNCTION], "tools": []}, "functions"),
+        ({"functions": [FUNCTION], "parallel_tool_calls": True}, "functions"),
+        ({"function_call": "auto", "tool_choice": "auto"}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": {"name": "see"}}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": "required"}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": {"function": FUNCTION}}, "function_call"),
+        ({"function_call": {"name": "look"}}, "function_call"),
+        ({"messages": [{"role": "function", "name": "look", "content": "x"}]}, "messages[0]"),
+        ({"messages": [BOTH]}, "messages[0].function_call"),
+    ],
+)  # fmt: skip
+def test_functions_that_make_no_sense(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        chat(**fields)
+    assert refused.value.param == param
+
+
+def test_older_names_of_structures() -> None:
+    for name, value in {"json": {"type": "object"}, "regex": "a", "choice": ["a"], "grammar": 'start: "a"'}.items():
+        older, newer = chat(**{f"guided_{name}": value}), chat(structured_outputs={name: value})
+        assert older.params == newer.params
+        assert older.param_names["structured"] == f"guided_{name}"
+    spaced = {"guided_json": "{}", "guided_whitespace_pattern": " ?"}
+    newer = chat(structured_outputs={"json": "{}", "whitespace_pattern": " ?"})
+    assert chat(**spaced).params == newer.params
+    for fields, param in (
+        ({"guided_json": {}, "guided_regex": "a"}, "guided_json"),
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"guided_regex": "a", "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
+    ):
+        with pytest.raises(RequestError) as refused:
+            chat(**fields)
+        assert refused.value.param == param

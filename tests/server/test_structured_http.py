@@ -93,7 +93,7 @@ def test_structured_outputs_of_both_endpoints(client: openai.OpenAI, asked: dict
         ({"structured_outputs": {"regex": "("}}, "structured_outputs", ""),
         ({"structured_outputs": {"regex": "[a-z]{90}"}, "max_tokens": 3}, "max_tokens", "needs"),
         ({"structured_outputs": {"regex": "a"}, "min_tokens": 2}, "min_tokens", "exclude"),
-        ({"guided_json": {"type": "object"}}, "guided_json", "structured_outputs"),
+        ({"guided_regex": "("}, "guided_regex", ""),
     ],
 )
 def test_what_cannot_be_is_a_400_that_names_it(

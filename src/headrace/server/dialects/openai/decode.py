@@ -13,7 +13,7 @@ from headrace.server.dialects.openai.unsupported import refuse_unsupported
 
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
-_TAGS = {"role": "system, developer, user, assistant or tool", "type": "text: other content is not supported"}
+_TAGS = {"role": "system, developer, user, assistant, tool or function", "type": "text: other content is not supported"}
 _FORMATS = "text, json_object, json_schema or structural_tag"
 _ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("messages", "tools", "tool_choice", "reasoning_effort"), "/v1/chat/completions"),

@@ -11,6 +11,7 @@ import msgspec
 from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS, SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
+from headrace.server.dialects.openai import functions
 from headrace.server.dialects.openai.beams import beam_search
 from headrace.server.dialects.openai.decode import decode
 from headrace.server.dialects.openai.extensions import call_options
@@ -18,9 +19,11 @@ from headrace.server.dialects.openai.render import CompletionRenderer, RenderOpt
 from headrace.server.dialects.openai.render_chat import ChatRenderer
 from headrace.server.dialects.openai.requests import (
     AssistantMessage,
+    CalledTool,
     ChatFields,
     CompletionFields,
     DeveloperMessage,
+    FunctionMessage,
     Message,
     SharedFields,
     StreamOptions,
@@ -34,6 +37,9 @@ DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions; chat goes on to the end of the context."""
 INHERITED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 """Taken from the model's generation_config where the request names none, as vLLM does."""
+
+_ROLES: Mapping[type[Message], str] = {DeveloperMessage: "system", FunctionMessage: "tool"}
+"""What templates see of roles that are not theirs"""
 
 _COPIED = (
     *INHERITED,
@@ -69,7 +75,8 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
         role=role,
         prefix=_plain_text(fields.messages[-1]) if fields.echo and last_role == role else "",
         include_reasoning=fields.include_reasoning is not False,
-        is_call_named=isinstance(fields.tool_choice, dict),
+        is_call_named=isinstance(fields.tool_choice, dict) or isinstance(fields.function_call, dict),
+        has_functions=functions.uses_functions(fields),
         prompt_text=bool(fields.return_prompt_text),
     )
     return Call(
@@ -83,6 +90,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
             "logprobs": "top_logprobs",
             "max_tokens": "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens",
             "structured": structured_name(fields),
+            **(functions.param_names(fields) if options.has_functions else {}),
         },
         needs_prompt_text=options.prompt_text,
         **call_options(fields),
@@ -207,11 +215,13 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
     if add_generation_prompt and continue_final_message:
         message = "continue_final_message=true needs add_generation_prompt=false: a message is continued or opened"
         raise RequestError(message, param="continue_final_message")
+    is_older = functions.uses_functions(fields)
+    tools = functions.as_tools(fields) if is_older else fields.tools or ()
     return ChatPrompt(
-        messages=[_template_message(message, index) for index, message in enumerate(fields.messages)],
-        tools=[_tool(tool, index) for index, tool in enumerate(fields.tools or ())],
-        tool_choice=fields.tool_choice,
-        parallel_tool_calls=fields.parallel_tool_calls is not False,
+        messages=[_template_message(fields.messages, index) for index in range(len(fields.messages))],
+        tools=[_tool(tool, index) for index, tool in enumerate(tools)],
+        tool_choice=functions.as_tool_choice(fields) if is_older else fields.tool_choice,
+        parallel_tool_calls=fields.parallel_tool_calls is not False and not is_older,
         documents=fields.documents or (),
         chat_template=fields.chat_template,
         reasoning_effort=fields.reasoning_effort,
@@ -230,25 +240,35 @@ def _tool(tool: Tool, index: int) -> JsonObject:
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
-def _template_message(message: Message, index: int) -> JsonObject:
+def _template_message(messages: list[Message], index: int) -> JsonObject:
     """What the chat template gets: parts stay parts, it knows whether the model's template reads them."""
-    # The tag is the role; no template in use tells a developer from the system.
-    role = "system" if isinstance(message, DeveloperMessage) else str(message.__struct_config__.tag)
+    message = messages[index]
+    role = _ROLES.get(type(message)) or str(message.__struct_config__.tag)
     read: JsonObject = {"role": role, "content": _content(message, index)}
     if message.name is not None:
         read["name"] = message.name
     if isinstance(message, ToolMessage):
         read["tool_call_id"] = message.tool_call_id
+    if isinstance(message, FunctionMessage):
+        read["tool_call_id"] = functions.call_id(functions.latest_call(messages, index))
     if isinstance(message, AssistantMessage):
         thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
         if thought is not None:
             read["reasoning_content"] = thought
-        if message.tool_calls:
+        if calls := _calls(message, index):
             read["tool_calls"] = [
-                {"id": call.id, "type": call.type, "function": msgspec.to_builtins(call.function)}
-                for call in message.tool_calls
+                {"id": call.id, "type": call.type, "function": msgspec.to_builtins(call.function)} for call in calls
             ]
     return read
+
+
+def _calls(message: AssistantMessage, index: int) -> list[CalledTool]:
+    if message.function_call is None:
+        return message.tool_calls or []
+    if message.tool_calls:
+        path = f"messages[{index}].function_call"
+        raise RequestError(f"{path} is the older form of tool_calls, and both are given; send one", param=path)
+    return [functions.called_tool(message.function_call, index)]
 
 
 def _content(message: Message, index: int) -> str | list[JsonObject] | None:
@@ -257,7 +277,9 @@ def _content(message: Message, index: int) -> str | list[JsonObject] | None:
         return content
     if content:
         return [{"type": "text", "text": part.text} for part in content]
-    if content is None and isinstance(message, AssistantMessage) and message.tool_calls:
+    if content is None and isinstance(message, FunctionMessage):
+        return ""
+    if content is None and isinstance(message, AssistantMessage) and _calls(message, index):
         return None
     if content is None:
         raise RequestError(f"{path} is required where there are no tool_calls", param=path)

@@ -37,6 +37,8 @@ class RenderOptions:
     """Chat: the thought is part of the answer."""
     is_call_named: bool = False
     """Chat: the request named the tool to call, and a call does not show in finish_reason (as in OpenAI's API)."""
+    has_functions: bool = False
+    """Chat: the request has functions instead of tools, and the answer a function_call instead of tool_calls."""
     echo: bool = False
     """Completions: the prompt is part of the text."""
     prompt_only: bool = False

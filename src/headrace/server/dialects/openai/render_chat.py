@@ -14,8 +14,8 @@ from headrace.server.dialects.openai.logprobs import chat_logprobs
 from headrace.server.dialects.openai.render import Answer, RenderOptions, shown_prompt_logprobs
 from headrace.types import Chunk, CompletionOutput, FinishReason, RequestOutput, ToolCallDelta
 
-_TOOL_CALLS = "tool_calls"
-"""The finish_reason of an answer that ends with calls"""
+_TOOL_CALLS, _FUNCTION_CALL = "tool_calls", "function_call"
+"""Where calls stand in an answer, and the finish_reason of one that ends with calls"""
 
 
 class ChatRenderer(Answer):
@@ -77,7 +77,11 @@ class ChatRenderer(Answer):
             delta["content"] = chunk.text
         if chunk.tool_calls:
             self._have_called.add(chunk.index)
-            delta["tool_calls"] = [_call_delta(each) for each in _joined(chunk.tool_calls)]
+            joined = _joined(chunk.tool_calls)
+            if self.options.has_functions:
+                delta[_FUNCTION_CALL] = _call_delta(joined[0])["function"]
+            else:
+                delta[_TOOL_CALLS] = [_call_delta(each) for each in joined]
         return delta
 
     def _reasoning(self, thought: str) -> JsonObject:
@@ -87,7 +91,9 @@ class ChatRenderer(Answer):
 
     def _reason(self, reason: str | None) -> str | None:
         """The finish_reason of an answer with calls."""
-        return _TOOL_CALLS if reason == FinishReason.STOP and not self.options.is_call_named else reason
+        if reason != FinishReason.STOP or self.options.is_call_named:
+            return reason
+        return _FUNCTION_CALL if self.options.has_functions else _TOOL_CALLS
 
     def _says_something(self, chunk: Chunk) -> bool:
         has_thought = chunk.reasoning and self.options.include_reasoning
@@ -113,8 +119,11 @@ class ChatRenderer(Answer):
             "refusal": None,
             **self._reasoning(output.reasoning),
         }
-        if output.tool_calls:
-            message["tool_calls"] = [
+        if output.tool_calls and self.options.has_functions:
+            called = output.tool_calls[0]
+            message[_FUNCTION_CALL] = {"name": called.name, "arguments": called.arguments}
+        elif output.tool_calls:
+            message[_TOOL_CALLS] = [
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in output.tool_calls
             ]

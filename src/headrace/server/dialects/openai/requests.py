@@ -110,6 +110,11 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     add_special_tokens: bool | None = None
     echo: bool | None = None
     structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | bool | None = None  # structured_outputs, by its names before vLLM 0.12
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None
     spaces_between_special_tokens: bool | None = None  # no effect: special tokens are written as they are
@@ -198,7 +203,15 @@ class AssistantMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_fie
     refusal: None = None
     annotations: list[None] | None = None
     audio: None = None
-    function_call: None = None
+    function_call: CalledFunction | None = None
+    """OpenAI's older form of one call"""
+
+
+class FunctionMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="function"):
+    """What a function gave, in OpenAI's older form."""
+
+    content: Content | None
+    name: str
 
 
 class ToolMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="tool"):
@@ -209,7 +222,7 @@ class ToolMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="r
     name: str | None = None
 
 
-Message: TypeAlias = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+Message: TypeAlias = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
 
 
 class FunctionDefinition(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -240,6 +253,8 @@ class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[FunctionDefinition] | None = None  # tools and tool_choice, in OpenAI's older form of one call
+    function_call: str | dict[str, Any] | None = None
     reasoning_effort: str | None = None
 
     # vLLM's

@@ -18,12 +18,7 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     # vLLM's
     "ec_transfer_params": _NEVER,
-    "guided_choice": _NEVER,
-    "guided_decoding_backend": _NEVER,
-    "guided_grammar": _NEVER,
-    "guided_json": _NEVER,
-    "guided_regex": _NEVER,
-    "guided_whitespace_pattern": _NEVER,
+    "guided_decoding_backend": ("auto",),
     "kv_transfer_params": _NEVER,
     "logits_processors": ([],),
     "logprob_token_ids": ([],),
@@ -39,8 +34,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
 CHAT: Mapping[str, tuple[Any, ...]] = {
     **_SHARED,
     "audio": _NEVER,
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "modalities": (["text"],),
     "moderation": _NEVER,
     "prediction": _NEVER,
@@ -62,14 +55,7 @@ COMPLETION: Mapping[str, tuple[Any, ...]] = {
 
 
 _INSTEAD: Mapping[str, str] = {
-    "guided_choice": 'send structured_outputs={"choice": …} instead, as for vLLM since 0.12',
     "guided_decoding_backend": "leave it out: there is one",
-    "guided_grammar": 'send structured_outputs={"grammar": …} instead, as for vLLM since 0.12',
-    "guided_json": 'send structured_outputs={"json": …} or response_format instead, as for vLLM since 0.12',
-    "guided_regex": 'send structured_outputs={"regex": …} instead, as for vLLM since 0.12',
-    "guided_whitespace_pattern": 'send structured_outputs={"whitespace_pattern": …} instead, as for vLLM since 0.12',
-    "functions": "send tools instead",
-    "function_call": "send tool_choice instead",
     "thinking_token_budget": "leave it out: only chats have thoughts",
 }
 
