@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from headrace.types import FloatArray
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,16 @@ class PoolingOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolingRequestOutput(Generic[T]):
+    """What became of one input."""
+
+    request_id: str
+    outputs: T
+    prompt_token_ids: list[int]
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingOutput:
     """An embedding: `embedding` as a list, `vector` as float32 [size]."""
 
@@ -47,14 +60,10 @@ class EmbeddingOutput:
         return len(self.vector)
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingRequestOutput:
+class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):
     """A text's embedding."""
 
-    request_id: str
-    outputs: EmbeddingOutput
-    prompt_token_ids: list[int]
-    finished: bool = True
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +79,10 @@ class ClassificationOutput:
         return len(self.probs)
 
 
-@dataclass(frozen=True, slots=True)
-class ClassificationRequestOutput:
+class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
     """A classified text."""
 
-    request_id: str
-    outputs: ClassificationOutput
-    prompt_token_ids: list[int]
-    finished: bool = True
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +92,10 @@ class ScoringOutput:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringRequestOutput:
+class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
     """A scored pair; `prompt_token_ids` are those of the pair, or of both texts one after the other."""
 
-    request_id: str
-    outputs: ScoringOutput
-    prompt_token_ids: list[int]
-    finished: bool = True
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,24 @@ class ModelFiles:
         path = self.path(filename)
         if path is None:
             return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on lone surrogates, which are no characters
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-        except (ValueError, RecursionError) as error:
-            raise DamagedFile(f"{path} is not valid JSON ({error}); download or export the model again") from error
+        value = read_json(path)
         if not isinstance(value, dict):
             raise DamagedFile(f"{path} does not hold a JSON object; download or export the model again")
         return value
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        DamagedFile: the file is not JSON.
+        ModelError: the file cannot be opened.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on lone surrogates, which are no characters
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is not valid JSON ({error}); download or export it again") from error
+    return value

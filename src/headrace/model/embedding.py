@@ -7,7 +7,6 @@ llama.cpp's are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from headrace.errors import DamagedFile, UnsupportedModel
 from headrace.formats.safetensors import open_safetensors
-from headrace.hub.files import ModelFiles
+from headrace.hub.files import ModelFiles, read_json
 from headrace.model.fields import Fields
 from headrace.model.spec import ModelSpec, Pooling
 from headrace.ops.base import Array, Ops, Weight
@@ -161,10 +160,7 @@ def _read_list(files: ModelFiles, filename: str) -> list[dict[str, Any]] | None:
     path = files.path(filename)
     if path is None:
         return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path} is not valid JSON ({error}); download or export the model again") from error
+    value = read_json(path)
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise DamagedFile(f"{path} does not hold a list of objects; download or export the model again")
     return value

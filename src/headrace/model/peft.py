@@ -6,7 +6,6 @@ refused by name, and so is every tensor that nothing is done with.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +16,12 @@ from typing import Any
 from headrace.errors import DamagedFile, ModelNotFound, UnsupportedModel, WeightsMismatch
 from headrace.formats.safetensors import open_safetensors
 from headrace.formats.tensor import Tensor
+from headrace.hub.files import read_json
 from headrace.model.adapters import Update
 from headrace.model.fields import Fields
 from headrace.model.recipes import NameTable, Rows
 from headrace.model.spec import ModelSpec, Shape
+from headrace.model.weights import describe_misfit
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -37,7 +38,6 @@ _PLAIN_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 """The others (pissa, olora, corda …) change the base's weights along with the adapter's."""
 _SUFFIX = re.compile(r"\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|(?:base_layer\.)?weight)$")
 _RISKY = re.compile(r"[)\]][*+{?]|.{200}")
-_SHOWN = 5
 
 
 @dataclass(slots=True)
@@ -123,10 +123,7 @@ def read_peft(folder: Path, spec: ModelSpec, table: NameTable, targets: frozense
 
 def _read_config(folder: Path) -> _Config:
     source = f"{folder.name}: {CONFIG_FILE}"
-    try:
-        values = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{source} cannot be read ({error}); save the adapter again") from error
+    values = read_json(folder / CONFIG_FILE)
     if not isinstance(values, dict):
         raise DamagedFile(f"{source} is not an object; save the adapter again")
     fields = Fields(values, source)
@@ -216,10 +213,8 @@ class _Reader:
             updates += self._whole(module, names) + self._low_rank(name, module, names, recipe)
         self._check_all_there(seen)
         self._check_saved(modules)
-        problems = (("missing", self.missing), ("left over", self.left_over), ("of the wrong shape", self.misshapen))
-        if any(names for _, names in problems):
-            listed = "; ".join(_listed(what, names) for what, names in problems if names)
-            raise WeightsMismatch(f"{self.config.source}: the adapter does not fit the model: {listed}")
+        if misfit := describe_misfit(self.missing, self.left_over, self.misshapen):
+            raise WeightsMismatch(f"{self.config.source}: the adapter does not fit the model: {misfit}")
         return updates
 
     def _whole(self, module: _Module, names: tuple[str, ...]) -> list[Update]:
@@ -288,8 +283,3 @@ def _matches(pattern: str, module: str, source: str, *, whole: bool = False) -> 
         return re.fullmatch(pattern if whole else rf"(.*\.)?({pattern})", module) is not None
     except re.error as error:
         raise DamagedFile(f"{source}: {pattern!r:.100} is not a regular expression ({error})") from error
-
-
-def _listed(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"

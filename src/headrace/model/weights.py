@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,18 +134,20 @@ def name_parts(tensors: Mapping[str, Tensor], spec: ModelSpec, table: NameTable,
         else:
             misshapen.append(f"{name} is {list(tensor.shape)}, expected {list(shape)}")
     missing = [name for name in expected if name not in seen]
-    problems = [_listed("missing", missing), _listed("left over", left_over), _listed("of the wrong shape", misshapen)]
-    if any(problems):
-        problem = "; ".join(filter(None, problems))
-        raise WeightsMismatch(f"{source}: the weights do not fit the config: {problem}; download or export it again")
+    if misfit := describe_misfit(missing, left_over, misshapen):
+        raise WeightsMismatch(f"{source}: the weights do not fit the config: {misfit}; download or export it again")
     return parts
 
 
-def _listed(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+def describe_misfit(missing: Sequence[str], left_over: Sequence[str], misshapen: Sequence[str]) -> str:
+    """How a checkpoint's tensors differ from what was expected, with some names of each kind; empty if they do not."""
+
+    def listed(what: str, names: Sequence[str]) -> str:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+
+    kinds = (("missing", missing), ("left over", left_over), ("of the wrong shape", misshapen))
+    return "; ".join(listed(what, names) for what, names in kinds if names)
 
 
 # Packing
