@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +13,7 @@ import httpx
 import openai
 import pytest
 from features.adapter import random_adapter
+from features.doors import served
 from in_process import Headrace
 
 from headrace import LLM, AsyncLLM
@@ -127,26 +123,6 @@ def test_serve_takes_several_but_each_name_once(
         refused = headrace("serve", stories, "--port", "0", "--lora-dir", wrong)
         assert refused.code == 2
         assert words in refused.err
-
-
-@contextmanager
-def served(*options: str) -> Iterator[str]:
-    """The URL of `headrace serve` in a process of its own."""
-    command = [sys.executable, "-m", "headrace", "serve", *options, "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
-        assert process.stderr is not None
-        found = None
-        while found is None:
-            line = process.stderr.readline()
-            assert line, "it ended"
-            found = re.search(r"http://\S+", line)
-        yield found[0]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.slow

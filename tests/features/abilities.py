@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import openai
 import pytest
 from features.adapter import random_adapter
-from features.doors import SMALL, Doors
-from features.service import MODEL
+from features.chat_parameters import NO_ARGUMENTS, USER
+from features.doors import SMALL, Doors, served
+from features.service import MODEL, TEMPLATE
+from tiny_encoders import make_tiny_encoder, save_tokenizer
 
 from headrace import LLM, EngineConfig, SamplingParams
 from headrace.errors import RequestError
@@ -62,6 +67,52 @@ def _ends_in_time(doors: Doors) -> None:
         json.loads(_text(doors.llm.generate(PROMPT, params)))
 
 
+def _tools(_: Doors) -> None:
+    with LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1), chat_template=TEMPLATE) as llm:
+        [output] = llm.chat([USER], replace(GREEDY, max_tokens=80), tools=[NO_ARGUMENTS], tool_choice="required")
+        [call, *_] = output.outputs[0].tool_calls
+        assert (call.name, json.loads(call.arguments)) == ("look", {})
+        [output] = llm.chat([USER], GREEDY, tools=[NO_ARGUMENTS], tool_choice="none")
+        assert output.outputs[0].text
+        assert not output.outputs[0].tool_calls
+
+
+def _thoughts(_: Doors) -> None:
+    with LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1), chat_template=TEMPLATE) as llm:
+        bounded = replace(GREEDY, thinking_token_budget=5)
+        [output] = llm.chat([USER], bounded, chat_template_kwargs={"enable_thinking": True})
+        [answer] = output.outputs
+        assert answer.reasoning
+        assert answer.text
+        assert 5 <= answer.num_reasoning_tokens < len(answer.token_ids)
+
+
+def _embeddings(doors: Doors) -> None:
+    model = save_tokenizer(make_tiny_encoder("bert", doors.folder / "encoder"))
+    for llm in (doors.llm, LLM(model, EngineConfig(threads=1))):
+        [alone] = llm.embed("the cat")
+        _, same = llm.embed(["blue sky", "the cat"])
+        assert alone.outputs.embedding == same.outputs.embedding
+        assert np.linalg.norm(alone.outputs.vector) == pytest.approx(1)
+
+
+def _rankings(doors: Doors) -> None:
+    model = save_tokenizer(make_tiny_encoder("bert", doors.folder / "cross-encoder", 1))
+    documents = ["the cat sat", "blue sky", "dogs"]
+    for llm in (doors.llm, LLM(model, EngineConfig(threads=1))):
+        scores = [output.outputs.score for output in llm.score("a cat", documents)]
+        found = llm.rerank("a cat", documents, top_n=2).results
+        assert [one.relevance_score for one in found] == sorted(scores, reverse=True)[:2]
+        assert [documents.index(one.document) for one in found] == [one.index for one in found]
+
+
+def _classes(doors: Doors) -> None:
+    llm = LLM(save_tokenizer(make_tiny_encoder("bert", doors.folder / "classifier", 3)), EngineConfig(threads=1))
+    for output in llm.classify(["the cat sat", "blue sky"]):
+        assert sum(output.outputs.probs) == pytest.approx(1)
+        assert output.outputs.label == f"LABEL_{np.argmax(output.outputs.probs)}"
+
+
 def _beams(doors: Doors) -> None:
     [found] = doors.llm.beam_search(PROMPT, BeamSearchParams(beam_width=4, max_tokens=16))
     scores = [one.cum_logprob for one in found.sequences]
@@ -76,7 +127,7 @@ def _beams(doors: Doors) -> None:
 
 def _speculation(doors: Doors) -> None:
     repeated = "Lily has a red ball. Tom has a blue car. " * 6
-    params = SamplingParams(temperature=0.3, seed=4, max_tokens=120)
+    params = SamplingParams(temperature=0.3, max_tokens=120)
     texts, accepted = [], []
     for setting in ("auto", "off"):
         llm = LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1, speculation=setting))
@@ -115,6 +166,19 @@ def _adapter(doors: Doors) -> None:
 def _adapters_command(doors: Doors) -> None:
     folder = random_adapter(doors.folder / "of-a-command", doors.llm.spec)
     assert doors.run(PROMPT, "--max-tokens", "30", "--lora", str(folder)) != doors.run(PROMPT, "--max-tokens", "30")
+
+
+def _adapters_of_a_server(doors: Doors) -> None:
+    folder = random_adapter(doors.folder / "of-a-server", doors.llm.spec)
+    shutil.copytree(folder, doors.folder / "below" / "one")
+    with served(MODEL, "--lora", f"sql={folder}", "--lora-dir", str(doors.folder / "below")) as base:
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
+        client.post("/load_lora_adapter", body={"lora_name": "new", "lora_path": "one"}, cast_to=str)
+        texts = {
+            model.id: client.completions.create(model=model.id, prompt=PROMPT, temperature=0).choices[0].text
+            for model in client.models.list()
+        }
+    assert texts["new"] == texts["sql"] != texts[MODEL]
 
 
 def _small_cache(doors: Doors) -> None:
@@ -186,6 +250,36 @@ ABILITIES: Sequence[Ability] = (
         _ends_in_time,
     ),
     Ability(
+        "Tool calls",
+        "`llm.chat(…, tools=[…], tool_choice=…)`",
+        "required: a call whose arguments satisfy the schema; none: text",
+        _tools,
+    ),
+    Ability(
+        "Thoughts",
+        "`llm.chat(…)` with a template that thinks; `SamplingParams(thinking_token_budget=…)`",
+        "the thought in `reasoning`, closed within its budget, the answer in `text`",
+        _thoughts,
+    ),
+    Ability(
+        "Embeddings",
+        "`llm.embed([…])`",
+        "vectors of length 1, a text's the same alone and beside others; of an encoder and of a model that generates",
+        _embeddings,
+    ),
+    Ability(
+        "Scores and rankings",
+        "`llm.score(QUERY, […])`, `llm.rerank(QUERY, […])`",
+        "the best first, by the scores; of a cross-encoder and, as cosines, of a model that embeds",
+        _rankings,
+    ),
+    Ability(
+        "Classes",
+        "`llm.classify([…])`",
+        "probabilities whose sum is 1, and the likeliest's label",
+        _classes,
+    ),
+    Ability(
         "Beam search",
         "`llm.beam_search(…)`, `SamplingParams(beam_width=…)`",
         "the best is no worse than greedy",
@@ -217,9 +311,15 @@ ABILITIES: Sequence[Ability] = (
     ),
     Ability(
         "LoRA adapters on the command line",
-        "`headrace run … --lora FOLDER`; `headrace serve … --lora NAME=FOLDER --lora-dir FOLDER`",
+        "`headrace run … --lora FOLDER`",
         "another text with it",
         _adapters_command,
+    ),
+    Ability(
+        "LoRA adapters of a server",
+        "`headrace serve … --lora NAME=FOLDER --lora-dir FOLDER`",
+        "each is a model of its own, whether named at the start or loaded while it runs",
+        _adapters_of_a_server,
     ),
     Ability(
         "KV cache in 8 bits",

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +45,25 @@ class Doors:
     def run(self, prompt: str, *options: str) -> str:
         """`headrace run`: one greedy answer."""
         return self.headrace("run", MODEL, prompt, "--raw", "--quiet", "--temperature", "0", *options).rstrip("\n")
+
+
+@contextmanager
+def served(*options: str) -> Iterator[str]:
+    """The URL of `headrace serve` with these options, in a process of its own that has to end well."""
+    command = [sys.executable, "-m", "headrace", "serve", *options, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        assert process.stderr is not None
+        said = []
+        while (found := re.search(r"http://\S+", line := process.stderr.readline())) is None:
+            assert line, said
+            said.append(line)
+        yield found[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @contextmanager

@@ -44,6 +44,10 @@ def _json(ask: Asking) -> None:
     _are_animals(_structured(json=json.dumps(SCHEMA))(ask))
 
 
+def _json_object(ask: Asking) -> None:
+    assert all(isinstance(json.loads(text), dict) for text in _structured(json_object=True)(ask))
+
+
 def _matching(pattern: str, **asked: object) -> Callable[[Asking], None]:
     def prove(ask: Asking) -> None:
         for text in _structured(**asked)(ask):
@@ -90,7 +94,7 @@ PARAMETERS: Sequence[Parameter] = (
     works("structured_outputs.json", _json, "a JSON Schema, or its text: every output satisfies it", source="vLLM"),
     works(
         "structured_outputs.json_object",
-        lambda ask: [json.loads(text) for text in _structured(json_object=True)(ask)],
+        _json_object,
         "any JSON object",
         source="vLLM",
     ),

@@ -38,9 +38,9 @@ PARAMETERS: Sequence[Parameter] = (
 
 _HEAD = """# What can be asked for
 
-Written by `make features`, which calls every entry with the bundled model, parameters through OpenAI's client on a
-running server, and writes nothing if one does not do what it says here. Do not edit it: the entries are in
-`tests/features`, and `make test` calls them too.
+Written by `make features`, which calls every entry with the bundled model (encoders: tiny ones of random numbers),
+parameters through OpenAI's client on a running server, and writes nothing if one does not do what it says here. Do not
+edit it: the entries are in `tests/features`, and `make test` calls them too.
 
 Of parameters:
 
