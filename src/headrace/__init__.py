@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headrace.config import EngineConfig
     from headrace.errors import HeadraceError
     from headrace.llm import LLM
+    from headrace.loaded_adapters import LoRARequest
     from headrace.pooled import (
         ClassificationOutput,
         ClassificationRequestOutput,
@@ -84,6 +85,7 @@ __all__ = [
     "FinishReason",
     "HeadraceError",
     "LabelScore",
+    "LoRARequest",
     "Logprob",
     "RankedDocument",
     "Ranking",
@@ -117,6 +119,7 @@ _HOMES = {
     "FinishReason": "types",
     "HeadraceError": "errors",
     "LabelScore": "types",
+    "LoRARequest": "loaded_adapters",
     "Logprob": "types",
     "RankedDocument": "pooled",
     "Ranking": "pooled",

@@ -15,7 +15,7 @@ from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
-from headrace.loaded_adapters import LoadedAdapter
+from headrace.loaded_adapters import LoadedAdapter, LoRARequest
 from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
 from headrace.model.decoder import Decoder
@@ -57,6 +57,7 @@ class LLM(LoadedModel):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         adapter: str | Sequence[str | None] | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         use_tqdm: bool = True,
         priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
@@ -67,6 +68,7 @@ class LLM(LoadedModel):
                 with "cache_salt" a prompt shares its prefix only with those of the same salt.
             sampling_params: For all prompts, or one for each; None is the model's own defaults and 16 tokens.
             adapter: Name of the adapter for all prompts, or one for each; None is the model itself.
+            lora_request: The same as vLLM has it; an adapter that is not loaded is loaded.
             use_tqdm: Show a progress bar on a terminal when there are several prompts.
             priority: For all prompts, or one for each: lower runs earlier. None is 0.
 
@@ -77,7 +79,7 @@ class LLM(LoadedModel):
         params = self.default_params if sampling_params is None else sampling_params
         each = one_for_each("sampling_params", params, SamplingParams, len(several))
         turns = one_for_each("priority", 0 if priority is None else priority, int, len(several))
-        adapters = _adapter_for_each(adapter, len(several))
+        adapters = self._adapter_for_each(adapter, lora_request, len(several))
         opened = [
             self._requests.make(prompt, own, priority=turn, adapter=name)
             for prompt, own, turn, name in zip(several, each, turns, adapters, strict=True)
@@ -99,6 +101,7 @@ class LLM(LoadedModel):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         adapter: str | Sequence[str | None] | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several: lists of {"role": …, "content": …}.
@@ -129,7 +132,7 @@ class LLM(LoadedModel):
         if sampling_params is None:
             sampling_params = replace(self.default_params, max_tokens=None)
         each = one_for_each("sampling_params", sampling_params, SamplingParams, len(chats))
-        adapters = _adapter_for_each(adapter, len(chats))
+        adapters = self._adapter_for_each(adapter, lora_request, len(chats))
         opened = [
             self._requests.make(chat.token_ids, own, reading=chat.reading, adapter=name)
             for chat, own, name in zip(chats, each, adapters, strict=True)
@@ -260,6 +263,29 @@ class LLM(LoadedModel):
         before = self._adapters.enter(LoadedAdapter(ref, os.fspath(path), packed.nbytes))
         if before is not None:
             self._engine.unload_adapter(before)
+
+    def _adapter_for_each(self, adapter: object, lora_request: object, num_prompts: int) -> list[str | None]:
+        """Names; the adapters of `lora_request` are loaded if they are not yet."""
+        if lora_request is None:
+            return [None] * num_prompts if adapter is None else [*one_for_each("adapter", adapter, str, num_prompts)]
+        if adapter is not None:
+            raise RequestError("there are both adapter and lora_request; leave one of them out", param="lora_request")
+        names: list[str | None] = []
+        for each in one_for_each("lora_request", lora_request, LoRARequest, num_prompts):
+            if each is not None and not isinstance(each, LoRARequest):
+                message = f"lora_request has a {type(each).__name__}, expected LoRARequest"
+                raise RequestError(message, param="lora_request")
+            names.append(None if each is None else self._name_of(each))
+        return names
+
+    def _name_of(self, wanted: LoRARequest) -> str:
+        name, path = wanted.lora_name, wanted.lora_path
+        if name not in self.adapters:
+            self.load_adapter(name, path)
+        elif Path(self.adapters[name].path) != Path(path):
+            message = f"the adapter {name!r} is that of {self.adapters[name].path}; give {path} another name"
+            raise RequestError(message, param="lora_request")
+        return name
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; what runs with it goes on to its end.
@@ -440,7 +466,3 @@ class LLM(LoadedModel):
         self._engine.cancel(request_id)
         self._running.pop(request_id, None)
         self._inboxes.pop(request_id, None)
-
-
-def _adapter_for_each(adapter: object, num_prompts: int) -> list[str | None]:
-    return [None] * num_prompts if adapter is None else [*one_for_each("adapter", adapter, str, num_prompts)]

@@ -18,6 +18,20 @@ class LoadedAdapter:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class LoRARequest:
+    """An adapter as vLLM has it: by name and folder. `lora_int_id` is above 0; here the name is what counts."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lora_int_id, bool) or not isinstance(self.lora_int_id, int) or self.lora_int_id < 1:
+            message = f"lora_int_id is {self.lora_int_id!r}, expected a whole number above 0"
+            raise RequestError(message, param="lora_int_id")
+
+
 class LoadedAdapters:
     """What the names stand for; the weights are the engine's. `enter` and `remove` mutate."""
 
