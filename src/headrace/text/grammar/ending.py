@@ -131,9 +131,10 @@ class EndingFinder:
         return (*special, *single) if is_text else (*single, *special)
 
     def _hint(self, matcher: LLMatcher, choices: Sequence[int]) -> list[int] | None:
-        """The shortest hint behind which a text may be closed, where it may not be closed here."""
+        """The shortest hint behind which a text may be closed, where it may not be closed here; else that ends it."""
         if len(choices) < _TEXT_FROM or not self._suffixes or self._can_close(matcher):
             return None
+        way_out: list[int] | None = None
         for suffix in self._suffixes:
             if matcher.validate_tokens(suffix) != len(suffix):
                 continue
@@ -141,7 +142,9 @@ class EndingFinder:
             after.try_consume_tokens(suffix)
             if after.is_accepting() or self._can_close(after):
                 return suffix
-        return None
+            if way_out is None and len(self._choices(after)) < _TEXT_FROM:
+                way_out = suffix
+        return way_out
 
     def _can_close(self, matcher: LLMatcher) -> bool:
         """Whether a quotation mark ends a text here."""

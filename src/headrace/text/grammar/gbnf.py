@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from headrace.text.grammar import rules_as_lark
+from headrace.text.grammar.regex import spelled
 from headrace.text.grammar.rules import (
     Choice,
     Node,
@@ -169,9 +170,9 @@ class _Parser:
                 high = self._character()
                 if high < low:
                     raise self._error("a range is out of order")
-                found.append(f"{_escaped(low)}-{_escaped(high)}")
+                found.append(f"{spelled(low)}-{spelled(high)}")
             else:
-                found.append(_escaped(low))
+                found.append(spelled(low))
         if not found:
             raise self._error("a class without characters")
         return Terminal(f"[{'^' if is_negated else ''}{''.join(found)}]")
@@ -231,8 +232,4 @@ class _Parser:
 
 
 def _of_text(text: str) -> Terminal:
-    return Terminal("".join(map(_escaped, text)), text)
-
-
-def _escaped(character: str) -> str:
-    return f"\\x{{{ord(character):X}}}"
+    return Terminal(spelled(text), text)

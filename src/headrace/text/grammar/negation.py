@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from headrace.text.grammar.disjoint import Schema, type_of
+from headrace.text.grammar.regex import spelled
 
 TYPES = ("null", "boolean", "number", "string", "array", "object")
 """Each value has one of them"""
@@ -204,10 +205,7 @@ def _no_end_of(ends: Sequence[str]) -> str:
     for end in ends:
         if end:
             behind.setdefault(end[0], []).append(end[1:])
-    known = "".join(map(_literal, behind))
+    known = spelled("".join(behind))
     other = f"[^{known}](?s:.*)" if known else "(?s:.+)"
-    options = [other, *(f"{_literal(first)}{_no_end_of(rest)}" for first, rest in behind.items())]
+    options = [other, *(f"{spelled(first)}{_no_end_of(rest)}" for first, rest in behind.items())]
     return f"(?:{'|'.join(options)}){'' if '' in ends else '?'}"
-
-
-_literal: Callable[[str], str] = lambda character: f"\\x{{{ord(character):X}}}"  # noqa: E731

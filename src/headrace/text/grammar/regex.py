@@ -331,6 +331,11 @@ class _Parser:
         return RegexError(f"{what} (at character {self._at})")
 
 
+def spelled(text: str) -> str:
+    """An expression of a text, every character spelled out."""
+    return "".join(map(_literal, map(ord, text)))
+
+
 def _check_size(positions: int) -> None:
     if positions > _MOST_POSITIONS:
         raise RegexError(f"it stands for more than {_MOST_POSITIONS:,} characters when its counts are written out")

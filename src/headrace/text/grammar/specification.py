@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
-from headrace.text.grammar import gbnf, regex, structural_tag
+from headrace.text.grammar import gbnf, regex, structural_tag, tag_format
 from headrace.text.grammar.json_schema import checked_schema
 
 _MOST_HINTS = 100
@@ -45,13 +45,12 @@ def grammar_text(structured: StructuredOutput) -> str:
     if structured.choice is not None:
         if sum(map(len, structured.choice)) > _MOST_OF_CHOICES:
             raise _wrong(f"choice has more than {_MOST_OF_CHOICES:,} characters; make it smaller")
-        texts = ("".join(f"\\x{{{ord(character):X}}}" for character in text) for text in structured.choice)
+        texts = map(regex.spelled, structured.choice)
         return _as_text({"lark_grammar": f"start: /{'|'.join(texts)}/"}, structured.choice[:_MOST_HINTS])
     if structured.grammar is not None:
         return _written_grammar(structured.grammar)
     assert structured.tag is not None
-    lark, literals = structural_tag.as_lark(_parse_json("structural_tag", structured.tag), inline_json)
-    return _as_text({"lark_grammar": lark}, literals)
+    return _tag_grammar(_parse_json("structural_tag", structured.tag))
 
 
 def json_grammar(schema: Any, options: StructuredOutput | None = None) -> str:
@@ -128,6 +127,32 @@ def _written_grammar(text: str) -> str:
     return lark_grammar(_with_checked_schemas(text))
 
 
+def _tag_grammar(tag: Any) -> str:
+    """Either form: with structures and triggers, or with a format."""
+    if not isinstance(tag, dict) or "format" not in tag:
+        lark, literals = structural_tag.as_lark(tag, inline_json)
+        return _as_text({"lark_grammar": lark}, literals)
+    if tag.keys() - {"type"} != {"format"} or tag.get("type", "structural_tag") != "structural_tag":
+        raise _wrong("structural_tag: expected type structural_tag and format, and nothing beside")
+    others: list[dict[str, Any]] = []
+    hints: list[str] = []
+
+    def written(text: str) -> str:
+        found = json.loads(_written_grammar(text))
+        hints.extend(found["hints"])
+        others.append({**found["grammar"]["grammars"][0], "name": f"grammar_{len(others)}"})
+        return f"@grammar_{len(others) - 1}"
+
+    def matching(expression: str) -> str:
+        found = _expression("structural_tag: pattern", expression)
+        hints.append(found.example)
+        return f"/{found.text}/"
+
+    inner = tag_format.Inner(json=inline_json, regex=matching, grammar=written)
+    lark, literals = tag_format.as_lark(tag["format"], inner)
+    return _as_text({"lark_grammar": lark}, [*hints, *literals], others)
+
+
 def _with_checked_schemas(lark: str) -> str:
     """Every `%json {…}` checked as a schema of its own."""
     parts: list[str] = []
@@ -155,10 +180,10 @@ def _white_space(options: StructuredOutput | None) -> dict[str, Any]:
     return {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def _as_text(grammar: dict[str, Any], hints: Sequence[str]) -> str:
-    """What `compiler.Grammars` takes: the library's grammar, and texts that help to find endings."""
+def _as_text(grammar: dict[str, Any], hints: Sequence[str], others: Sequence[dict[str, Any]] = ()) -> str:
+    """What `compiler.Grammars` takes: the library's grammar, others that it names, texts that help to find endings."""
     hints = [hint for hint in dict.fromkeys(hints) if 0 < len(hint) <= _LONGEST_HINT]
-    return json.dumps({"grammar": {"grammars": [grammar]}, "hints": hints}, ensure_ascii=False)
+    return json.dumps({"grammar": {"grammars": [grammar, *others]}, "hints": hints}, ensure_ascii=False)
 
 
 def _expression(name: str, expression: str) -> regex.Expression:

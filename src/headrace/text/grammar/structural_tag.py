@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.errors import RequestError
+from headrace.text.grammar.regex import spelled
 
 _MOST_TAGS = 200
 
@@ -34,9 +35,9 @@ def as_lark(tag: Any, inline_json: Callable[[Any], str]) -> tuple[str, list[str]
             " ".join((*_literal(each["begin"][len(trigger) :]), inline_json(each["schema"]), *_literal(each["end"])))
             for each in tags
         ]
-        lines.append(f"h{number}[lazy]: /(?s:.*){_spelled(trigger)}/")
+        lines.append(f"h{number}[lazy]: /(?s:.*){spelled(trigger)}/")
         lines.append(f"t{number}: h{number} ({' | '.join(options)})")
-    anywhere = "|".join(_spelled(trigger) for trigger in by_trigger)
+    anywhere = "|".join(spelled(trigger) for trigger in by_trigger)
     return (
         "\n".join(
             (
@@ -53,8 +54,6 @@ def as_lark(tag: Any, inline_json: Callable[[Any], str]) -> tuple[str, list[str]
 def _checked(tag: Any) -> tuple[list[dict[str, Any]], list[str]]:
     if not isinstance(tag, dict):
         raise _wrong("", "expected an object")
-    if "format" in tag:
-        raise _wrong("format", "this form is not supported; send structures and triggers")
     unknown = tag.keys() - {"type", "structures", "triggers"}
     if unknown or tag.get("type", "structural_tag") != "structural_tag":
         raise _wrong(min(unknown, default="type"), "expected type structural_tag, structures and triggers")
@@ -72,11 +71,7 @@ def _checked(tag: Any) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _literal(text: str) -> list[str]:
-    return [f"/{_spelled(text)}/"] if text else []
-
-
-def _spelled(text: str) -> str:
-    return "".join(f"\\x{{{ord(character):X}}}" for character in text)
+    return [f"/{spelled(text)}/"] if text else []
 
 
 def _wrong(path: str, what: str) -> RequestError:

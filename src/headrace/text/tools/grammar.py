@@ -18,6 +18,7 @@ from headrace.errors import RequestError
 from headrace.text.answer import AnswerFormat
 from headrace.text.channels import HARMONY, ChannelFormat
 from headrace.text.grammar.json_schema import checked_schema
+from headrace.text.grammar.regex import spelled
 from headrace.text.grammar.specification import lark_grammar
 from headrace.text.tools.definitions import Tools
 from headrace.text.tools.format import ID_MARK, IdForm, ObjectCall, PythonCall, TaggedCall, ToolFormat
@@ -279,9 +280,11 @@ class _Writer:
         return f"%json {json.dumps(checked, ensure_ascii=False)}"
 
     def _text_value(self, body: TaggedCall) -> str:
-        """Text up to the first closing tag."""
-        self._add(f"value[lazy]: {_ANY} {_quote(body.close.rstrip())}")
-        rest = body.close[len(body.close.rstrip()) :]
+        """Text up to the first closing tag, which ends it for a reader whatever white space is around it."""
+        close = body.close.rstrip()
+        self._add("value[lazy]: VALUE")
+        self._add(f"VALUE: /(?s:.*){spelled(close)}/ & ~/(?s:.*){spelled(close.strip())}(?s:.+)/")
+        rest = body.close[len(close) :]
         return _join("value", self._text(rest))
 
     def _text(self, literal: str, format_: ToolFormat | None = None) -> str:
