@@ -209,7 +209,7 @@ def test_serve_hands_everything_on(headrace: Headrace, stories260k: str, monkeyp
 
     seen = {}
 
-    def run_server(llm: AsyncLLM, host: str, port: int, name: str, **_: object) -> None:
+    def run_server(llm: AsyncLLM, host: str, port: int, name: str, *_: object, **__: object) -> None:
         seen.update(host=host, port=port, name=name, context=llm.max_context)
         asyncio.run(llm.close())
 

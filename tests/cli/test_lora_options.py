@@ -18,6 +18,7 @@ from in_process import Headrace
 
 from headrace import LLM, AsyncLLM
 from headrace.server import run as server
+from headrace.server.settings import ServerSettings
 
 PROMPT = "Once upon a time"
 GREEDY = ("--temperature", "0", "--max-tokens", "20", "-q")
@@ -103,8 +104,8 @@ def test_serve_takes_several_but_each_name_once(
 ) -> None:
     seen = {}
 
-    def run_server(llm: AsyncLLM, *_: object, adapter_folder: Path | None, **__: object) -> None:
-        seen.update(paths={name: each.path for name, each in llm.adapters.items()}, folder=adapter_folder)
+    def run_server(llm: AsyncLLM, host: str, port: int, name: str, settings: ServerSettings, **_: object) -> None:
+        seen.update(paths={name: each.path for name, each in llm.adapters.items()}, folder=settings.adapter_folder)
         asyncio.run(llm.close())
 
     monkeypatch.setattr(server, "run_server", run_server)

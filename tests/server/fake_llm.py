@@ -20,6 +20,7 @@ from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingC
 from headrace.model_text import EncodedChat
 from headrace.sampling_params import SamplingParams
 from headrace.server.run import listen, make_server, url
+from headrace.server.settings import ServerSettings
 from headrace.text.answer import AnswerFormat, Reading
 from headrace.types import Chunk, FinishReason, Logprob, TokenLogprobs, Usage
 
@@ -78,6 +79,9 @@ class FakeLLM:
         self.chats.append({"messages": messages, **options})
         ids = [256] * options["add_special_tokens"] + list(self.chat_template.render(messages).encode())
         return EncodedChat(ids, Reading(AnswerFormat()))
+
+    def attach(self) -> None:
+        """Everything happens in the loop already."""
 
     async def prepare(self, params: SamplingParams, reading: Any = None) -> None:
         """There is nothing to compile."""
@@ -166,7 +170,7 @@ def broken(error: HeadraceError | Exception, after: int = 0) -> FakeLLM:
 def serving(llm: Any, name: str = "fake", **options: Any) -> Iterator[str]:
     """Serve `llm` and give the base URL."""
     listener = listen("127.0.0.1", 0)
-    server = make_server(llm, name, **options)
+    server = make_server(llm, name, ServerSettings(**options))
     started = threading.Event()
     server.on_started = started.set
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

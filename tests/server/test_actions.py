@@ -13,9 +13,8 @@ import pytest
 from fake_llm import FakeLLM
 
 from headrace.errors import EngineError, RequestError
-from headrace.server import app
 from headrace.server.dialects import openai
-from headrace.server.dialects.base import Action, Inquiry
+from headrace.server.dialects.base import Incoming, Inquiry, Route, Served
 
 
 class Counter:
@@ -24,8 +23,8 @@ class Counter:
     def __init__(self) -> None:
         self.is_cancelled = False
 
-    def parse(self, body: bytes) -> Inquiry:
-        fields = json.loads(body)
+    def parse(self, incoming: Incoming, _: Served) -> Inquiry:
+        fields = json.loads(incoming.body)
         if "text" not in fields:
             raise RequestError("text is required", param="text")
 
@@ -53,8 +52,8 @@ class Counter:
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter = Counter()
-    dialect = replace(openai.DIALECT, actions=(Action("/v1/count", counter.parse),))
-    monkeypatch.setattr(app, "DIALECTS", (dialect,))
+    dialect = replace(openai.dialect(None, "fake"), routes=(Route(path="/v1/count", parse=counter.parse),))
+    monkeypatch.setattr(openai, "dialect", lambda *_: dialect)
     return counter
 
 

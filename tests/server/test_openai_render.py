@@ -10,9 +10,9 @@ import pytest
 from fake_llm import FakeTokenizer
 
 from headrace.sampling_params import SamplingParams
-from headrace.server.dialects.base import Served
+from headrace.server.dialects.base import Incoming, Served
 from headrace.server.dialects.openai.logprobs import TokenNames, chat_logprobs, completion_logprobs
-from headrace.server.dialects.openai.models import render_models
+from headrace.server.dialects.openai.models import list_models
 from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions, render_failure
 from headrace.server.dialects.openai.render_chat import ChatRenderer
 from headrace.server.errors import Failure
@@ -97,7 +97,7 @@ def test_answers_fit_the_spec(spec_schemas: dict[str, Any], options: RenderOptio
     assert check(text, spec_schemas["CreateCompletionResponse"], spec_schemas) == []
     error = json.loads(render_failure(Failure(400, "no", "n", None)))
     assert check(error, spec_schemas["ErrorResponse"], spec_schemas) == []
-    models = json.loads(render_models(SERVED, {}))
+    models = json.loads(list_models(Incoming(method="GET", path="/v1/models"), SERVED).body)
     assert check(models, spec_schemas["ListModelsResponse"], spec_schemas) == []
 
 

@@ -16,7 +16,7 @@ from fake_llm import serving
 from tiny_encoders import make_tiny_encoder, save_tokenizer
 
 from headrace import LLM, AsyncLLM
-from headrace.server.dialects.openai import DIALECT
+from headrace.server.dialects.openai import dialect
 
 TEXTS = ["the cat sat on the mat", "dogs", "what is blue? the sky is blue."]
 KINDS = {"embedder": ("bert", None), "reranker": ("bert", 1), "classifier": ("modernbert", 3)}
@@ -194,10 +194,12 @@ def test_every_field_of_the_spec(ask: Ask, spec_schemas: dict[str, Any]) -> None
 
 def test_routes(bases: dict[str, str]) -> None:
     base = bases["embedder"]
-    for action in DIALECT.actions:
-        assert httpx.get(f"{base}{action.path}").status_code == 405
-        assert httpx.post(f"{base}{action.path}", content=b"{").status_code == 415
-        response = httpx.post(f"{base}{action.path}", content=b"{", headers={"content-type": "application/json"})
+    routes = [route for route in dialect(None, "embedder").routes if route.method == "POST"]
+    assert len(routes) > 8
+    for route in routes:
+        assert httpx.get(f"{base}{route.path}").status_code == 405
+        assert httpx.post(f"{base}{route.path}", content=b"{").status_code == 415
+        response = httpx.post(f"{base}{route.path}", content=b"{", headers={"content-type": "application/json"})
         assert response.status_code == 400
     assert httpx.get(f"{base}/health").status_code == 200
     assert "vllm:prompt_tokens_total" in httpx.get(f"{base}/metrics").text

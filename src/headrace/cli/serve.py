@@ -75,12 +75,14 @@ def serve(
     """
     from headrace.async_llm import AsyncLLM
     from headrace.server.run import listen, run_server
+    from headrace.server.settings import ServerSettings
+    from headrace.supervise.lives import Supervision
 
     if port:
         listen(host, port).close()  # before the model is loaded, which may take a while
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
     _check_names([served_name, *(adapter for adapter, _ in adapters)])
-    llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters))
+    llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters), supervision=Supervision())
     for line in llm.load_report:
         click.secho(line, dim=True, err=True)
     if llm.chat_template is None and llm.spec.language_head:
@@ -92,9 +94,11 @@ def serve(
         host,
         port,
         served_name,
-        max_logprobs=max_logprobs,
-        trust_request_chat_template=trust_request_chat_template,
-        adapter_folder=lora_dir,
+        ServerSettings(
+            max_logprobs=max_logprobs,
+            trust_request_chat_template=trust_request_chat_template,
+            adapter_folder=lora_dir,
+        ),
         announce=lambda line: click.echo(line, err=True),
     )
 

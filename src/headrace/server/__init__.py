@@ -1,8 +1,11 @@
 """HTTP: the engine on one port, in the dialects that clients speak.
 
-    request → app (routes) → body (limit, content type) → dialects/<name>.parse → generate (submit, merge, disconnect)
-            ← app          ← errors, sse               ← dialects/<name>.render ←
+    request → app → answer ─ routing (which dialect) → body → dialects/<name>: route.parse → Call | Inquiry | Answer
+                      ├─ Call:    generate (submit, merge, disconnect) → the call's renderer → sse
+                      ├─ Inquiry: one call of the engine → its render
+                      └─ Answer:  what is said at once
+                    errors → the dialect's render_failure
 
-`app` knows Starlette and the dialects; a dialect knows neither HTTP nor Starlette: it parses bytes into a `Call` and
-renders chunks into bytes (dialects/base.py). Adding one is a file under dialects/ and a row in `app.DIALECTS`.
+A dialect knows neither Starlette nor the engine's ways: it parses requests and renders chunks (dialects/base.py).
+Adding one is a file under dialects/ and its name in `app.create_app`. `own` has the paths that are nobody's dialect.
 """

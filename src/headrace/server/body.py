@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
+from collections.abc import Mapping, Sequence
+
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from headrace.server.errors import BodyTooLarge, WrongContentType
 
 
-async def read_json_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes. It is declared as JSON; whether it is, the dialect's parse says.
-
-    Requiring the content type also keeps web pages of other origins from posting here: a browser asks first.
+async def read_body(
+    headers: Mapping[str, str], receive: Receive, limit: int, media_types: Sequence[str] | None
+) -> bytes:
+    """The whole body, at most `limit` bytes, declared as one of `media_types` (None: as anything, or not at all).
 
     Raises:
         WrongContentType: it is declared as something else, or not at all.
         BodyTooLarge: it is longer than `limit`.
         ClientDisconnect: the client left.
     """
-    headers = Headers(scope=scope)
     content_type = headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise WrongContentType(f"Content-Type is {content_type!r}, expected application/json")
+    if media_types is not None and content_type.partition(";")[0].strip().lower() not in media_types:
+        raise WrongContentType(f"Content-Type is {content_type!r}, expected {' or '.join(media_types)}")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"The body has {int(declared):,} bytes, expected at most {limit:,}")

@@ -43,9 +43,13 @@ class PathNotFound(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, but not for this method."""
+    """The path exists, but not for this method; `allowed` are those that it has."""
 
     status = 405
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 _CODES: tuple[tuple[type[HeadraceError], str], ...] = (

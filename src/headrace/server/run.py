@@ -9,14 +9,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from headrace.errors import ConfigError
-from headrace.server.app import MAX_BODY_BYTES, MAX_LOGPROBS, create_app
+from headrace.server.app import create_app
+from headrace.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -31,29 +31,21 @@ def run_server(
     host: str,
     port: int,
     served_name: str,
+    settings: ServerSettings | None = None,
     *,
-    max_body_bytes: int = MAX_BODY_BYTES,
-    max_logprobs: int = MAX_LOGPROBS,
-    shutdown_seconds: int = 30,
-    trust_request_chat_template: bool = False,
-    adapter_folder: Path | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve `llm` until SIGINT or SIGTERM, then close it. Blocks; call it in the main thread.
 
-    The first signal lets open requests finish, for at most `shutdown_seconds`; a second one ends the process at once
-    (exit status 128 + signal, as a shell reports it).
+    The first signal lets open requests finish, for at most `settings.shutdown_seconds`; a second one ends the process
+    at once (exit status 128 + signal, as a shell reports it).
 
     Args:
         llm: The engine; closed at the end.
         host: Address or name to listen on; "0.0.0.0" and "::" are every interface.
         port: 0 picks a free one.
         served_name: The model's name in requests and answers.
-        max_body_bytes: Longer request bodies are refused.
-        max_logprobs: Most likely tokens of a position that a request can ask for; -1 is any number.
-        shutdown_seconds: How long open requests may take to finish.
-        trust_request_chat_template: Let requests bring their own chat template.
-        adapter_folder: Requests may load the adapters that lie below it; None: none.
+        settings: What the server allows.
         announce: Gets one line with the address once the server listens; None writes it to standard output.
 
     Raises:
@@ -61,15 +53,7 @@ def run_server(
     """
     with listen(host, port) as listener:
         line = f"headrace serves {served_name} at {url(listener)}"
-        server = make_server(
-            llm,
-            served_name,
-            max_body_bytes=max_body_bytes,
-            shutdown_seconds=shutdown_seconds,
-            trust_request_chat_template=trust_request_chat_template,
-            adapter_folder=adapter_folder,
-            max_logprobs=max_logprobs,
-        )
+        server = make_server(llm, served_name, settings)
         server.on_started = lambda: (announce or _write_line)(line)
         server.run(sockets=[listener])
 
@@ -107,25 +91,10 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def make_server(
-    llm: AsyncLLM,
-    served_name: str,
-    *,
-    max_body_bytes: int = MAX_BODY_BYTES,
-    max_logprobs: int = MAX_LOGPROBS,
-    shutdown_seconds: int = 30,
-    trust_request_chat_template: bool = False,
-    adapter_folder: Path | None = None,
-) -> Server:
+def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None = None) -> Server:
     """A uvicorn server for `llm`, not yet running: `server.run(sockets=[listener])`, or `serve` in a loop."""
-    app = create_app(
-        llm,
-        served_name,
-        max_body_bytes=max_body_bytes,
-        max_logprobs=max_logprobs,
-        trust_request_chat_template=trust_request_chat_template,
-        adapter_folder=adapter_folder,
-    )
+    settings = ServerSettings() if settings is None else settings
+    app = create_app(llm, served_name, settings)
     config = uvicorn.Config(
         app,
         loop="auto",
@@ -138,7 +107,7 @@ def make_server(
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=shutdown_seconds,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     return Server(config)
 

@@ -1,4 +1,4 @@
-"""What a dialect is: parse bytes into a `Call`, render what the engine says into bytes. No I/O, no Starlette."""
+"""What a dialect is: parse a request into a `Call`, render what the engine says into bytes. No I/O, no Starlette."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ class Renderer(Protocol):
 class Call:
     """A parsed request: what to run, and how to render what comes out."""
 
-    model: str
+    model: str | None
+    """None for the model itself, in dialects that do not name one"""
     prompts: Sequence[ChatPrompt | TextPrompt]
     params: SamplingParams
     stream: bool
@@ -153,14 +154,6 @@ class Call:
     """Prefixes are shared only between calls of the same salt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A path that generates. `parse` takes the request's body and raises RequestError, nothing else."""
-
-    path: str
-    parse: Callable[[bytes, SamplingParams], Call]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inquiry:
     """A parsed request that is answered whole, by one call: embeddings, scores and the like."""
@@ -174,31 +167,59 @@ class Inquiry:
     param_names: Mapping[str, str] = field(default_factory=dict)
     """As in Call"""
     media_type: str = "application/json"
-    """Of the body"""
+    status: int = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """A path that answers POST with one call. `parse` takes the body and raises RequestError, nothing else."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer that is there already."""
+
+    body: bytes = b""
+    status: int = 200
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """An HTTP request that has been read."""
+
+    method: str
+    path: str
+    path_params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By their names in lower case; of a header that came twice the last"""
+    body: bytes = b""
+
+
+def _always(_: Incoming) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A method and a path of a dialect, and what they mean. `parse` raises RequestError, nothing else."""
 
     path: str
-    parse: Callable[[bytes], Inquiry]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A path that answers GET from what is served; raises RequestError. `render` gets the path's parameters."""
-
-    path: str
-    render: Callable[[Served, Mapping[str, str]], bytes]
+    """As Starlette writes them: "/v1/models/{model:path}" """
+    parse: Callable[[Incoming, Served], Call | Inquiry | Answer]
+    method: str = "POST"
+    """GET answers HEAD too"""
+    claims: Callable[[Incoming], bool] = _always
+    """Whether the request is meant for this dialect, where several have the same path: the first that says so gets it,
+    else the last."""
+    media_types: Sequence[str] | None = ("application/json",)
+    """What a body may be declared as; None: anything, or nothing. Asking for a type that no HTML form can send keeps
+    web pages of other origins from posting here: a browser asks first."""
+    max_body_bytes: int | None = None
+    """Instead of the server's own limit"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One API: its paths, and the shape of its errors (JSON)."""
+    """One API: its routes, and the shape of its errors (JSON)."""
 
     name: str
-    endpoints: Sequence[Endpoint]
-    actions: Sequence[Action] = ()
-    listings: Sequence[Listing] = ()
+    routes: Sequence[Route]
     render_failure: Callable[[Failure], bytes]

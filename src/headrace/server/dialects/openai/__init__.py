@@ -5,33 +5,46 @@ that a client can meet: `max_tokens=0` only with echo (it scores a prompt), `sto
 and sampling values that a request leaves out come from the model's generation_config.
 """
 
-from headrace.server.dialects.base import Action, Dialect, Endpoint, Listing
-from headrace.server.dialects.openai.adapters import adapter_actions
+from collections.abc import Callable
+from pathlib import Path
+
+from headrace.sampling_params import SamplingParams
+from headrace.server.dialects.base import Call, Dialect, Incoming, Inquiry, Route, Served
+from headrace.server.dialects.openai.adapters import adapter_routes
 from headrace.server.dialects.openai.decisions import parse_decisions
 from headrace.server.dialects.openai.embeddings import parse_classify, parse_embeddings
-from headrace.server.dialects.openai.models import render_model, render_models
+from headrace.server.dialects.openai.models import list_models, show_model
 from headrace.server.dialects.openai.parse import parse_chat, parse_completion
 from headrace.server.dialects.openai.ranking import parse_rerank, parse_score
 from headrace.server.dialects.openai.render import render_failure
 
-DIALECT = Dialect(
-    name="openai",
-    endpoints=(
-        Endpoint("/v1/chat/completions", parse_chat),
-        Endpoint("/v1/completions", parse_completion),
-    ),
-    actions=(
-        Action("/v1/decisions", parse_decisions),
-        Action("/v1/embeddings", parse_embeddings),
-        *(Action(path, parse_rerank) for path in ("/v1/rerank", "/v2/rerank", "/rerank")),
-        *(Action(path, parse_score) for path in ("/v1/score", "/score")),
-        *(Action(path, parse_classify) for path in ("/v1/classify", "/classify")),
-    ),
-    listings=(
-        Listing("/v1/models", render_models),
-        Listing("/v1/models/{model:path}", render_model),
-    ),
-    render_failure=render_failure,
-)
 
-__all__ = ["DIALECT", "adapter_actions", "parse_chat", "parse_completion", "render_failure"]
+def dialect(adapter_folder: Path | None, served_name: str) -> Dialect:
+    """The dialect of a server; see `adapter_routes` for the arguments."""
+    return Dialect(
+        name="openai",
+        routes=(
+            Route(path="/v1/chat/completions", parse=_of_defaults(parse_chat)),
+            Route(path="/v1/completions", parse=_of_defaults(parse_completion)),
+            Route(path="/v1/decisions", parse=_of_body(parse_decisions)),
+            Route(path="/v1/embeddings", parse=_of_body(parse_embeddings)),
+            *(Route(path=path, parse=_of_body(parse_rerank)) for path in ("/v1/rerank", "/v2/rerank", "/rerank")),
+            *(Route(path=path, parse=_of_body(parse_score)) for path in ("/v1/score", "/score")),
+            *(Route(path=path, parse=_of_body(parse_classify)) for path in ("/v1/classify", "/classify")),
+            Route(method="GET", path="/v1/models", parse=list_models),
+            Route(method="GET", path="/v1/models/{model:path}", parse=show_model),
+            *adapter_routes(adapter_folder, served_name),
+        ),
+        render_failure=render_failure,
+    )
+
+
+def _of_defaults(parse: Callable[[bytes, SamplingParams], Call]) -> Callable[[Incoming, Served], Call]:
+    return lambda incoming, served: parse(incoming.body, served.defaults)
+
+
+def _of_body(parse: Callable[[bytes], Inquiry]) -> Callable[[Incoming, Served], Inquiry]:
+    return lambda incoming, _: parse(incoming.body)
+
+
+__all__ = ["dialect", "parse_chat", "parse_completion", "render_failure"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from headrace.errors import ModelError, RequestError, UnknownModel
-from headrace.server.dialects.base import Action, Inquiry
+from headrace.server.dialects.base import Incoming, Inquiry, Route, Served
 from headrace.server.dialects.openai.decode import decode
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class UnloadFields(msgspec.Struct, forbid_unknown_fields=True):
     lora_name: str
 
 
-def adapter_actions(folder: Path | None, served_name: str) -> tuple[Action, ...]:
+def adapter_routes(folder: Path | None, served_name: str) -> tuple[Route, ...]:
     """The two paths; only folders below `folder` can be loaded, and without one both refuse."""
 
-    def parse_load(body: bytes) -> Inquiry:
-        fields = decode(body, LoadFields, {})
+    def parse_load(incoming: Incoming, _: Served) -> Inquiry:
+        fields = decode(incoming.body, LoadFields, {})
         root = _root(folder)
         if fields.lora_name in ("", served_name):
             message = f"lora_name is {fields.lora_name!r}, expected a name other than the model's"
@@ -52,8 +52,8 @@ def adapter_actions(folder: Path | None, served_name: str) -> tuple[Action, ...]
 
         return _inquiry(load)
 
-    def parse_unload(body: bytes) -> Inquiry:
-        fields = decode(body, UnloadFields, {})
+    def parse_unload(incoming: Incoming, _: Served) -> Inquiry:
+        fields = decode(incoming.body, UnloadFields, {})
         _root(folder)
 
         async def unload(llm: AsyncLLM) -> str:
@@ -62,7 +62,10 @@ def adapter_actions(folder: Path | None, served_name: str) -> tuple[Action, ...]
 
         return _inquiry(unload)
 
-    return Action("/v1/load_lora_adapter", parse_load), Action("/v1/unload_lora_adapter", parse_unload)
+    return (
+        Route(path="/v1/load_lora_adapter", parse=parse_load),
+        Route(path="/v1/unload_lora_adapter", parse=parse_unload),
+    )
 
 
 def _inquiry(ask: object) -> Inquiry:

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from msgspec.json import encode
 
 from headrace.errors import UnknownModel
-from headrace.server.dialects.base import JsonObject, Served
+from headrace.server.dialects.base import Answer, Incoming, JsonObject, Served
 
 
-def render_models(served: Served, _path: Mapping[str, str]) -> bytes:
+def list_models(_: Incoming, served: Served) -> Answer:
     """The list of models: the one that is served, and its adapters."""
     adapters = [_adapter(served, name, root) for name, root in served.adapters().items()]
-    return encode({"object": "list", "data": [_model(served), *adapters]})
+    return Answer(body=encode({"object": "list", "data": [_model(served), *adapters]}))
 
 
-def render_model(served: Served, path: Mapping[str, str]) -> bytes:
+def show_model(incoming: Incoming, served: Served) -> Answer:
     """One model or adapter.
 
     Raises:
         UnknownModel: it is not served.
     """
-    name, adapters = path["model"], served.adapters()
+    name, adapters = incoming.path_params["model"], served.adapters()
     if name != served.name and name not in adapters:
         raise UnknownModel(f"The model {name!r} is not served here; {served.name!r} is", param="model")
-    return encode(_model(served) if name == served.name else _adapter(served, name, adapters[name]))
+    return Answer(body=encode(_model(served) if name == served.name else _adapter(served, name, adapters[name])))
 
 
 def _model(served: Served) -> JsonObject:

@@ -1,0 +1,229 @@
+"""One request, answered: read → route's parse → generate, ask or say → write. Errors in the dialect's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
+from headrace.sampling_params import ALL_LOGPROBS
+from headrace.server.body import read_body
+from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Renderer, Served
+from headrace.server.errors import Failure, MethodNotAllowed, describe
+from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
+from headrace.server.metrics import Metrics
+from headrace.server.pacing import Pacing
+from headrace.server.routing import Match, RouteTable, chosen
+from headrace.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM
+
+_SHUTTING_DOWN = Overloaded("The server is shutting down; send the request again later")
+"""Said to a request that is cancelled: it has outlived the time that a shutdown gives (or nobody hears it)."""
+
+_STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # proxies pass tokens on at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What answering takes."""
+
+    llm: AsyncLLM
+    served: Served
+    metrics: Metrics
+    settings: ServerSettings
+    routes: RouteTable
+
+
+async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one HTTP request. A stream costs one await per write: nothing wraps `send` but a flag."""
+    has_begun = False
+
+    def send_noting(message: Message) -> Awaitable[None]:
+        nonlocal has_begun
+        has_begun = True
+        return send(message)
+
+    dialect = service.routes.dialect_of(scope["path"])
+    try:
+        matches = service.routes.find(scope["method"], scope["path"])
+        dialect = matches[-1].dialect
+        incoming, match = await _read(matches, service.settings, scope, receive)
+        dialect = match.dialect
+        await _answer(service, incoming, match, scope, receive, send_noting)
+    except ClientDisconnect:
+        pass
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
+        failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
+        if not has_begun:
+            allowed = {"allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
+            await failure_response(dialect, failure, allowed)(scope, receive, send)
+
+
+def failure_response(dialect: Dialect, failure: Failure, headers: dict[str, str]) -> Response:
+    """An error in a dialect's shape."""
+    return Response(
+        dialect.render_failure(failure),
+        failure.status,
+        headers={**headers, **failure.headers},
+        media_type="application/json",
+    )
+
+
+async def _read(
+    matches: Sequence[Match], settings: ServerSettings, scope: Scope, receive: Receive
+) -> tuple[Incoming, Match]:
+    """The request, and the route among those of its path that it is for."""
+    incoming = Incoming(
+        method=scope["method"],
+        path=scope["path"],
+        path_params=matches[0].path_params,
+        query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)),
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
+    )
+    if scope["method"] not in ("GET", "HEAD"):
+        limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]
+        types = [match.route.media_types for match in matches]
+        allowed = None if None in types else [one for each in types for one in each or ()]
+        body = await read_body(incoming.headers, receive, max(limits), allowed)
+        incoming = replace(incoming, body=body)
+    match = chosen(matches, incoming)
+    return replace(incoming, path_params=match.path_params), match
+
+
+async def _answer(
+    service: Service, incoming: Incoming, match: Match, scope: Scope, receive: Receive, send: Send
+) -> None:
+    arrival = time.perf_counter()
+    meant = match.route.parse(incoming, service.served)
+    match meant:
+        case Call():
+            await _generate(service, meant, arrival, scope, receive, send)
+        case Inquiry():
+            await _ask(service, meant, scope, receive, send)
+        case Answer():
+            await _say(meant, scope, receive, send)
+
+
+async def _generate(service: Service, call: Call, arrival: float, scope: Scope, receive: Receive, send: Send) -> None:
+    adapter = _adapter_of(call.model, service.served)
+    if not service.settings.trust_request_chat_template:
+        _refuse_templates(call)
+    _check_logprobs(call, service.settings.max_logprobs)
+    opened = await open_call(call, service.llm, service.metrics, arrival, adapter)
+    try:
+        served = service.served if adapter is None else replace(service.served, name=adapter)
+        renderer = call.renderer(served)
+        if call.stream:
+            answering = _stream(opened, renderer, send, Pacing(call.stream_interval))
+        else:
+            answering = _whole(opened, renderer, scope, receive, send)
+        await _unless_disconnected(answering, receive)
+    finally:
+        close_call(opened)
+
+
+async def _ask(service: Service, inquiry: Inquiry, scope: Scope, receive: Receive, send: Send) -> None:
+    if inquiry.model is not None and _adapter_of(inquiry.model, service.served) is not None:
+        raise RequestError(f"{inquiry.model!r} is an adapter, which answers chat and completions only", param="model")
+
+    async def asking() -> None:
+        try:
+            found = await inquiry.ask(service.llm)
+        except RequestError as error:
+            error.param = inquiry.param_names.get(error.param or "", error.param)
+            raise
+        body = inquiry.render(found, service.served)
+        await _say(Answer(body=body, status=inquiry.status, media_type=inquiry.media_type), scope, receive, send)
+
+    await _unless_disconnected(asking(), receive)
+
+
+async def _say(said: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    await Response(said.body, said.status, headers=dict(said.headers), media_type=said.media_type)(scope, receive, send)
+
+
+async def _whole(opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope, receive: Receive, send: Send) -> None:
+    await _say(Answer(body=renderer.whole(await outputs(opened))), scope, receive, send)
+
+
+async def _stream(opened: Sequence[OpenPrompt], renderer: Renderer, send: Send, pacing: Pacing) -> None:
+    """The headers go out with the first chunks, so that what fails before them still gets its status."""
+    has_begun = False
+    try:
+        async for ready in pieces(opened):
+            data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
+            if not has_begun:
+                has_begun = True
+                headers = [(b"content-type", renderer.stream_media_type.encode()), *_STREAM_HEADERS]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                data = renderer.begin(opened) + data
+            if data:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        data = renderer.end(opened)
+    except (Exception, asyncio.CancelledError) as error:
+        if not has_begun:
+            raise
+        data = renderer.failure(describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error))
+    await send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+async def _unless_disconnected(answer: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Run `answer` until it is done or the client has left, whichever comes first.
+
+    Raises:
+        Exception: what `answer` raises.
+    """
+    task = asyncio.create_task(answer)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refuse_templates(call: Call) -> None:
+    if any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in call.prompts):
+        raise UnsupportedParameter(
+            "chat_template is not allowed here; leave it out, or start the server with --trust-request-chat-template",
+            param="chat_template",
+        )
+
+
+def _adapter_of(model: str | None, served: Served) -> str | None:
+    """The adapter that a request means; None for the model itself."""
+    if model is None or model == served.name:
+        return None
+    if model in served.adapters():
+        return model
+    raise UnknownModel(f"The model {model!r} is not served here; {served.name!r} is", param="model")
+
+
+def _check_logprobs(call: Call, most: int) -> None:
+    for name in ("logprobs", "prompt_logprobs"):
+        asked = getattr(call.params, name) or 0
+        if 0 <= most < asked:
+            param = call.param_names.get(name, name)
+            raise RequestError(
+                f"{param} asks for {'all' if asked == ALL_LOGPROBS else asked} tokens, and this server gives at most"
+                f" {most}; it can be started with another --max-logprobs",
+                param=param,
+            )

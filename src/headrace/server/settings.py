@@ -1,0 +1,23 @@
+"""What a server allows and how long it waits; frozen, and the same for all dialects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Every limit of a server."""
+
+    max_body_bytes: int = 32 * 2**20
+    """Longer request bodies are refused with 413."""
+    max_logprobs: int = 20
+    """Most likely tokens of a position that a request can ask for; -1 is any number. 20 is the limit of OpenAI's API,
+    and vLLM's default: the whole vocabulary at each position of a long prompt would fill any memory."""
+    trust_request_chat_template: bool = False
+    """Requests may bring their own chat template, which is code (in a sandbox)."""
+    adapter_folder: Path | None = None
+    """Requests may load the adapters that lie below it; None: none."""
+    shutdown_seconds: int = 30
+    """How long open requests may take to finish after the signal to stop."""
