@@ -133,11 +133,7 @@ def run(engine: Engine, request: Request) -> list[int]:
 )
 def test_the_structure_holds_against_every_other_wish(llm: LLM, changes: dict[str, Any]) -> None:
     for seed in range(3):
-        try:
-            [output] = llm.generate(PROMPT, params(StructuredOutput(json=PERSON), seed=seed, **changes))[0].outputs
-        except RequestError as error:
-            assert error.param in changes  # noqa: PT017
-            return
+        [output] = llm.generate(PROMPT, params(StructuredOutput(json=PERSON), seed=seed, **changes))[0].outputs
         assert output.finish_reason == "stop"
         jsonschema.validate(json.loads(output.text), PERSON)
 

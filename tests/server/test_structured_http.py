@@ -90,7 +90,7 @@ def test_structured_outputs_of_both_endpoints(client: openai.OpenAI, asked: dict
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
         ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "regex and choice"),
-        ({"structured_outputs": {"regex": "("}}, "structured_outputs", ""),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs", "missing )"),
         ({"structured_outputs": {"regex": "[a-z]{90}"}, "max_tokens": 3}, "max_tokens", "needs"),
         ({"structured_outputs": {"regex": "a"}, "min_tokens": 2}, "min_tokens", "exclude"),
         ({"guided_regex": "("}, "guided_regex", ""),
