@@ -6,14 +6,16 @@ import asyncio
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tiny_adapters import make_adapter, merge
 from tiny_models import reference, reference_logits
 
 import headrace
 from headrace import LLM, AsyncLLM, EngineConfig
-from headrace.errors import RequestError
+from headrace.errors import RequestError, UnknownModel
 from headrace.types import Decision
 
 STORIES = Path(headrace.__file__).parent / "hub/stories"
@@ -32,14 +34,16 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
     return LLM("stories", config, chat_template=template)
 
 
-def expected(llm: LLM, prompt: str, labels: Sequence[str], *, add_special_tokens: bool = True) -> list[list[float]]:
+def expected(
+    llm: LLM, prompt: str, labels: Sequence[str], *, add_special_tokens: bool = True, model: Any = None
+) -> list[list[float]]:
     """Log-probabilities of the labels' tokens, each from a full pass in transformers."""
     assert llm.tokenizer is not None
     given = llm.tokenizer.encode(prompt, add_special_tokens)
     found = []
     for label in labels:
         whole = llm.tokenizer.encode(prompt + label, add_special_tokens)
-        logits = reference_logits(reference(STORIES), whole).astype(np.float64)
+        logits = reference_logits(model or reference(STORIES), whole).astype(np.float64)
         logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         found.append([logprobs[at - 1, whole[at]] for at in range(len(given), len(whole))])
     return found
@@ -76,6 +80,21 @@ def test_a_conversation(llm: LLM) -> None:
         wholes = expected(llm, text.rstrip(" "), [f" {label}" for label in labels], add_special_tokens=False)
         assert llm.tokenizer is not None
         check(decision, labels, wholes)
+
+
+def test_an_adapter_decides_as_the_merged_model(tmp_path: Path) -> None:
+    make_adapter(tmp_path / "other", reference(STORIES))
+    config = EngineConfig(kv_memory=32 * 2**20, threads=1, kv_dtype="f32", activations="f32")
+    llm = LLM("stories", config, adapters={"other": tmp_path / "other"})
+    merged = merge(reference(STORIES), tmp_path / "other")
+    plain = llm.decide(PROMPT, LABELS)
+    check(llm.decide(PROMPT, LABELS, adapter="other"), LABELS, expected(llm, PROMPT, LABELS, model=merged))
+    assert llm.decide(PROMPT, LABELS).scores == plain.scores
+    with pytest.raises(UnknownModel, match="'none'"):
+        llm.decide(PROMPT, LABELS, adapter="none")
+    llm.unload_adapter("other")
+    with pytest.raises(UnknownModel, match="'other'"):
+        llm.decide(PROMPT, LABELS, adapter="other")
 
 
 def test_per_token_compares_means(llm: LLM) -> None:

@@ -177,9 +177,10 @@ class AsyncLLM(LoadedModel):
         *,
         per_token: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> Decision:
         """`LLM.decide`; cancelling the task cancels the request. Texts become token ids in a thread."""
-        opened = await asyncio.to_thread(self._requests.make_decision, prompt, labels, chat_template_kwargs)
+        opened = await asyncio.to_thread(self._requests.make_decision, prompt, labels, chat_template_kwargs, adapter)
         async with self._start(opened) as stream:
             async for _ in stream:
                 pass

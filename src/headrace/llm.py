@@ -174,6 +174,7 @@ class LLM(LoadedModel):
         *,
         per_token: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
     ) -> Decision:
         """Which of the labels the model would go on with, and how likely each is; nothing is generated.
 
@@ -186,11 +187,12 @@ class LLM(LoadedModel):
             per_token: Compare labels by their tokens' mean log-probability instead of their sum, which favours short
                 ones.
             chat_template_kwargs: For the template of a conversation.
+            adapter: The name of the adapter that decides; None is the model itself.
 
         Raises:
-            RequestError: the prompt or a label is wrong; nothing has run.
+            RequestError: the prompt or a label is wrong, or there is no such adapter; nothing has run.
         """
-        opened = self._requests.make_decision(prompt, labels, chat_template_kwargs)
+        opened = self._requests.make_decision(prompt, labels, chat_template_kwargs, adapter)
         self._collect([opened], show_progress=False)
         return decide(labels, opened.scores, opened.usage, per_token=per_token)
 

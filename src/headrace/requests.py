@@ -126,6 +126,7 @@ class Requests:
         prompt: str | TextPrompt | Sequence[Message],
         labels: Sequence[str],
         chat_template_kwargs: Mapping[str, Any] | None,
+        adapter: str | None = None,
     ) -> OpenRequest:
         """A request for the log-probabilities of labels behind a text or a conversation.
 
@@ -154,6 +155,7 @@ class Requests:
             seed=0,
             max_tokens=longest,
             continuations=tuple(continuations),
+            adapter=self._adapters.ref(adapter),
         )
         return OpenRequest(request, text, self._tokenizer)
 

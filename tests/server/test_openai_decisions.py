@@ -13,6 +13,8 @@ import openai
 import pytest
 from fake_llm import serving
 from features.service import TEMPLATE
+from tiny_adapters import make_adapter
+from tiny_models import reference
 
 import headrace
 from headrace import LLM, AsyncLLM, EngineConfig
@@ -48,7 +50,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def server(model: tuple[Path, Path | None]) -> Iterator[str]:
-    llm = AsyncLLM(model[0], CONFIG, chat_template=model[1])
+    adapter = make_adapter(model[0] / "adapter", reference(model[0]))
+    llm = AsyncLLM(model[0], CONFIG, chat_template=model[1], adapters={"adapted": adapter})
     with serving(llm, "stories") as base:
         yield base
 
@@ -56,6 +59,14 @@ def server(model: tuple[Path, Path | None]) -> Iterator[str]:
 def ask(base: str, **fields: Any) -> Any:
     client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
     return client.decisions.create(**{"model": "stories", "input": EVIDENCE, "questions": QUESTIONS, **fields})
+
+
+def test_an_adapter_by_its_name(server: str) -> None:
+    before, adapted, after = (ask(server, model=name) for name in ("stories", "adapted", "stories"))
+    assert (adapted.model, after.model) == ("adapted", "stories")
+    assert before.answers == after.answers != adapted.answers
+    with pytest.raises(openai.NotFoundError, match="'another'"):
+        ask(server, model="another")
 
 
 def test_answers_of_every_type(server: str) -> None:

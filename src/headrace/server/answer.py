@@ -133,16 +133,22 @@ async def _generate(service: Service, call: Call, arrival: float, scope: Scope, 
 
 
 async def _ask(service: Service, inquiry: Inquiry, scope: Scope, receive: Receive, send: Send) -> None:
-    if inquiry.model is not None and _adapter_of(inquiry.model, service.served) is not None:
-        raise RequestError(f"{inquiry.model!r} is an adapter, which answers chat and completions only", param="model")
+    adapter = None if inquiry.model is None else _adapter_of(inquiry.model, service.served)
+    if adapter is not None and inquiry.ask_adapter is None:
+        message = f"{adapter!r} is an adapter, which answers chat, completions and decisions only"
+        raise RequestError(message, param="model")
+    served = service.served if adapter is None else replace(service.served, name=adapter)
 
     async def asking() -> None:
         try:
-            found = await inquiry.ask(service.llm)
+            if adapter is None or inquiry.ask_adapter is None:
+                found = await inquiry.ask(service.llm)
+            else:
+                found = await inquiry.ask_adapter(service.llm, adapter)
         except RequestError as error:
             error.param = inquiry.param_names.get(error.param or "", error.param)
             raise
-        body = inquiry.render(found, service.served)
+        body = inquiry.render(found, served)
         await _say(Answer(body=body, status=inquiry.status, media_type=inquiry.media_type), scope, receive, send)
 
     await _unless_disconnected(asking(), receive)

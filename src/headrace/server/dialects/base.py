@@ -168,6 +168,8 @@ class Inquiry:
     """As in Call"""
     media_type: str = "application/json"
     status: int = 200
+    ask_adapter: Callable[[AsyncLLM, str], Awaitable[Any]] | None = None
+    """The call to an adapter of that name; None for what only the model itself answers"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,19 +127,20 @@ def parse_decisions(body: bytes) -> Inquiry:
     for at, question in enumerate(fields.questions):
         _check(question, f"questions[{at}]")
     asked = [(f"{evidence}\n\n{_text_of(question)}", _labels(question)) for question in fields.questions]
-    return Inquiry(model=fields.model, ask=partial(_ask, asked), render=partial(_render, fields.questions))
+    ask = partial(_ask, asked)
+    return Inquiry(model=fields.model, ask=ask, ask_adapter=ask, render=partial(_render, fields.questions))
 
 
-async def _ask(asked: Sequence[tuple[str, Sequence[str]]], llm: AsyncLLM) -> list[Decision]:
+async def _ask(asked: Sequence[tuple[str, Sequence[str]]], llm: AsyncLLM, adapter: str | None = None) -> list[Decision]:
     """Decide about each (text, labels): the first alone, so that the others find the evidence computed."""
 
     async def one(at: int) -> Decision:
         text, labels = asked[at]
         try:
             if llm.chat_template is None:
-                return await llm.decide(f"{text}\nAnswer:", [f" {label}" for label in labels])
+                return await llm.decide(f"{text}\nAnswer:", [f" {label}" for label in labels], adapter=adapter)
             message = {"role": "user", "content": text}
-            return await llm.decide([message], labels, chat_template_kwargs={"enable_thinking": False})
+            return await llm.decide([message], labels, chat_template_kwargs={"enable_thinking": False}, adapter=adapter)
         except RequestError as error:
             error.param = f"questions[{at}]"
             raise
