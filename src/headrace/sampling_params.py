@@ -133,9 +133,6 @@ class SamplingParams:
         for name, value in _FOR_MINUS_ONE.items():
             if getattr(self, name) == -1:
                 object.__setattr__(self, name, value)
-        for name, *_ in _RANGES:
-            if isinstance(value := getattr(self, name), np.generic):
-                object.__setattr__(self, name, value.item())
         check_sampling_params(self)
 
     @property
@@ -219,16 +216,20 @@ _INTEGERS = {
     ),
     *("mirostat", "dry_allowed_length", "dry_penalty_last_n", "no_repeat_ngram_size"),
 }
+_DEFAULTS: Mapping[str, object] = {field.name: field.default for field in fields(SamplingParams)}
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 _OPTIONAL = {"beam_width", "thinking_token_budget", "seed", "max_tokens", "logprobs", "prompt_logprobs"}
 
 
 def check_sampling_params(params: SamplingParams) -> None:
-    """Raise RequestError for the first value that has the wrong type or is out of range."""
+    """Raise RequestError for the first value that has the wrong type or is out of range; numpy's become Python's."""
     for name, low, high, expected in _RANGES:
         value = getattr(params, name)
-        if value is None and name in _OPTIONAL:
+        if value is _DEFAULTS[name] or (value is None and name in _OPTIONAL):
             continue
+        if isinstance(value, np.generic):
+            value = value.item()
+            object.__setattr__(params, name, value)
         kind = int if name in _INTEGERS else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise RequestError(f"{name} is {value!r}, expected {expected}", param=name)

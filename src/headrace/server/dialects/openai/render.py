@@ -66,7 +66,7 @@ _PADDED_TO = 128
 """Bytes; a token more or less, or a longer one, leaves an event's size as it is."""
 
 
-class Answer:
+class AnswerRenderer:
     """What both endpoints share: identity, the usage object, how a stream ends."""
 
     stream_media_type = sse.MEDIA_TYPE
@@ -136,7 +136,7 @@ class Answer:
         return b'],"usage":' + encode(self._usage(progress)) + b"}" + sse.END
 
 
-class CompletionRenderer(Answer):
+class CompletionRenderer(AnswerRenderer):
     """POST /v1/completions."""
 
     id_prefix = "cmpl"

@@ -11,14 +11,14 @@ from msgspec.json import encode
 
 from headrace.server.dialects.base import JsonObject, Progress, Served
 from headrace.server.dialects.openai.logprobs import chat_logprobs
-from headrace.server.dialects.openai.render import Answer, RenderOptions, shown_prompt_logprobs
+from headrace.server.dialects.openai.render import AnswerRenderer, RenderOptions, shown_prompt_logprobs
 from headrace.types import Chunk, CompletionOutput, FinishReason, RequestOutput, ToolCallDelta
 
 _TOOL_CALLS, _FUNCTION_CALL = "tool_calls", "function_call"
 """Where calls stand in an answer, and the finish_reason of one that ends with calls"""
 
 
-class ChatRenderer(Answer):
+class ChatRenderer(AnswerRenderer):
     """POST /v1/chat/completions."""
 
     id_prefix = "chatcmpl"
