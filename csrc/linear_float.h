@@ -29,6 +29,12 @@ void decode_columns_of_panel(const uint8_t* panel, size_t k, size_t count, float
     }
 }
 
+// A chunk of columns of a piece's tokens: stride floats apart.
+struct FloatRows {
+    const float* x;
+    size_t stride;
+};
+
 // A tile's sums stay in registers: panels times tokens, besides a column of each panel. Few tokens read more panels at a
 // time, since their chains are short of work.
 #if defined(__AVX512F__)
@@ -40,31 +46,47 @@ constexpr int FLOAT_PANELS = 1, FLOAT_TOKENS = 2, FEW_PANELS = 2, FEW_TOKENS = 1
 #endif
 
 // Adds the products of `count` columns from `k` on to the totals [TOKENS][BLOCK_ROWS] of PANELS panels side by side.
-// x: [TOKENS][FLOAT_X_STRIDE] from column k on.
+//
+// Three tokens share a pointer, from which the others are one and two strides away: a pointer each would be more than
+// there are registers. GCC must not see that the pointers are related, or it makes twelve of the four again.
 template <CodecId ID, int PANELS, int TOKENS>
-void float_tile(const uint8_t* const* panels, size_t k, size_t count, const float* x, float* totals) {
+void float_tile(const uint8_t* const* panels, size_t k, size_t count, FloatRows rows, float* totals) {
     constexpr size_t column_bytes = LANES * (ID == CodecId::F32 ? 4 : 2);
+    constexpr int POINTERS = (TOKENS + 2) / 3;
+    const float* from[POINTERS];
+#pragma GCC unroll 4
+    for (int i = 0; i < POINTERS; ++i) from[i] = rows.x + static_cast<size_t>(3 * i) * rows.stride;
     const uint8_t* at[PANELS];
     f32x16 sums[PANELS][TOKENS];
+#pragma GCC unroll 4
     for (int p = 0; p < PANELS; ++p) {
         at[p] = panels[p] + k * column_bytes;
+#pragma GCC unroll 12
         for (int t = 0; t < TOKENS; ++t) sums[p][t] = zero();
     }
 #pragma GCC unroll 2
     for (size_t i = 0; i < count; ++i) {
         f32x16 column[PANELS];
+#pragma GCC unroll 4
         for (int p = 0; p < PANELS; ++p) {
             column[p] = column_of<ID>(at[p], i);
             __builtin_prefetch(at[p] + (i + BLOCK_COLUMNS) * column_bytes, 0, 2);  // the next chunk, after other panels
         }
 #pragma GCC unroll 12
         for (int t = 0; t < TOKENS; ++t) {
-            const f32x16 value = set1(x[static_cast<size_t>(t) * FLOAT_X_STRIDE + i]);
+            const f32x16 value = set1(from[t / 3][static_cast<size_t>(t % 3) * rows.stride]);
 #pragma GCC unroll 4
             for (int p = 0; p < PANELS; ++p) sums[p][t] = fma(column[p], value, sums[p][t]);
         }
+#pragma GCC unroll 4
+        for (int pointer = 0; pointer < POINTERS; ++pointer) {
+            ++from[pointer];
+            asm("" : "+r"(from[pointer]));
+        }
     }
+#pragma GCC unroll 12
     for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 4
         for (int p = 0; p < PANELS; ++p) {
             float* total = totals + static_cast<size_t>(t) * BLOCK_ROWS + p * LANES;
             store(total, load(total) + sums[p][t]);
@@ -73,26 +95,27 @@ void float_tile(const uint8_t* const* panels, size_t k, size_t count, const floa
 
 // The tile of that many tokens.
 template <CodecId ID, int PANELS, int TOKENS>
-HEADRACE_INLINE void float_tile_of(size_t tokens, const uint8_t* const* panels, size_t k, size_t count, const float* x,
+HEADRACE_INLINE void float_tile_of(size_t tokens, const uint8_t* const* panels, size_t k, size_t count, FloatRows rows,
                                    float* totals) {
-    if (tokens == TOKENS) return float_tile<ID, PANELS, TOKENS>(panels, k, count, x, totals);
-    if constexpr (TOKENS > 1) float_tile_of<ID, PANELS, TOKENS - 1>(tokens, panels, k, count, x, totals);
+    if (tokens == TOKENS) return float_tile<ID, PANELS, TOKENS>(panels, k, count, rows, totals);
+    if constexpr (TOKENS > 1) float_tile_of<ID, PANELS, TOKENS - 1>(tokens, panels, k, count, rows, totals);
 }
 
 // All tokens times `count` columns from `k` on of PANELS panels, cut into tiles of about the same size.
 template <CodecId ID, int PANELS, int TOKENS>
-void float_tiles(const LinearBlock& b, const uint8_t* const* panels, size_t k, size_t count, const float* x, float* totals) {
+void float_tiles(const LinearBlock& b, const uint8_t* const* panels, size_t k, size_t count, FloatRows rows, float* totals) {
     const size_t tiles = (b.num_tokens + TOKENS - 1) / TOKENS;
     for (size_t tile = 0; tile < tiles; ++tile) {
         const size_t t = b.num_tokens * tile / tiles, end = b.num_tokens * (tile + 1) / tiles;
-        float_tile_of<ID, PANELS, TOKENS>(end - t, panels, k, count, x + t * FLOAT_X_STRIDE, totals + t * BLOCK_ROWS);
+        const FloatRows of_tile = {rows.x + t * rows.stride, rows.stride};
+        float_tile_of<ID, PANELS, TOKENS>(end - t, panels, k, count, of_tile, totals + t * BLOCK_ROWS);
     }
 }
 
 // One chunk of columns of the block; codecs of blocks are decoded once for all tokens. A panel that is missing repeats the
 // last, and its sums are never written out.
 template <CodecId ID, int PANELS, int TOKENS>
-void float_chunk(const LinearBlock& b, size_t k, size_t count, const float* x, float* totals) {
+void float_chunk(const LinearBlock& b, size_t k, size_t count, FloatRows rows, float* totals) {
     const size_t num_panels = (b.num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
     for (size_t first = 0; first < num_panels; first += PANELS) {
         float* sums = totals + first * PANEL_ROWS;
@@ -100,7 +123,7 @@ void float_chunk(const LinearBlock& b, size_t k, size_t count, const float* x, f
         for (size_t p = 0; p < PANELS; ++p)
             panels[p] = b.panels + std::min(first + p, num_panels - 1) * b.panel_bytes;
         if constexpr (is_float(ID)) {
-            float_tiles<ID, PANELS, TOKENS>(b, panels, k, count, x, sums);
+            float_tiles<ID, PANELS, TOKENS>(b, panels, k, count, rows, sums);
         } else {
             static_assert(PANELS * BLOCK_COLUMNS * PANEL_ROWS <= FLOAT_SLAB);
             for (size_t p = 0; p < PANELS; ++p) {
@@ -108,21 +131,29 @@ void float_chunk(const LinearBlock& b, size_t k, size_t count, const float* x, f
                 decode_columns_of_panel<ID>(panels[p], k, count, decoded);
                 panels[p] = reinterpret_cast<const uint8_t*>(decoded);
             }
-            float_tiles<CodecId::F32, PANELS, TOKENS>(b, panels, 0, count, x, sums);
+            float_tiles<CodecId::F32, PANELS, TOKENS>(b, panels, 0, count, rows, sums);
         }
     }
 }
 
+// Columns k … k + count - 1 of the tokens, where they lie, unless a row is a multiple of 4 KiB long: such rows would drive
+// each other out of the first cache, and are copied side by side.
+HEADRACE_INLINE FloatRows columns_of_tokens(const LinearBlock& b, size_t k, size_t count, float* copies) {
+    if (b.columns * sizeof(float) % 4096) return {b.x + k, b.columns};
+    for (size_t t = 0; t < b.num_tokens; ++t)
+        std::memcpy(copies + t * FLOAT_X_STRIDE, b.x + t * b.columns + k, count * sizeof(float));
+    return {copies, FLOAT_X_STRIDE};
+}
+
 template <CodecId ID>
 void float_panels(const LinearBlock& b) {
-    float* rows = b.scratch + FLOAT_SLAB;
-    float* totals = rows + BLOCK_TOKENS * FLOAT_X_STRIDE;
+    float* copies = b.scratch + FLOAT_SLAB;
+    float* totals = copies + BLOCK_TOKENS * FLOAT_X_STRIDE;
     std::memset(totals, 0, b.num_tokens * BLOCK_ROWS * sizeof(float));
     for (size_t k = 0; k < b.columns; k += BLOCK_COLUMNS) {
         const size_t count = b.columns - k < BLOCK_COLUMNS ? b.columns - k : BLOCK_COLUMNS;
-        // Side by side, since rows that are a multiple of 4 KiB apart would drive each other out of the cache.
-        for (size_t t = 0; t < b.num_tokens; ++t)
-            std::memcpy(rows + t * FLOAT_X_STRIDE, b.x + t * b.columns + k, count * sizeof(float));
+        const FloatRows rows = columns_of_tokens(b, k, count, copies);
+        if (k + count == b.columns) prefetch_outputs(b);
         if constexpr (is_float(ID)) {
             if (b.num_rows <= PANEL_ROWS) {  // such as an adapter's
                 float_chunk<ID, 1, FLOAT_TOKENS>(b, k, count, rows, totals);

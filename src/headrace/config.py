@@ -38,7 +38,8 @@ class EngineConfig:
     max_context: int | None = None
     """Longest prompt + output in tokens; None is the model's own limit, or what the KV cache holds if that is less."""
     max_batch_tokens: int = 256
-    """Token budget of one step: decodes first, prompt chunks with what is left. Never changes a result."""
+    """Token budget of one step: decodes first, prompt chunks with what is left; an encoder takes twice as many. Never
+    changes a result."""
     max_sequences: int = 128
     """Sequences that run at once; more wait. Never changes a result."""
     block_size: int = 16

@@ -73,7 +73,8 @@ class LoadedEngine:
         self.pooling_engine = PoolingEngine(
             self.decoder,
             Embedder(text.files, read_recipe(text.files, text.spec), ops),
-            step_tokens=config.max_batch_tokens,
+            # An encoder has no decodes that would wait for its steps, and longer ones keep all threads busy.
+            step_tokens=config.max_batch_tokens * (1 if self.decoder.spec.causal else 2),
             dtype=dtype,
         )
         self.facts = EngineFacts(
