@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_encoders import encoder_reference, make_tiny_encoder, reference_output, save_tokenizer
+from tiny_models import SWITCH, make_tiny, prompt, reference
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams
 from headrace.errors import ContextTooLong, RequestError
@@ -241,6 +242,19 @@ def test_a_model_that_generates_embeds_too() -> None:
     long = llm.embed("the cat sat. " * 120)[0].outputs.vector
     pieces = LLM("stories", EngineConfig(max_batch_tokens=48)).embed("the cat sat. " * 120)[0].outputs.vector
     assert pieces.tobytes() == long.tobytes()
+
+
+@pytest.mark.parametrize("max_batch_tokens", [16, 2048])
+def test_longropes_tables_on_both_sides_of_the_switch(tmp_path: Path, max_batch_tokens: int) -> None:
+    import torch
+
+    model = make_tiny("phi3-longrope", tmp_path)
+    llm = LLM(model, EngineConfig(threads=1, kv_dtype="f32", max_batch_tokens=max_batch_tokens))
+    inputs = [prompt(length, seed=length) for length in (SWITCH, SWITCH + 1, 2 * SWITCH)]
+    for token_ids, output in zip(inputs, llm.embed(inputs), strict=True):
+        with torch.no_grad():
+            hidden = reference(model).model(torch.tensor([token_ids])).last_hidden_state[0, -1].float().numpy()
+        np.testing.assert_allclose(output.outputs.vector, hidden / np.linalg.norm(hidden), atol=1e-4)
 
 
 def test_in_an_event_loop(folders: dict[str, Path], embedder: LLM, reranker: LLM) -> None:

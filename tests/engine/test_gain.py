@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from headrace.engine.gain import StepCosts, most_gain, worth_beside_prompts
+from headrace.engine.gain import StepCosts, best_depth, most_gain, worth_beside_prompts
 
 Machine = Callable[[int], float]
 
@@ -79,6 +79,24 @@ def test_the_best_lengths_are_found(name: str, seed: int) -> None:
         assert rate(found) == pytest.approx(rate(best))
     else:
         assert found == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_depth_of_a_draft_model_is_found(name: str, seed: int) -> None:
+    costs, drafts = learned(MACHINES[name], 30), learned(lambda tokens: 0.03 + 0.01 * tokens, 4)
+    chances = np.random.default_rng(seed).uniform(0.4, 0.97, 1 + seed % 3).tolist()
+    num_plain = len(chances) + seed
+
+    def rate(depth: int) -> float:
+        expected = num_plain + sum(chance**at for chance in chances for at in range(1, depth + 1))
+        seconds = costs.seconds(num_plain + depth * len(chances)) + depth * drafts.seconds(len(chances))
+        return expected / seconds
+
+    best = max(range(9), key=rate)
+    found = best_depth(costs, drafts, num_plain, float(num_plain), chances, 8)
+    assert found == (best if rate(best) > 1.05 * rate(0) else 0)
+    assert best_depth(costs, StepCosts(), num_plain, float(num_plain), chances, 8) <= 2
 
 
 def test_beside_prompts_a_guess_must_give_as_much_as_its_time_gives_otherwise() -> None:

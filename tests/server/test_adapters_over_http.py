@@ -31,6 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(["first", "second", "third"]):
         make_adapter(folder / "adapters" / name, base, seed=seed)
     make_adapter(folder / "elsewhere", base)
+    make_adapter(folder / "adapters", base)  # "." is no name, although there is one
     (folder / "adapters" / "link").symlink_to(folder / "elsewhere")
     linked = folder / "adapters" / "linked-file"
     linked.mkdir()

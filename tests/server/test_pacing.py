@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.server.pacing import Pacing
-from headrace.types import Chunk, FinishReason
+from headrace.types import Chunk, FinishReason, Logprob, ToolCallDelta
 
 
 def chunk(index: int, at: int, *, ends: bool = False) -> Chunk:
@@ -34,3 +34,20 @@ def test_every_completion_keeps_its_tokens_in_order(arrivals: list[tuple[int, in
             got.setdefault((prompt, one.index), []).extend(one.token_ids)
             assert one.text == "".join(f"<{token_id}>" for token_id in one.token_ids)
     assert got == pushed
+
+
+def test_all_that_chunks_carry_is_put_together_in_order() -> None:
+    def rich(at: int) -> Chunk:
+        return Chunk(
+            0, f"{at}", [at], [{at: Logprob(-float(at), 1)}], reasoning=f"<{at}>", num_reasoning_tokens=at,
+            tool_calls=[ToolCallDelta(at)],
+        )  # fmt: skip
+
+    pacing = Pacing(3)
+    assert pacing.push(0, [rich(1)]) == [rich(1)]
+    assert pacing.push(0, [rich(2), rich(3)]) == []
+    [joined] = pacing.push(0, [rich(4)])
+    assert joined.logprobs == [{at: Logprob(-float(at), 1)} for at in (2, 3, 4)]
+    assert (joined.text, joined.token_ids, joined.reasoning) == ("234", [2, 3, 4], "<2><3><4>")
+    assert joined.num_reasoning_tokens == 9
+    assert [delta.index for delta in joined.tool_calls] == [2, 3, 4]
