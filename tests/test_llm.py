@@ -179,6 +179,29 @@ def test_n_completions(llm: LLM) -> None:
     assert output.usage.completion_tokens == sum(len(one.token_ids) for one in output.outputs)
 
 
+def test_logprobs_of_given_tokens(llm: LLM) -> None:
+    """At each position the same numbers as with the whole vocabulary."""
+    given = [5, 300, 17, *range(100, 200)]
+    plain = SamplingParams(temperature=0, max_tokens=6, logprobs=-1)
+    whole = llm.generate(PROMPT, plain)[0].outputs[0]
+    some, also = (
+        llm.generate(PROMPT, SamplingParams(temperature=0, max_tokens=6, logprobs=n, logprob_token_ids=given))[
+            0
+        ].outputs[0]
+        for n in (None, 3)
+    )
+    assert some.token_ids == whole.token_ids
+    assert some.logprobs == also.logprobs
+    assert some.logprobs is not None
+    assert whole.logprobs is not None
+    for token_id, entry, every in zip(some.token_ids, some.logprobs, whole.logprobs, strict=True):
+        assert entry == {each: every[each] for each in (token_id, *given)}
+    for wrong in ([10**6], [-1], list(range(2000)), "5"):
+        with pytest.raises(RequestError) as refused:
+            llm.generate(PROMPT, SamplingParams(logprob_token_ids=wrong))  # type: ignore[arg-type]
+        assert refused.value.param == "logprob_token_ids"
+
+
 def test_logprobs_as_in_vllm(llm: LLM) -> None:
     output = llm.generate(PROMPT, SamplingParams(temperature=0, max_tokens=6, logprobs=2, prompt_logprobs=1))[0]
     one = output.outputs[0]

@@ -79,6 +79,7 @@ class Requests:
         self._check_ids("logit_bias", params.logit_bias or ())
         self._check_ids("stop_token_ids", params.stop_token_ids or ())
         self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
+        self._check_ids("logprob_token_ids", params.logprob_token_ids or ())
         if params.stop_strings and self._tokenizer is None:
             raise RequestError(
                 "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"

@@ -113,6 +113,8 @@ class SamplingParams:
     """For each output position, this many most likely tokens besides the chosen one; -1 is the whole vocabulary."""
     prompt_logprobs: int | None = None
     """The same for each prompt position (the first has none)."""
+    logprob_token_ids: Sequence[int] | None = None
+    """For each output position, these tokens besides the chosen one, instead of the most likely ones; up to 1,024."""
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     """Leave special tokens (such as end-of-turn marks) out of the text."""
@@ -133,6 +135,8 @@ class SamplingParams:
         for name, value in _FOR_MINUS_ONE.items():
             if getattr(self, name) == -1:
                 object.__setattr__(self, name, value)
+        if self.logprob_token_ids and self.logprobs is None:
+            object.__setattr__(self, "logprobs", 0)
         check_sampling_params(self)
 
     @property
@@ -162,7 +166,9 @@ _LISTS = {
     "dry_sequence_breakers": "strings",
     "stop_token_ids": "token ids",
     "allowed_token_ids": "token ids",
+    "logprob_token_ids": "token ids",
 }
+_MOST_LOGPROB_IDS = 1024
 _FOR_MINUS_ONE: Mapping[str, float | None] = {
     "top_k": 0,
     "top_n_sigma": 0.0,
@@ -256,7 +262,12 @@ def _check_collections(params: SamplingParams) -> None:
         raise RequestError("allowed_token_ids is empty: no token could be drawn", param="allowed_token_ids")
     if not isinstance(params.logit_bias, Mapping | None):
         raise RequestError("logit_bias is no mapping, expected token ids to numbers", param="logit_bias")
-    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+    if (count := len(params.logprob_token_ids or ())) > _MOST_LOGPROB_IDS:
+        raise RequestError(
+            f"logprob_token_ids has {count:,} ids, expected at most {_MOST_LOGPROB_IDS:,}; logprobs=-1 gives all",
+            param="logprob_token_ids",
+        )
+    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
         for token_id in getattr(params, name) or ():
             if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
                 raise RequestError(f"{name} has {token_id!r}, expected token ids", param=name)

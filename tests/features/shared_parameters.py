@@ -150,6 +150,19 @@ def _skip_special_tokens(ask: Asking) -> None:
     assert ask.text(ignore_eos=True, skip_special_tokens=False, **_ending(ask)) == "<|end|>" * 12
 
 
+def _logprob_token_ids(ask: Asking) -> None:
+    fields = {"logprob_token_ids": [TOKEN], "logprobs": True if ask.path.startswith("/chat") else 1}
+    name = f"token_id:{TOKEN}"
+    answer = ask.answer(max_tokens=3, return_tokens_as_token_ids=True, **fields)["choices"][0]["logprobs"]
+    if "content" in answer:
+        tops = [{each["token"] for each in entry["top_logprobs"]} for entry in answer["content"]]
+    else:
+        tops = [set(each) for each in answer["top_logprobs"]]
+    assert all(name in top for top in tops)
+    assert all(len(top) <= 2 for top in tops)
+    ask.refusal("logprob_token_ids", logprob_token_ids=[TOKEN])
+
+
 def _prompt_logprobs(ask: Asking) -> None:
     answer = ask.answer(prompt_logprobs=2)
     positions = answer.get("prompt_logprobs") or answer["choices"][0]["prompt_logprobs"]
@@ -438,7 +451,13 @@ PARAMETERS: Sequence[Parameter] = (
     ),
     refused("store", True, why="nothing is stored; false is taken", source="OpenAI", takes=("=false",)),
     no_effect("session_id", "ours", why="a name for routing between replicas; there is one engine", source="vLLM"),
-    refused("logprob_token_ids", [5], why=FOR_LATER, source="vLLM"),
+    works(
+        "logprob_token_ids",
+        _logprob_token_ids,
+        "of these tokens at each position, likely or not",
+        source="vLLM",
+        needs={"logprobs": PerEndpoint({CHAT: True, COMPLETIONS: 1})},
+    ),
     refused("thinking_token_budget", 5, why="a completion has no thought", source="vLLM", endpoints=(COMPLETIONS,)),
     refused("repetition_detection", {"max_pattern_size": 4}, why=FOR_LATER, source="vLLM"),
     refused("watermarking", True, why="there are no watermarks", source="vLLM"),

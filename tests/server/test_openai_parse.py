@@ -125,7 +125,6 @@ REFUSED_CHAT = [
     ("moderation", {"model": "m"}),
     ("prompt_cache_options", {"ttl": "30m"}),
     ("guided_decoding_backend", "outlines"),
-    ("logprob_token_ids", [5]),
 ]
 
 
@@ -215,6 +214,8 @@ WRONG_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
     ({"bad_words": [""]}, "bad_words"),
     ({"allowed_token_ids": []}, "allowed_token_ids"),
+    ({"logprob_token_ids": [5]}, "logprob_token_ids"),
+    ({"logprob_token_ids": [-1], "logprobs": True}, "logprob_token_ids"),
     ({"stop_token_ids": [-1]}, "stop_token_ids"),
     ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
     ({"truncation_side": "left"}, "truncation_side"),

@@ -209,16 +209,30 @@ class Runner:
         asked: list[int] = []
         counts: list[int] = []
         for at, row in enumerate(rows):
-            count = row.sequence.request.params.logprobs
-            if count is not None and row.num_drafts < len(accepted[row.sequence]):
+            params = row.sequence.request.params
+            if params.logprobs is not None and row.num_drafts < len(accepted[row.sequence]):
                 asked.append(at)
-                counts.append(count)
+                counts.append(0 if params.logprob_token_ids else params.logprobs)
         if not asked:
             return {}
         token_ids = np.array([accepted[rows[at].sequence][rows[at].num_drafts] for at in asked], np.int32)
         found = self._ops.logprobs(self._ops.select(logits, np.array(asked, np.int32)), token_ids, max(counts))
         keys = [(rows[at].sequence, rows[at].num_drafts) for at in asked]
-        return dict(zip(keys, _as_dicts(token_ids, counts, *found), strict=True))
+        entries = _as_dicts(token_ids, counts, *found)
+        for at, entry in zip(asked, entries, strict=True):
+            if given := rows[at].sequence.request.params.logprob_token_ids:
+                entry.update(self._of_given(logits, at, given))
+        return dict(zip(keys, entries, strict=True))
+
+    def _of_given(self, logits: Array, at: int, token_ids: SequenceOf[int]) -> TokenLogprobs:
+        """What one row says of some tokens."""
+        found: TokenLogprobs = {}
+        for first in range(0, len(token_ids), _ROWS_AT_ONCE):
+            some = np.array(token_ids[first : first + _ROWS_AT_ONCE], np.int32)
+            same_row = self._ops.select(logits, np.full(len(some), at, np.int32))
+            logprobs, ranks, _, _ = self._ops.logprobs(same_row, some, 0)
+            found |= dict(zip(some.tolist(), map(Logprob, logprobs.tolist(), ranks.tolist()), strict=True))
+        return found
 
     def _set_candidates(self, logits: Array, rows: _LogitRows) -> None:
         beams = [sequence.beam for sequence in rows.beams if sequence.beam is not None]
@@ -231,13 +245,9 @@ class Runner:
     def _score(self, logits: Array, rows: _LogitRows) -> None:
         for (scoring, path), at in zip(rows.scored, rows.scored_at, strict=True):
             wanted = scoring.wanted(path)
-            found: list[float] = []
-            for first in range(0, len(wanted), _ROWS_AT_ONCE):
-                token_ids = np.array(wanted[first : first + _ROWS_AT_ONCE], np.int32)
-                same_row = self._ops.select(logits, np.full(len(token_ids), at, np.int32))
-                found += self._ops.logprobs(same_row, token_ids, 0)[0].tolist()
             if wanted:  # else another sequence has come by here in the same step
-                scoring.learn(path, dict(zip(wanted, found, strict=True)))
+                found = self._of_given(logits, at, wanted)
+                scoring.learn(path, {token_id: each.logprob for token_id, each in found.items()})
 
     def _add_prompt_logprobs(self, logits: Array, rows: _LogitRows) -> None:
         counts = [sequence.request.params.prompt_logprobs or 0 for sequence, _ in rows.prompt]

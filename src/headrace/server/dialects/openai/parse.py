@@ -47,7 +47,7 @@ _COPIED = (
     *("include_stop_str_in_output", "skip_special_tokens", "allowed_token_ids", "bad_words", "no_repeat_ngram_size"),
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dynatemp_range", "dynatemp_exponent"),
     *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
-    *("mirostat", "mirostat_tau", "mirostat_eta"),
+    *("mirostat", "mirostat_tau", "mirostat_eta", "logprob_token_ids"),
 )
 
 
@@ -70,7 +70,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
     role = "assistant" if prompt.add_generation_prompt else last_role
     options = _render_options(
         fields,
-        logprobs=logprobs,
+        logprobs=_shown_logprobs(fields, logprobs),
         prompt_logprobs=prompt_logprobs,
         role=role,
         prefix=_plain_text(fields.messages[-1]) if fields.echo and last_role == role else "",
@@ -112,8 +112,12 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
     # With echo the prompt's log-probabilities are shown like those of the output; the engine computes the larger ask.
     asked = [count for count in (logprobs if echo else None, prompt_logprobs) if count is not None]
     params = _sampling_params(fields, defaults, 1 if prompt_only else max_tokens, logprobs, max(asked, default=None))
+    if prompt_only and fields.logprob_token_ids:
+        message = "logprob_token_ids is about the output, and max_tokens is 0; leave it out"
+        raise RequestError(message, param="logprob_token_ids")
+    shown = _shown_logprobs(fields, logprobs)
     options = _render_options(
-        fields, logprobs=logprobs, prompt_logprobs=prompt_logprobs, echo=echo, prompt_only=prompt_only
+        fields, logprobs=shown, prompt_logprobs=prompt_logprobs, echo=echo, prompt_only=prompt_only
     )
     add_special = fields.add_special_tokens is not False
     return Call(
@@ -133,6 +137,15 @@ def _num_logprobs(name: str, value: int | None) -> int | None:
     if value is not None and not -1 <= value <= ALL_LOGPROBS:
         raise RequestError(f"{name} is {value}, expected -1 (all) or a count", param=name)
     return ALL_LOGPROBS if value == -1 else value
+
+
+def _shown_logprobs(fields: SharedFields, logprobs: int | None) -> int | None:
+    """How many tokens of a position are shown: all that were asked for by their ids."""
+    if not fields.logprob_token_ids:
+        return logprobs
+    if logprobs is None:
+        raise RequestError("logprob_token_ids needs logprobs, which shows them", param="logprob_token_ids")
+    return ALL_LOGPROBS
 
 
 def _prompt_logprobs(fields: SharedFields) -> int | None:

@@ -107,6 +107,7 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
     add_special_tokens: bool | None = None
     echo: bool | None = None
     structured_outputs: StructuredOutputs | None = None

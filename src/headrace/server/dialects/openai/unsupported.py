@@ -21,7 +21,6 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "guided_decoding_backend": ("auto",),
     "kv_transfer_params": _NEVER,
     "logits_processors": ([],),
-    "logprob_token_ids": ([],),
     "mm_payload": ("tensors",),
     "repetition_detection": _NEVER,
     "return_mm_kwargs": _NEVER,
