@@ -308,3 +308,38 @@ def test_mistakes_name_their_field(client: openai.OpenAI, fields: dict[str, Any]
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, **fields)
     assert refused.value.param == param
+
+
+def test_the_official_client_calls_functions_in_older_words(client: openai.OpenAI) -> None:
+    fields = {"functions": [TOOLS[0]["function"]], "function_call": {"name": "look"}}
+    answer = ask(client, **fields).choices[0]
+    assert (answer.finish_reason, answer.message.content, answer.message.tool_calls) == ("stop", None, None)
+    called = answer.message.function_call
+    assert called.name == "look"
+    jsonschema.validate(json.loads(called.arguments), SCHEMA)
+    deltas = [chunk.choices[0].delta.function_call for chunk in ask(client, stream=True, **fields)]
+    pieces = [delta for delta in deltas if delta is not None]
+    assert [delta.name for delta in pieces] == ["look", *[None] * (len(pieces) - 1)]
+    assert len(pieces) > 1
+    assert "".join(delta.arguments for delta in pieces) == called.arguments
+    history = [
+        *MESSAGES,
+        answer.message.model_dump(exclude_none=True),
+        {"role": "function", "name": "look", "content": "3 degrees"},
+    ]
+    assert ask(client, messages=history, functions=fields["functions"], max_tokens=5).usage.prompt_tokens > 60
+    wrong = {"functions": [{"name": "f", "parameters": {"type": "objekt"}}]}
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **wrong)
+    assert refused.value.param == "functions[0].parameters"
+
+
+def test_the_official_client_predicts(client: openai.OpenAI) -> None:
+    plain = ask(client, max_tokens=40)
+    text = plain.choices[0].message.content or plain.choices[0].message.reasoning
+    answer = ask(client, max_tokens=40, prediction={"type": "content", "content": text})
+    assert answer.choices == plain.choices
+    details = answer.usage.completion_tokens_details
+    assert details.accepted_prediction_tokens > 10
+    assert details.rejected_prediction_tokens is not None
+    assert plain.usage.completion_tokens_details.accepted_prediction_tokens is None

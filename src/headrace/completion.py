@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from headrace.text.answer import Piece, Reading
 from headrace.text.detokenizer import Detokenizer
+from headrace.text.prediction import PredictionCount
 from headrace.text.reasoning import Thought
 from headrace.text.stop import StopStrings
 from headrace.text.tokenizer import Tokenizer
@@ -151,6 +153,8 @@ class OpenRequest:
         self.num_completion_tokens = 0
         self.num_reasoning_tokens = 0
         self._tokenizer = tokenizer
+        predicted = request.predicted
+        self._predictions = [PredictionCount(predicted) for _ in range(request.params.n)] if predicted else []
         self._completions = [_Completion(request, index, tokenizer, reading) for index in range(request.params.n)]
 
     @property
@@ -162,7 +166,19 @@ class OpenRequest:
     def usage(self) -> Usage:
         """Token counts so far."""
         num_prompt = len(self.request.prompt_token_ids)
-        return Usage(num_prompt, self.num_completion_tokens, self.num_cached_tokens, self.num_reasoning_tokens)
+        return Usage(
+            num_prompt,
+            self.num_completion_tokens,
+            self.num_cached_tokens,
+            self.num_reasoning_tokens,
+            sum(each.num_accepted for each in self._predictions),
+            sum(each.num_rejected for each in self._predictions),
+        )
+
+    @property
+    def predictions(self) -> Sequence[PredictionCount]:
+        """How much of the predicted text has come, by completion; empty where nothing was predicted."""
+        return self._predictions
 
     def push(self, output: StepOutput) -> Chunk | None:
         """The text that this output makes final; None if the completion had ended already.
@@ -181,6 +197,8 @@ class OpenRequest:
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
         chunk = completion.push(output)
         self.num_completion_tokens += len(chunk.token_ids)
+        if self._predictions:
+            self._predictions[output.index].push(chunk.token_ids)
         self.num_reasoning_tokens += chunk.num_reasoning_tokens
         return chunk
 
@@ -225,6 +243,9 @@ class Collector:
                 ToolCall(first.id or "", first.name or "", "".join(pieces)) for first, pieces in calls.values()
             ]
         opened = self._opened
+        for output, prediction in zip(self._outputs, opened.predictions, strict=False):  # none, or one for each
+            output.num_accepted_prediction_tokens = prediction.num_accepted
+            output.num_rejected_prediction_tokens = prediction.num_rejected
         return RequestOutput(
             opened.request.id,
             opened.prompt,

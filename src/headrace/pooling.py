@@ -27,7 +27,7 @@ from headrace.pooled import (
     ScoringOutput,
     ScoringRequestOutput,
 )
-from headrace.prompts import Prompt, as_prompts, cache_salt, prompt_parts
+from headrace.prompts import Prompt, as_prompts, cache_salt, predicted_part, prompt_parts
 from headrace.text.tokenizer import EncodedText, Tokenizer
 from headrace.types import FloatArray
 
@@ -286,6 +286,8 @@ def _as_inputs(inputs: Prompt | Sequence[Prompt]) -> list[_Input]:
 def _part_of(given: Prompt) -> _Input:
     """The token ids where there are any, else the text."""
     cache_salt(given)  # checked and met: nothing is cached
+    if predicted_part(given) is not None:
+        raise RequestError("the input has a prediction, and nothing is generated; leave it out", param="input")
     text, ids = prompt_parts(given, "input")
     if ids is not None:
         return tuple(ids)

@@ -11,7 +11,7 @@ from headrace.decisions import check_labels
 from headrace.errors import ContextTooLong, MissingChatTemplate, RequestError
 from headrace.loaded_adapters import LoadedAdapters
 from headrace.model_text import ModelText
-from headrace.prompts import Message, Prompt, TextPrompt, cache_salt, check_priority, prompt_parts
+from headrace.prompts import Message, Prompt, TextPrompt, cache_salt, check_priority, predicted_part, prompt_parts
 from headrace.sampling_params import SamplingParams
 from headrace.text.answer import Reading
 from headrace.text.labels import split_labels
@@ -95,6 +95,7 @@ class Requests:
             max_tokens=max_tokens,
             eos_token_ids=self._eos_token_ids,
             cache_salt=salt,
+            predicted=self._predicted(prompt),
             priority=priority,
             grammar=self._restrictions.grammar(params, thinking, max_tokens, reading),
             thinking=thinking,
@@ -195,6 +196,21 @@ class Requests:
         if self._tokenizer is None:
             raise RequestError(f"{self._name} has no tokenizer; give the prompt as token ids", param="prompt")
         return text, self._tokenizer.encode(text)
+
+    def _predicted(self, prompt: Prompt) -> tuple[int, ...]:
+        given = predicted_part(prompt)
+        if isinstance(given, str):
+            if self._tokenizer is None:
+                raise RequestError(f"{self._name} has no tokenizer; predict token ids", param="prediction")
+            given = self._tokenizer.encode(given, add_special_tokens=False)
+        if len(given or ()) > self._max_context:
+            raise RequestError(
+                f"the prediction has {len(given or ()):,} tokens, more than the context of {self._max_context:,};"
+                " shorten it",
+                param="prediction",
+            )
+        self._check_ids("prediction", given or ())
+        return tuple(given or ())
 
     def _check_ids(self, param: str, token_ids: Sequence[int] | Mapping[int, float]) -> None:
         for token_id in token_ids:

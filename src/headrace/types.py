@@ -107,6 +107,8 @@ class Request:
     """params.bad_words as token ids"""
     dry_breakers: tuple[tuple[int, ...], ...] = ()
     """params.dry_sequence_breakers as token ids"""
+    predicted: tuple[int, ...] = ()
+    """What the output is likely to repeat; a source of guesses that never changes a result"""
     priority: int = 0
     """Lower runs earlier and is preempted later; equal ones in order of arrival. Never changes a result."""
     adapter: AdapterRef | None = None
@@ -318,6 +320,10 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     """Of the completion tokens, those of thoughts"""
+    accepted_prediction_tokens: int = 0
+    """Of the predicted tokens, those that came, in their order"""
+    rejected_prediction_tokens: int = 0
+    """… and those that did not"""
 
     @property
     def total_tokens(self) -> int:
@@ -340,6 +346,8 @@ class CompletionOutput:
     """The thought before the answer, without its markers"""
     tool_calls: list[ToolCall] = field(default_factory=list)
     num_reasoning_tokens: int = 0
+    num_accepted_prediction_tokens: int = 0
+    num_rejected_prediction_tokens: int = 0
 
     def finished(self) -> bool:
         """Whether it has ended."""
@@ -363,7 +371,14 @@ class RequestOutput:
         """Token counts over all completions."""
         completion = sum(len(output.token_ids) for output in self.outputs)
         reasoning = sum(output.num_reasoning_tokens for output in self.outputs)
-        return Usage(len(self.prompt_token_ids), completion, self.num_cached_tokens, reasoning)
+        return Usage(
+            len(self.prompt_token_ids),
+            completion,
+            self.num_cached_tokens,
+            reasoning,
+            sum(output.num_accepted_prediction_tokens for output in self.outputs),
+            sum(output.num_rejected_prediction_tokens for output in self.outputs),
+        )
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from features.asking import Asking
 from features.catalogue import CHAT, Parameter, no_effect, refused, works
-from features.shared_parameters import FOR_LATER, OF_MULTIMODAL
+from features.shared_parameters import OF_MULTIMODAL
 
 USER = {"role": "user", "content": "Once upon a time"}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -129,6 +129,19 @@ def _function_call(ask: Asking) -> None:
     ask.refusal("function_call", functions=[function], function_call={"name": "see"})
 
 
+def _prediction(ask: Asking) -> None:
+    plain = ask.answer(max_tokens=40)
+    text = plain["choices"][0]["message"]["content"]
+    answer = ask.answer(max_tokens=40, prediction={"type": "content", "content": text})
+    assert answer["choices"] == plain["choices"]
+    details = answer["usage"]["completion_tokens_details"]
+    assert details["accepted_prediction_tokens"] > 30
+    wrong = {"type": "content", "content": [{"type": "text", "text": "Nothing of the kind."}]}
+    answer = ask.answer(max_tokens=40, prediction=wrong)
+    assert answer["choices"] == plain["choices"]
+    assert answer["usage"]["completion_tokens_details"]["rejected_prediction_tokens"] > 3
+
+
 _THOUGHT = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
@@ -235,7 +248,13 @@ PARAMETERS: Sequence[Parameter] = tuple(
         ),
         refused("moderation", {"model": "m"}, why=OF_OPENAI, source="OpenAI"),
         refused("web_search_options", {}, why=OF_OPENAI, source="OpenAI"),
-        refused("prediction", {"type": "content", "content": "x"}, why=FOR_LATER, source="OpenAI"),
+        works(
+            "prediction",
+            _prediction,
+            "its text is guessed: the same answer, sooner; the usage says how much of it came",
+            source="OpenAI",
+            takes=("[content]", "[content].content", "[content].content[text]", "[content].content[text].text"),
+        ),
         refused(
             "verbosity",
             "low",

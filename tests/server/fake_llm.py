@@ -120,7 +120,12 @@ class FakeStream:
         self.is_cancelled = self.is_over = False
         request = SimpleNamespace(params=params, id="fake-0", prompt_token_ids=ids)
         self.opened = SimpleNamespace(
-            request=request, prompt=prompt, prompt_logprobs=None, num_cached_tokens=3, is_finished=True
+            request=request,
+            prompt=prompt,
+            prompt_logprobs=None,
+            num_cached_tokens=3,
+            is_finished=True,
+            predictions=(),
         )
 
     @property

@@ -116,7 +116,6 @@ def test_what_changes_nothing_is_taken(name: str) -> None:
 REFUSED_CHAT = [
     ("audio", {"voice": "ash", "format": "wav"}),
     ("modalities", ["text", "audio"]),
-    ("prediction", {"type": "content", "content": "x"}),
     ("web_search_options", {}),
     ("verbosity", "low"),
     ("service_tier", "flex"),
@@ -404,3 +403,14 @@ def test_older_names_of_structures() -> None:
         with pytest.raises(RequestError) as refused:
             chat(**fields)
         assert refused.value.param == param
+
+
+def test_a_prediction_is_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert chat().prediction is None
+    for content, text in (("x\ny", "x\ny"), (parts, "a\nb"), ("", "")):
+        assert chat(prediction={"type": "content", "content": content}).prediction == text
+    for wrong in ({"type": "content"}, {"content": "x"}, {"type": "diff", "content": "x"}, "x"):
+        with pytest.raises(RequestError) as refused:
+            chat(prediction=wrong)
+        assert (refused.value.param or "").startswith("prediction")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.completion import Collector
@@ -168,14 +169,15 @@ async def _open_prompt(
 ) -> OpenPrompt:
     text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
     try:
-        is_long = _num_characters(prompt) >= _LONG_PROMPT
-        encoded, reading = await asyncio.to_thread(_encode, prompt, llm) if is_long else _encode(prompt, llm)
+        is_long = _num_characters(prompt) + len(call.prediction or "") >= _LONG_PROMPT
+        encode = partial(_encode_all, prompt, call, llm)
+        encoded, reading, predicted = await asyncio.to_thread(encode) if is_long else encode()
         await llm.prepare(call.params, reading)
         if call.truncation is not None and not isinstance(encoded, str):
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
             text = text if len(whole) == len(encoded) else None
-        salted = _salted(encoded, call.cache_salt)
-        stream = llm.submit(salted, call.params, priority=call.priority, reading=reading, adapter=adapter)
+        given = _as_prompt(encoded, call.cache_salt, predicted)
+        stream = llm.submit(given, call.params, priority=call.priority, reading=reading, adapter=adapter)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
@@ -184,10 +186,20 @@ async def _open_prompt(
     return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
 
 
-def _salted(prompt: str | list[int], cache_salt: str | None) -> Prompt:
+def _as_prompt(prompt: str | list[int], cache_salt: str | None, predicted: str | list[int] | None) -> Prompt:
     if isinstance(prompt, str):
-        return {"prompt": prompt, "cache_salt": cache_salt}
-    return {"prompt_token_ids": prompt, "cache_salt": cache_salt}
+        return {"prompt": prompt, "cache_salt": cache_salt, "prediction": predicted}
+    return {"prompt_token_ids": prompt, "cache_salt": cache_salt, "prediction": predicted}
+
+
+def _encode_all(
+    prompt: ChatPrompt | TextPrompt, call: Call, llm: AsyncLLM
+) -> tuple[str | list[int], Reading | None, str | list[int] | None]:
+    """The prompt, how its answers are read, and what is predicted of them."""
+    encoded, reading = _encode(prompt, llm)
+    if call.prediction is None or llm.tokenizer is None:
+        return encoded, reading, call.prediction
+    return encoded, reading, llm.tokenizer.encode(call.prediction, add_special_tokens=False)
 
 
 def _truncated(token_ids: list[int], call: Call, max_context: int) -> list[int]:

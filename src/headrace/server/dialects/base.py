@@ -145,6 +145,8 @@ class Call:
     """What the dialect calls the engine's parameters ("prompt", "max_tokens" …), for errors; where it differs."""
     needs_prompt_text: bool = False
     """The renderer shows the prompt: token ids have to be decoded."""
+    prediction: str | None = None
+    """Text that the output is likely to repeat; it makes that faster, and changes nothing."""
     truncation: Truncation | None = None
     stream_interval: int = 1
     """Tokens of an event of the stream, at least; the first and the last one are sent at once."""

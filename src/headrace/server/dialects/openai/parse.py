@@ -22,6 +22,7 @@ from headrace.server.dialects.openai.requests import (
     CalledTool,
     ChatFields,
     CompletionFields,
+    Content,
     DeveloperMessage,
     FunctionMessage,
     Message,
@@ -75,6 +76,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
         role=role,
         prefix=_plain_text(fields.messages[-1]) if fields.echo and last_role == role else "",
         include_reasoning=fields.include_reasoning is not False,
+        has_prediction=fields.prediction is not None,
         is_call_named=isinstance(fields.tool_choice, dict) or isinstance(fields.function_call, dict),
         has_functions=functions.uses_functions(fields),
         prompt_text=bool(fields.return_prompt_text),
@@ -93,6 +95,7 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
             **(functions.param_names(fields) if options.has_functions else {}),
         },
         needs_prompt_text=options.prompt_text,
+        prediction=None if fields.prediction is None else _joined(fields.prediction.content),
         **call_options(fields),
     )
 
@@ -300,7 +303,10 @@ def _content(message: Message, index: int) -> str | list[JsonObject] | None:
 
 
 def _plain_text(message: Message) -> str:
-    content = message.content or ""
+    return _joined(message.content or "")
+
+
+def _joined(content: Content) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 

@@ -51,6 +51,8 @@ class RenderOptions:
     """Log-probabilities name tokens by id."""
     request_id: str | None = None
     """Part of the answer's id; None draws one."""
+    has_prediction: bool = False
+    """The usage says how much of what was predicted came."""
     obfuscation: bool = False
     """Events of a stream are padded, so that their sizes say less of their text."""
 
@@ -106,12 +108,16 @@ class AnswerRenderer:
         usages = [one.usage for one in progress]
         prompt = sum(usage.prompt_tokens for usage in usages)
         completion = 0 if self.options.prompt_only else sum(usage.completion_tokens for usage in usages)
+        details = {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)}
+        if self.options.has_prediction:
+            details["accepted_prediction_tokens"] = sum(usage.accepted_prediction_tokens for usage in usages)
+            details["rejected_prediction_tokens"] = sum(usage.rejected_prediction_tokens for usage in usages)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages)},
-            "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)},
+            "completion_tokens_details": details,
         }
 
     def _finish(self, chunk: Chunk, reason: str | None = None) -> bytes:

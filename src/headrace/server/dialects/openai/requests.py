@@ -69,6 +69,22 @@ class StructuredOutputs(Struct, kw_only=True, forbid_unknown_fields=True):
     disable_additional_properties: bool | None = None
 
 
+class TextPart(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """A piece of a message's content."""
+
+    text: str
+
+
+Content: TypeAlias = str | list[TextPart]
+
+
+class Prediction(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What the answer is likely to repeat, such as a file that is to be changed."""
+
+    type: Literal["content"]
+    content: Content
+
+
 class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     """What both endpoints take."""
 
@@ -143,15 +159,6 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     dynatemp_exponent: float | None = None
 
     no_repeat_ngram_size: int | None = None  # transformers'
-
-
-class TextPart(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
-    """A piece of a message's content."""
-
-    text: str
-
-
-Content: TypeAlias = str | list[TextPart]
 
 
 class SystemMessage(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="system"):
@@ -257,6 +264,7 @@ class ChatFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
     functions: list[FunctionDefinition] | None = None  # tools and tool_choice, in OpenAI's older form of one call
     function_call: str | dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    prediction: Prediction | None = None
 
     # vLLM's
     include_reasoning: bool | None = None

@@ -35,7 +35,6 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "audio": _NEVER,
     "modalities": (["text"],),
     "moderation": _NEVER,
-    "prediction": _NEVER,
     "prompt_cache_options": ({}, {"mode": "implicit"}),
     "verbosity": ("medium",),
     "web_search_options": _NEVER,
