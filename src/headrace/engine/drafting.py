@@ -132,11 +132,11 @@ class Drafting:
                 continue
             lookup = sequence.lookup
             if lookup is None:
-                lookup = sequence.lookup = PromptLookup(sequence.num_prompt)
+                lookup = sequence.lookup = PromptLookup(sequence.num_prompt + sequence.num_inserted)
             if known < lookup.due:
                 soonest = min(soonest, lookup.due - known)
                 continue
-            if lookup.follow(sequence.token_ids) and not sequence.drafts:
+            if lookup.follow(sequence.lookup_text) and not sequence.drafts:
                 ready.append((sequence, lookup))
             patience = 1 if lookup.credit > 1 else self._patience
             lookup.due = known + patience
@@ -150,7 +150,7 @@ class Drafting:
         lengths = choose(self._costs, num_plain, chances)
         for (sequence, lookup), own, length in zip(ready, chances, lengths, strict=True):
             if length:
-                self._give(sequence, lookup.guess(sequence.token_ids, length), sum(own[:length]))
+                self._give(sequence, lookup.guess(sequence.lookup_text, length), sum(own[:length]))
 
     def _lookup_chances(self, sequence: Sequence, lookup: PromptLookup) -> list[float]:
         """Those of looked up guesses, if a draft model's are not better."""

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from headrace.engine.beams import Beam
     from headrace.engine.scoring import Scoring
 
+_REPEATED = 18
+"""Tokens of a prompt's end that stand behind what is predicted too; no more are looked at"""
+
 
 class Sequence:
     """The engine's mutable state of one completion. Owned by the scheduler; the runner only reads it."""
 
     __slots__ = (
+        "_text_with_prediction",
         "arrival",
         "beam",
         "block_ids",
@@ -63,6 +67,7 @@ class Sequence:
         self.mirostat_mu = _mirostat_mu(request.params, emitted)
         """Mirostat's state behind the output so far; None without mirostat"""
         self.num_prompt = len(request.prompt_token_ids)
+        self._text_with_prediction: list[int] = []
         self.num_computed = 0
         """Leading tokens whose keys and values are in the cache"""
         self.num_cached: int | None = None
@@ -89,10 +94,34 @@ class Sequence:
         other = copy(self)
         other.index = index
         other.token_ids = list(self.token_ids)
+        other._text_with_prediction = list(self._text_with_prediction)
         other.drafts, other.block_ids, other.nodes = [], [], []
         other.num_computed = other.num_tabled = 0
         other.row = -1
         return other
+
+    @property
+    def num_inserted(self) -> int:
+        """How much longer `lookup_text` is than its tokens."""
+        predicted = self.request.predicted
+        return len(predicted) + min(_REPEATED, self.num_prompt) if predicted else 0
+
+    @property
+    def lookup_text(self) -> list[int]:
+        """Its tokens as guesses are looked up in them.
+
+        Where something is predicted: prompt, what is predicted, the end of the prompt again, output. So what is
+        predicted has followed the end of the prompt before the output begins.
+        """
+        predicted = self.request.predicted
+        if not predicted:
+            return self.token_ids
+        text = self._text_with_prediction
+        if not text:
+            prompt = self.request.prompt_token_ids
+            text += [*prompt, *predicted, *prompt[-_REPEATED:]]
+        text += self.token_ids[len(text) - self.num_inserted :]
+        return text
 
     @property
     def turn(self) -> tuple[int, int]:
