@@ -113,7 +113,10 @@ def test_matrices_that_were_trained_whole(name: str, tiny: Tiny, ops: Any, tmp_p
     "settings",
     [
         {"use_rslora": True, "lora_alpha": 3},
-        {"rank_pattern": {"model.layers.1.self_attn.q_proj": 9, "model.layers.0.mlp.down_proj": 20}},
+        {
+            "use_rslora": True,
+            "rank_pattern": {"model.layers.1.self_attn.q_proj": 9, "model.layers.0.mlp.down_proj": 20},
+        },
         {"alpha_pattern": {"model.layers.2.mlp.up_proj": 30}, "rank_pattern": {"model.layers.2.mlp.up_proj": 2}},
         {"rank": 40},
         {"lora_dropout": 0.3, "fan_in_fan_out": False, "init_lora_weights": "gaussian", "inference_mode": True},

@@ -41,6 +41,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken.mkdir()
     (broken / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "use_dora": True}))
     (broken / "adapter_model.safetensors").write_bytes(b"")
+    damaged = folder / "adapters" / "damaged"
+    damaged.mkdir()
+    (damaged / "adapter_config.json").write_text("{")
+    (damaged / "adapter_model.safetensors").write_bytes(b"")
     return folder
 
 
@@ -113,6 +117,7 @@ def test_absolute_paths_below_the_folder_are_fine(url: str, model: Path) -> None
         ({"lora_name": "x"}, "lora_path"),
         ({"lora_name": "x", "lora_path": "second", "base_model": "b"}, "base_model"),
         ({"lora_name": "x", "lora_path": "broken"}, "lora_path"),
+        ({"lora_name": "x", "lora_path": "damaged"}, "lora_path"),
     ],
 )
 def test_what_is_wrong_is_named(url: str, body: dict[str, Any], param: str, model: Path) -> None:

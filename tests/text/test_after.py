@@ -104,3 +104,9 @@ def test_no_thought_is_begun_where_there_is_no_room_for_it() -> None:
 def test_what_closes_the_thought_and_begins_the_answer_at_once_does_not_stand() -> None:
     text = write(constraint(is_open=True), 60, [259, 261])
     assert text.startswith(b"</thi</think>\n{")
+
+
+def test_the_end_of_the_output_does_not_stand_inside_a_thought() -> None:
+    after = constraint(is_open=True)
+    assert not after.push(END)
+    assert after.take(END, 60) == CLOSE
