@@ -100,6 +100,11 @@ def forced_instruction_set() -> str | None:
     return os.environ.get("HEADRACE_CPU") or None
 
 
+def api_key() -> str | None:
+    """HEADRACE_API_KEY: a key that clients of the server need; on a command line others could read it."""
+    return os.environ.get("HEADRACE_API_KEY") or None
+
+
 def hub_is_offline() -> bool:
     """HF_HUB_OFFLINE, as huggingface_hub reads it."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

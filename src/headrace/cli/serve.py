@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
 
 from headrace.cli.options import NamedFolder, Text, debug_option, engine_options
-from headrace.config import EngineConfig
+from headrace.config import EngineConfig, api_key
 
 
 @click.command(short_help="Serve a model with OpenAI's HTTP API.")
@@ -53,6 +54,45 @@ from headrace.config import EngineConfig
     metavar="FOLDER",
     help="Let requests load the adapters below FOLDER (/v1/load_lora_adapter).  [default: none]",
 )
+@click.option(
+    "--api-key",
+    "api_keys",
+    multiple=True,
+    metavar="KEY",
+    help="Key that clients need (also HEADRACE_API_KEY); may be repeated.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File with a line NAME KEY [WEIGHT] for each tenant, read again when it changes.",
+)
+@click.option(
+    "--admin-key",
+    "admin_keys",
+    multiple=True,
+    metavar="KEY",
+    help="Key for the paths that change the server; may be repeated.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let pages of this origin ask; may be repeated.  [default: none]",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Serve HTTPS with this certificate (PEM).",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The certificate's private key (PEM).",
+)
 @engine_options
 @debug_option
 def serve(
@@ -66,6 +106,12 @@ def serve(
     max_logprobs: int,
     adapters: tuple[tuple[str, Path], ...],
     lora_dir: Path | None,
+    api_keys: tuple[str, ...],
+    api_key_file: Path | None,
+    admin_keys: tuple[str, ...],
+    cors_origins: tuple[str, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
@@ -74,10 +120,19 @@ def serve(
     The first Ctrl-C lets open requests finish, a second one ends at once.
     """
     from headrace.async_llm import AsyncLLM
+    from headrace.server.access import Access, Keys
     from headrace.server.run import listen, run_server
     from headrace.server.settings import ServerSettings
     from headrace.supervise.lives import Supervision
 
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together; give both")
+    of_environment = api_key()
+    keys = api_keys if of_environment is None else (*api_keys, of_environment)
+    Access(Keys(keys, api_key_file), Keys(admin_keys))  # what is wrong with them is said before the model is loaded
+    if not keys and api_key_file is None and not _is_local(host):
+        warning = f"{host} is open to others and no key is asked for; give one with --api-key-file"
+        click.secho(warning, fg="yellow", err=True)
     if port:
         listen(host, port).close()  # before the model is loaded, which may take a while
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
@@ -98,9 +153,22 @@ def serve(
             max_logprobs=max_logprobs,
             trust_request_chat_template=trust_request_chat_template,
             adapter_folder=lora_dir,
+            api_keys=keys,
+            api_key_file=api_key_file,
+            admin_keys=admin_keys,
+            cors_origins=cors_origins,
+            tls_certificate=tls_cert,
+            tls_key=tls_key,
         ),
         announce=lambda line: click.echo(line, err=True),
     )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_names(names: list[str]) -> None:

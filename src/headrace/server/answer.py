@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS
+from headrace.server.access import Access, Tenant
 from headrace.server.body import read_body
 from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Renderer, Served
 from headrace.server.errors import Failure, MethodNotAllowed, describe
@@ -42,6 +43,7 @@ class Service:
     metrics: Metrics
     settings: ServerSettings
     routes: RouteTable
+    access: Access
 
 
 async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,9 +57,15 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
 
     dialect = service.routes.dialect_of(scope["path"])
     try:
-        matches = service.routes.find(scope["method"], scope["path"])
+        headers = _headers(scope)
+        try:
+            matches = service.routes.find(scope["method"], scope["path"])
+        except RequestError:
+            service.access.check((), headers)
+            raise
         dialect = matches[-1].dialect
-        incoming, match = await _read(matches, service.settings, scope, receive)
+        tenant = service.access.check((match.route for match in matches), headers)
+        incoming, match = await _read(matches, service.settings, headers, tenant, scope, receive)
         dialect = match.dialect
         await _answer(service, incoming, match, scope, receive, send_noting)
     except ClientDisconnect:
@@ -79,8 +87,17 @@ def failure_response(dialect: Dialect, failure: Failure, headers: dict[str, str]
     )
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
 async def _read(
-    matches: Sequence[Match], settings: ServerSettings, scope: Scope, receive: Receive
+    matches: Sequence[Match],
+    settings: ServerSettings,
+    headers: dict[str, str],
+    tenant: Tenant,
+    scope: Scope,
+    receive: Receive,
 ) -> tuple[Incoming, Match]:
     """The request, and the route among those of its path that it is for."""
     incoming = Incoming(
@@ -88,7 +105,8 @@ async def _read(
         path=scope["path"],
         path_params=matches[0].path_params,
         query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)),
-        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
+        headers=headers,
+        tenant=tenant.name,
     )
     if scope["method"] not in ("GET", "HEAD"):
         limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]

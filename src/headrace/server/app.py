@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from headrace import __version__
 from headrace.errors import ConfigError
 from headrace.server import own
+from headrace.server.access import Access, Keys
 from headrace.server.answer import Service, answer
 from headrace.server.dialects import openai
 from headrace.server.dialects.base import Served
@@ -42,6 +43,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             metrics=metrics,
             settings=settings,
             routes=RouteTable(dialects),
+            access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
         )
     )
 

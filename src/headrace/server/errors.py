@@ -36,6 +36,18 @@ class WrongContentType(RequestError):
     status = 415
 
 
+class Unauthorized(RequestError):
+    """There is no key, or a wrong one."""
+
+    status = 401
+
+
+class Forbidden(RequestError):
+    """The key does not open this."""
+
+    status = 403
+
+
 class PathNotFound(RequestError):
     """No route has this path."""
 
@@ -60,6 +72,8 @@ _CODES: tuple[tuple[type[HeadraceError], str], ...] = (
     (DoesNotFit, "does_not_fit"),
     (BodyTooLarge, "body_too_large"),
     (WrongContentType, "unsupported_media_type"),
+    (Unauthorized, "invalid_api_key"),
+    (Forbidden, "forbidden"),
     (PathNotFound, "not_found"),
     (MethodNotAllowed, "method_not_allowed"),
     (Overloaded, "overloaded"),
@@ -81,6 +95,8 @@ class Failure:
         """Headers that go with the status."""
         if self.status == 503:
             return {"retry-after": str(RETRY_AFTER_SECONDS)}
+        if self.status == 401:
+            return {"www-authenticate": "Bearer"}
         # The rest of a body that is too large is not read: the connection cannot be used again.
         return {"connection": "close"} if self.status == 413 else {}
 

@@ -26,9 +26,9 @@ def dialect(metrics: Metrics) -> Dialect:
     return Dialect(
         name="headrace",
         routes=(
-            Route(method="GET", path="/health", parse=_ready),
-            Route(method="GET", path="/health/ready", parse=_ready),
-            Route(method="GET", path="/health/live", parse=_live),
+            Route(method="GET", path="/health", parse=_ready, is_open=True),
+            Route(method="GET", path="/health/ready", parse=_ready, is_open=True),
+            Route(method="GET", path="/health/live", parse=_live, is_open=True),
             Route(method="GET", path="/metrics", parse=show_metrics),
             Route(method="GET", path="/version", parse=_version),
         ),

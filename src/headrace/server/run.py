@@ -13,6 +13,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from headrace.errors import ConfigError
 from headrace.server.app import create_app
@@ -52,7 +54,10 @@ def run_server(
         ConfigError: the address cannot be listened on.
     """
     with listen(host, port) as listener:
-        line = f"headrace serves {served_name} at {url(listener)}"
+        address = url(listener)
+        if settings is not None and settings.tls_certificate is not None:
+            address = address.replace("http://", "https://", 1)
+        line = f"headrace serves {served_name} at {address}"
         server = make_server(llm, served_name, settings)
         server.on_started = lambda: (announce or _write_line)(line)
         server.run(sockets=[listener])
@@ -96,7 +101,7 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
     settings = ServerSettings() if settings is None else settings
     app = create_app(llm, served_name, settings)
     config = uvicorn.Config(
-        app,
+        _for_browsers(app, settings.cors_origins),
         loop="auto",
         http="httptools",
         ws="none",
@@ -108,8 +113,24 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"the certificate {settings.tls_certificate} or its key cannot be used ({error}); give PEM files that are"
+            " a pair"
+        ) from error
     return Server(config)
+
+
+def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages of these origins ask; without any, no page may."""
+    if not origins:
+        return app
+    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
 
 class Server(uvicorn.Server):

@@ -19,5 +19,16 @@ class ServerSettings:
     """Requests may bring their own chat template, which is code (in a sandbox)."""
     adapter_folder: Path | None = None
     """Requests may load the adapters that lie below it; None: none."""
+    api_keys: tuple[str, ...] = ()
+    """Keys that open all routes but admin's; none here and in the file: everybody may ask."""
+    api_key_file: Path | None = None
+    """More of them; see `server.access`. Read again when it changes."""
+    admin_keys: tuple[str, ...] = ()
+    """Keys that open all routes."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser ("https://example.org"; "*" is all)."""
+    tls_certificate: Path | None = None
+    """PEM file; with `tls_key` the server speaks HTTPS."""
+    tls_key: Path | None = None
     shutdown_seconds: int = 30
     """How long open requests may take to finish after the signal to stop."""

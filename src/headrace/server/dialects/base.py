@@ -195,6 +195,8 @@ class Incoming:
     headers: Mapping[str, str] = field(default_factory=dict)
     """By their names in lower case; of a header that came twice the last"""
     body: bytes = b""
+    tenant: str = "everybody"
+    """Whose key came with it"""
 
 
 def _always(_: Incoming) -> bool:
@@ -218,6 +220,10 @@ class Route:
     web pages of other origins from posting here: a browser asks first."""
     max_body_bytes: int | None = None
     """Instead of the server's own limit"""
+    is_open: bool = False
+    """Answers without a key: health only"""
+    is_admin: bool = False
+    """Changes the server: takes the admin key"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,8 +63,8 @@ def adapter_routes(folder: Path | None, served_name: str) -> tuple[Route, ...]:
         return _inquiry(unload)
 
     return (
-        Route(path="/v1/load_lora_adapter", parse=parse_load),
-        Route(path="/v1/unload_lora_adapter", parse=parse_unload),
+        Route(path="/v1/load_lora_adapter", parse=parse_load, is_admin=True),
+        Route(path="/v1/unload_lora_adapter", parse=parse_unload, is_admin=True),
     )
 
 
