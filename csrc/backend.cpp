@@ -49,14 +49,14 @@ void Backend::quantize_inputs(std::span<const LinearJob> jobs) {
         const size_t columns = job.weight->columns();
         pool_.run(job.num_tokens, job.num_tokens * columns * ELEMENT_WORK > PARALLEL_WORK, [&](size_t t, size_t) {
             const size_t first = t / STRIP_TOKENS * STRIP_TOKENS, strip = std::min(STRIP_TOKENS, job.num_tokens - first);
-            kernels_.quantize(job.x + t * columns, columns, memory + first * (columns / QUANT_BLOCK) + t - first, strip);
+            kernels_.quantize(job.x + job.x_row(t) * columns, columns, memory + first * (columns / QUANT_BLOCK) + t - first, strip);
         });
         memory += blocks(job);
     }
 }
 
-void Backend::linears(std::span<const LinearJob> jobs) {
-    quantize_inputs(jobs);
+// Fills linear_pieces_, job by job, and makes the scratch memory that they need; returns the work.
+size_t Backend::cut_linears(std::span<const LinearJob> jobs) {
     linear_pieces_.clear();
     size_t work = 0;
     for (size_t j = 0; j < jobs.size(); ++j) {
@@ -71,17 +71,24 @@ void Backend::linears(std::span<const LinearJob> jobs) {
         work += job.weight->rows() * job.weight->columns() * job.num_tokens;
     }
     for (size_t thread = 0; thread < pool_.num_threads(); ++thread) pool_.scratch(thread).floats(LINEAR_SCRATCH);
-    pool_.run(linear_pieces_.size(), work > PARALLEL_WORK, [&](size_t i, size_t thread) {
+    return work;
+}
+
+void Backend::linears(std::span<const LinearJob> jobs) {
+    quantize_inputs(jobs);
+    const bool parallel = cut_linears(jobs) > PARALLEL_WORK;
+    pool_.run(linear_pieces_.size(), parallel, [&](size_t i, size_t thread) {
         const LinearPiece& piece = linear_pieces_[i];
         run_linear_piece(jobs[piece.job], piece, pool_.scratch(thread).floats(LINEAR_SCRATCH));
     });
 }
 
 void Backend::run_linear_piece(const LinearJob& job, const LinearPiece& piece, float* scratch) const {
-    LinearBlock block;
+    LinearBlock block{};
     const size_t rows = job.weight->rows(), columns = job.weight->columns();
     const QuantizedBlock* quantized = quantized_inputs_[piece.job];
-    block.x = job.x + piece.first_token * columns;
+    block.x = job.x_rows ? job.x : job.x + piece.first_token * columns;
+    block.x_rows = job.x_rows ? job.x_rows + piece.first_token : nullptr;
     block.quantized = quantized ? quantized + piece.first_token * (columns / QUANT_BLOCK) : nullptr;
     block.num_tokens = piece.num_tokens;
     block.y_stride = job.y_stride ? job.y_stride : rows;

@@ -41,15 +41,18 @@ struct LinearJob {
     // y_rows[t] instead of t.
     size_t y_stride = 0;
     const int32_t* y_rows = nullptr;
+    // Where in x the tokens are, or nullptr: one after the other.
+    const int32_t* x_rows = nullptr;
+
+    size_t x_row(size_t token) const { return x_rows ? static_cast<size_t>(x_rows[token]) : token; }
 };
 
-// What adapters add to the result y [num_rows, rows of the matrix] of a linear, or of an embed.
+// What adapters add to the result y [rows of the batch, rows of the matrix] of a linear, or of an embed.
 struct AdaptJob {
     const Deltas* deltas;
-    const float* x;        // [num_rows, columns], of a linear
-    const int32_t* ids;    // [num_rows], of an embed
-    const int32_t* slots;  // [num_rows]: each row's adapter; below 0 none
-    size_t num_rows;
+    const float* x;      // [rows of the batch, columns], of a linear
+    const int32_t* ids;  // [rows of the batch], of an embed
+    const RowsByAdapter* rows;
     float scale;
     const float* add;  // what the embed added, or nullptr
     float* y;
@@ -120,6 +123,8 @@ public:
     void linear(const LinearJob& job) { linears({&job, 1}); }
     void linears(std::span<const LinearJob> jobs);
     void adapt(const AdaptJob& job);
+    // linear(job), then adapt(adapters), whose y and x are the job's: the same bits in one go, where that is possible.
+    void adapted_linear(const LinearJob& job, const AdaptJob& adapters);
     void norm(const NormWeights& norm, const float* x, const float* add, size_t rows, size_t n, float* out);
     void activate(ActivationId kind, const float* x, bool gated, size_t rows, size_t n, float* out);
     void softcap(const float* x, float cap, size_t rows, size_t n, float* out);
@@ -140,12 +145,10 @@ private:
     struct LinearPiece {
         size_t job, first_token, num_tokens, first_block, num_blocks;
     };
-    struct AdapterGroup {
-        int32_t slot;
-        size_t first, count;  // of adapted_rows_
-    };
-    void group_by_adapter(const AdaptJob& job);
-    const float* gather_adapted(const float* x, size_t columns);
+    size_t cut_linears(std::span<const LinearJob> jobs);
+    bool list_adapters(const AdaptJob& job);
+    bool can_add_pieces(const LinearJob& job) const;
+    void add_adapters(const LinearJob& job, const LinearPiece& piece, float* scratch) const;
     void look_up(const Weight& table, const int32_t* ids, const int32_t* rows, size_t count, float* out) const;
     void replace_rows(const AdaptJob& job, const Weight& table, const int32_t* rows, size_t count) const;
     struct AttentionPiece {
@@ -166,10 +169,8 @@ private:
     SlabMemory panel_memory_;
     std::vector<LinearPiece> linear_pieces_;
     std::vector<const QuantizedBlock*> quantized_inputs_;  // of each job of a linear, or nullptr
-    std::vector<int32_t> adapted_rows_;
-    std::vector<AdapterGroup> adapter_groups_;
     std::vector<LinearJob> adapter_down_, adapter_up_;
-    Scratch adapter_x_, adapter_inner_;
+    Scratch adapter_inner_;
     std::vector<AttentionPiece> attention_pieces_, attention_merges_;
     Scratch attention_partials_;
     std::vector<SamplerMemory> samplers_;

@@ -36,7 +36,8 @@ void adapt(BoundBackend& self, Out<float, 2> y, In<float, 2> x, const BoundDelta
     check_shape(x, rows, deltas.columns(), "x must be [tokens, columns of the matrix]");
     check(slots.size() == rows, "slots must be [tokens]");
     const Session session(self, rows * deltas.columns());
-    self.adapt({&deltas, x.data(), nullptr, slots.data(), rows, scale, nullptr, y.data()});
+    const RowsByAdapter by_adapter(slots.data(), rows);
+    self.adapt({&deltas, x.data(), nullptr, &by_adapter, scale, nullptr, y.data()});
 }
 
 void adapt_embedding(BoundBackend& self, Out<float, 2> y, In<int32_t, 1> ids, const BoundDeltas& deltas,
@@ -48,7 +49,8 @@ void adapt_embedding(BoundBackend& self, Out<float, 2> y, In<int32_t, 1> ids, co
     check_indices(ids.data(), rows, deltas.columns(), "a token id is outside of the table");
     if (add.is_valid()) check_shape(add, rows, deltas.rows(), "add must have the shape of y");
     const Session session(self, rows * deltas.rows());
-    self.adapt({&deltas, nullptr, ids.data(), slots.data(), rows, scale, add.data(), y.data()});
+    const RowsByAdapter by_adapter(slots.data(), rows);
+    self.adapt({&deltas, nullptr, ids.data(), &by_adapter, scale, add.data(), y.data()});
 }
 
 }  // namespace

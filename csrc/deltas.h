@@ -1,6 +1,7 @@
 // What adapters add to one matrix: for each of them, by its slot, low-rank updates of some rows of the result.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -14,6 +15,27 @@ struct LowRank {
     const Weight* up;    // [rows, rank]
     size_t first_row;
     float scale;
+};
+
+// The rows of a batch that have an adapter, by adapter, each adapter's in ascending order.
+class RowsByAdapter {
+public:
+    struct Group {
+        int32_t slot;
+        const int32_t* rows;
+        size_t count;
+    };
+    RowsByAdapter() = default;
+    // slots [num_rows]: each row's adapter; below 0 none.
+    RowsByAdapter(const int32_t* slots, size_t num_rows);
+    RowsByAdapter(RowsByAdapter&&) = default;
+    RowsByAdapter& operator=(RowsByAdapter&&) = default;
+
+    const std::vector<Group>& groups() const { return groups_; }
+
+private:
+    std::vector<int32_t> rows_;
+    std::vector<Group> groups_;  // of rows_
 };
 
 // Of a matrix [rows, columns] that `linear` multiplies with, or of the table [columns, rows] that `embed` reads.

@@ -33,6 +33,7 @@ struct LinearBlock {
     const uint8_t* panels;  // panels.h, panel_bytes apart
     size_t panel_bytes, num_rows, columns;
     const float* x;  // [num_tokens, columns]
+    const int32_t* x_rows;  // where in x the tokens are, or nullptr: one after the other; `quantized` has them in order
     const QuantizedBlock* quantized;  // the strips of the same tokens, or nullptr: x is used as it is
     size_t num_tokens;
     float* y;  // [num_tokens, num_rows], y_stride apart

@@ -45,12 +45,12 @@ constexpr int FLOAT_PANELS = 1, FLOAT_TOKENS = 6, FEW_PANELS = 4, FEW_TOKENS = 1
 constexpr int FLOAT_PANELS = 1, FLOAT_TOKENS = 2, FEW_PANELS = 2, FEW_TOKENS = 1;
 #endif
 
-// Adds the products of `count` columns from `k` on to the totals [TOKENS][BLOCK_ROWS] of PANELS panels side by side.
+// The products of `count` columns from `k` on of PANELS panels side by side: sink(token, 16 sums of each panel).
 //
 // Three tokens share a pointer, from which the others are one and two strides away: a pointer each would be more than
 // there are registers. GCC must not see that the pointers are related, or it makes twelve of the four again.
-template <CodecId ID, int PANELS, int TOKENS>
-void float_tile(const uint8_t* const* panels, size_t k, size_t count, FloatRows rows, float* totals) {
+template <CodecId ID, int PANELS, int TOKENS, class Sink>
+void float_tile(const uint8_t* const* panels, size_t k, size_t count, FloatRows rows, const Sink& sink) {
     constexpr size_t column_bytes = LANES * (ID == CodecId::F32 ? 4 : 2);
     constexpr int POINTERS = (TOKENS + 2) / 3;
     const float* from[POINTERS];
@@ -85,21 +85,33 @@ void float_tile(const uint8_t* const* panels, size_t k, size_t count, FloatRows 
         }
     }
 #pragma GCC unroll 12
-    for (int t = 0; t < TOKENS; ++t)
+    for (int t = 0; t < TOKENS; ++t) {
+        f32x16 of_token[PANELS];
 #pragma GCC unroll 4
-        for (int p = 0; p < PANELS; ++p) {
-            float* total = totals + static_cast<size_t>(t) * BLOCK_ROWS + p * LANES;
-            store(total, load(total) + sums[p][t]);
-        }
+        for (int p = 0; p < PANELS; ++p) of_token[p] = sums[p][t];
+        sink(static_cast<size_t>(t), of_token);
+    }
 }
 
 // The tile of that many tokens.
-template <CodecId ID, int PANELS, int TOKENS>
+template <CodecId ID, int PANELS, int TOKENS, class Sink>
 HEADRACE_INLINE void float_tile_of(size_t tokens, const uint8_t* const* panels, size_t k, size_t count, FloatRows rows,
-                                   float* totals) {
-    if (tokens == TOKENS) return float_tile<ID, PANELS, TOKENS>(panels, k, count, rows, totals);
-    if constexpr (TOKENS > 1) float_tile_of<ID, PANELS, TOKENS - 1>(tokens, panels, k, count, rows, totals);
+                                   const Sink& sink) {
+    if (tokens == TOKENS) return float_tile<ID, PANELS, TOKENS>(panels, k, count, rows, sink);
+    if constexpr (TOKENS > 1) float_tile_of<ID, PANELS, TOKENS - 1>(tokens, panels, k, count, rows, sink);
 }
+
+// Adds a tile's sums to totals [tokens][BLOCK_ROWS].
+struct AddToTotals {
+    float* totals;
+
+    template <size_t PANELS>
+    __attribute__((always_inline)) void operator()(size_t token, const f32x16 (&sums)[PANELS]) const {
+        float* total = totals + token * BLOCK_ROWS;
+#pragma GCC unroll 4
+        for (size_t p = 0; p < PANELS; ++p) store(total + p * LANES, load(total + p * LANES) + sums[p]);
+    }
+};
 
 // All tokens times `count` columns from `k` on of PANELS panels, cut into tiles of about the same size.
 template <CodecId ID, int PANELS, int TOKENS>
@@ -108,7 +120,8 @@ void float_tiles(const LinearBlock& b, const uint8_t* const* panels, size_t k, s
     for (size_t tile = 0; tile < tiles; ++tile) {
         const size_t t = b.num_tokens * tile / tiles, end = b.num_tokens * (tile + 1) / tiles;
         const FloatRows of_tile = {rows.x + t * rows.stride, rows.stride};
-        float_tile_of<ID, PANELS, TOKENS>(end - t, panels, k, count, of_tile, totals + t * BLOCK_ROWS);
+        const AddToTotals sink{totals + t * BLOCK_ROWS};
+        float_tile_of<ID, PANELS, TOKENS>(end - t, panels, k, count, of_tile, sink);
     }
 }
 
@@ -136,17 +149,49 @@ void float_chunk(const LinearBlock& b, size_t k, size_t count, FloatRows rows, f
     }
 }
 
-// Columns k … k + count - 1 of the tokens, where they lie, unless a row is a multiple of 4 KiB long: such rows would drive
-// each other out of the first cache, and are copied side by side.
+// Columns k … k + count - 1 of the tokens, where they lie, if they lie side by side; rows that are a multiple of 4 KiB long
+// would drive each other out of the first cache, and are copied too.
 HEADRACE_INLINE FloatRows columns_of_tokens(const LinearBlock& b, size_t k, size_t count, float* copies) {
-    if (b.columns * sizeof(float) % 4096) return {b.x + k, b.columns};
-    for (size_t t = 0; t < b.num_tokens; ++t)
-        std::memcpy(copies + t * FLOAT_X_STRIDE, b.x + t * b.columns + k, count * sizeof(float));
+    if (!b.x_rows && b.columns * sizeof(float) % 4096) return {b.x + k, b.columns};
+    for (size_t t = 0; t < b.num_tokens; ++t) {
+        const float* from = b.x + (b.x_rows ? static_cast<size_t>(b.x_rows[t]) : t) * b.columns + k;
+        std::memcpy(copies + t * FLOAT_X_STRIDE, from, count * sizeof(float));
+    }
     return {copies, FLOAT_X_STRIDE};
+}
+
+// Writes a tile's sums to the block's output; its panels begin at row `first_row`. Like a total, a sum is added to a zero,
+// which makes one of -0 (products too small for a float) a 0.
+struct WriteOutput {
+    const LinearBlock& block;
+    size_t first_row;
+
+    template <size_t PANELS>
+    __attribute__((always_inline)) void operator()(size_t token, const f32x16 (&sums)[PANELS]) const {
+        f32x16 totals[PANELS];
+#pragma GCC unroll 4
+        for (size_t p = 0; p < PANELS; ++p) totals[p] = zero() + sums[p];
+        write_panels(block, first_row, token, totals);
+    }
+};
+
+// Few tokens times a matrix of one chunk of columns, such as an adapter's second one: the sums never leave the registers.
+template <CodecId ID>
+void float_narrow(const LinearBlock& b) {
+    const FloatRows rows = columns_of_tokens(b, 0, b.columns, b.scratch + FLOAT_SLAB);
+    const size_t num_panels = (b.num_rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (size_t first = 0; first < num_panels; first += FEW_PANELS) {
+        const uint8_t* panels[FEW_PANELS];
+        for (size_t p = 0; p < FEW_PANELS; ++p) panels[p] = b.panels + std::min(first + p, num_panels - 1) * b.panel_bytes;
+        const WriteOutput sink{b, first * PANEL_ROWS};
+        float_tile_of<ID, FEW_PANELS, FEW_TOKENS>(b.num_tokens, panels, 0, b.columns, rows, sink);
+    }
 }
 
 template <CodecId ID>
 void float_panels(const LinearBlock& b) {
+    if constexpr (is_float(ID))
+        if (b.columns <= BLOCK_COLUMNS && b.num_tokens <= FEW_TOKENS) return float_narrow<ID>(b);
     float* copies = b.scratch + FLOAT_SLAB;
     float* totals = copies + BLOCK_TOKENS * FLOAT_X_STRIDE;
     std::memset(totals, 0, b.num_tokens * BLOCK_ROWS * sizeof(float));

@@ -31,5 +31,20 @@ HEADRACE_INLINE void write_output(const LinearBlock& b, size_t row, size_t token
     store16(b.y + at, y, n);
 }
 
+// The same of some panels side by side, of which the last may lie behind the block.
+template <size_t PANELS>
+HEADRACE_INLINE void write_panels(const LinearBlock& b, size_t row, size_t token, const f32x16 (&y)[PANELS]) {
+    if (b.bias || b.num_rows - row < PANELS * LANES) {
+        for (size_t p = 0; p < PANELS && row + p * LANES < b.num_rows; ++p) write_output(b, row + p * LANES, token, y[p]);
+        return;
+    }
+    const size_t at = output_at(b, row, token);
+#pragma GCC unroll 4
+    for (size_t p = 0; p < PANELS; ++p) {
+        const f32x16 scaled = y[p] * set1(b.scale);
+        store(b.y + at + p * LANES, b.add ? scaled + load(b.add + at + p * LANES) : scaled);
+    }
+}
+
 }  // namespace
 }  // namespace headrace

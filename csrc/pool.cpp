@@ -46,13 +46,17 @@ Pool::~Pool() {
 void Pool::run_on_all(size_t pieces, Function function, const void* work) {
     function_ = function;
     work_ = work;
-    done_.store(0, std::memory_order_relaxed);
+    left_.store(pieces, std::memory_order_relaxed);
     const uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 48) + 1;
     ticket_.store(generation << 48 | static_cast<uint64_t>(pieces) << 24, std::memory_order_release);
     epoch_.fetch_add(1);
     epoch_.notify_all();
     take_pieces(0);
-    for (int spins = 0; done_.load(std::memory_order_acquire) != pieces; ++spins) {
+    wait_for_zero(left_);
+}
+
+void Pool::wait_for_zero(const std::atomic<size_t>& count) {
+    for (int spins = 0; count.load(std::memory_order_acquire); ++spins) {
         if (spins < SPINS_BEFORE_SLEEP) pause();
         else std::this_thread::yield();
     }
@@ -65,7 +69,7 @@ void Pool::take_pieces(size_t thread) {
         const size_t piece = ticket & mask, pieces = (ticket >> 24) & mask;
         if (piece >= pieces) return;
         function_(work_, piece, thread);
-        done_.fetch_add(1, std::memory_order_acq_rel);
+        left_.fetch_sub(1, std::memory_order_acq_rel);
     }
 }
 

@@ -50,6 +50,9 @@ public:
         }, &work);
     }
 
+    // Returns when other threads have counted down; what they wrote before is to be seen then.
+    static void wait_for_zero(const std::atomic<size_t>& count);
+
 private:
     using Function = void (*)(const void* work, size_t piece, size_t thread);
     static constexpr size_t MAX_PIECES = (1u << 23) - 1;
@@ -62,7 +65,7 @@ private:
     // one; whoever gets a piece below the number may read function_ and work_, which stay until that piece is done.
     std::atomic<uint64_t> ticket_{0};
     std::atomic<uint32_t> epoch_{0};  // counts jobs; workers wait for it to change
-    std::atomic<size_t> done_{0};
+    std::atomic<size_t> left_{0};     // pieces that are not done
     std::atomic<bool> stopping_{false};
     Function function_ = nullptr;
     const void* work_ = nullptr;

@@ -68,6 +68,8 @@ Slot Tape::append_in_place(const AdaptOp& op, Slot y, Slot x, Slot add) {
     if (add != Slot::none) require(place(add).width == width(y), "add must have the shape of the result");
     for (Slot used : {y, x, add})
         if (used != Slot::none) places_[index_of(used)].last_use = steps_.size();
+    Step& before = steps_.back();
+    before.is_adapted = before.out == y && before.x == x && std::holds_alternative<LinearOp>(before.op);
     steps_.push_back({op, x, add, y});
     return y;
 }
@@ -167,8 +169,11 @@ public:
         : tape_(tape), backend_(backend), in_(input), result_(out),
           most_rows_(std::max(input.batch.num_tokens, input.num_logits)),
           memory_(backend.activations(most_rows_ * tape.floats_per_row_)) {
-        for (size_t i = 0; in_.adapters && i < in_.num_logits; ++i)
-            logit_adapters_.push_back(in_.adapters[in_.logit_rows[i]]);
+        if (!in_.adapters) return;
+        std::vector<int32_t> of_logits;
+        for (size_t i = 0; i < in_.num_logits; ++i) of_logits.push_back(in_.adapters[in_.logit_rows[i]]);
+        tokens_ = RowsByAdapter(in_.adapters, in_.batch.num_tokens);
+        logits_ = RowsByAdapter(of_logits.data(), in_.num_logits);
     }
 
     void step(const Step& step) {
@@ -185,6 +190,11 @@ private:
         return tape_.is_result(slot) ? result_ : memory_ + most_rows_ * tape_.places_[index_of(slot)].offset;
     }
 
+    AdaptJob adapt_job(const AdaptOp& op, const Step& s) const {
+        const bool of_tokens = tape_.places_[index_of(s.out)].rows == RowsOf::tokens;
+        return {op.deltas, at(s.x), in_.token_ids, of_tokens ? &tokens_ : &logits_, op.scale, at(s.add), at(s.out)};
+    }
+
     void run(const EmbedOp& op, const Step& s) {
         const int32_t* ids = op.ids == IdsOf::tokens  ? in_.token_ids
                              : op.ids == IdsOf::types ? in_.token_types
@@ -195,13 +205,13 @@ private:
         backend_.norm(op.weights, at(s.x), at(s.add), rows(s.x), width(s.x), at(s.out));
     }
     void run(const LinearOp& op, const Step& s) {
-        backend_.linear({op.weight, at(s.x), rows(s.x), at(s.out), op.bias, at(s.add), op.scale});
+        const LinearJob job{op.weight, at(s.x), rows(s.x), at(s.out), op.bias, at(s.add), op.scale};
+        if (!s.is_adapted || !in_.adapters) return backend_.linear(job);
+        const Step& next = (&s)[1];
+        backend_.adapted_linear(job, adapt_job(std::get<AdaptOp>(next.op), next));
     }
     void run(const AdaptOp& op, const Step& s) {
-        if (!in_.adapters) return;
-        const bool of_tokens = tape_.places_[index_of(s.out)].rows == RowsOf::tokens;
-        backend_.adapt({op.deltas, at(s.x), in_.token_ids, of_tokens ? in_.adapters : logit_adapters_.data(), rows(s.out),
-                        op.scale, at(s.add), at(s.out)});
+        if (in_.adapters && !(&s)[-1].is_adapted) backend_.adapt(adapt_job(op, s));  // it is never the first step
     }
     void run(const RopeOp& op, const Step& s) {
         backend_.rope_write({at(s.x), at(s.out), op.num_heads, op.cos, op.sin, in_.rope_rows, op.half, op.norm, op.q_weight,
@@ -234,7 +244,7 @@ private:
     float* result_;
     size_t most_rows_;
     float* memory_;
-    std::vector<int32_t> logit_adapters_;  // as adapters, of the rows that need logits
+    RowsByAdapter tokens_, logits_;  // of all rows, and of those that need logits
 };
 
 void Tape::run(Backend& backend, const TapeInput& input, float* out, double* seconds) const {

@@ -127,6 +127,7 @@ private:
     struct Step {
         std::variant<EmbedOp, NormOp, LinearOp, AdaptOp, RopeOp, AttentionOp, ActivateOp, MoeOp, SelectOp, SoftcapOp> op;
         Slot x, add, out;
+        bool is_adapted = false;  // a linear whose result the next step adapts: a run does both here
     };
     class Run;
 

@@ -17,6 +17,7 @@ struct Part {
     const uint8_t* data;
     bool in_panels;
     size_t first_row, num_rows;
+    size_t panel_bytes;  // of one panel
 };
 
 class Weight {
@@ -46,13 +47,18 @@ public:
     size_t num_blocks() const { return blocks_.size(); }
     // Fills in what a LinearBlock needs of piece `index`; returns its first row in the matrix.
     size_t block(size_t index, LinearBlock& out) const;
+    // Whether every part begins at a multiple of PANEL_ROWS, so that the next function can begin at any.
+    bool starts_at_panels() const;
+    // Fills in what a LinearBlock needs of `count` rows from `row`, a panel's first, on, or fewer where a part ends.
+    void rows_from(size_t row, size_t count, LinearBlock& out) const;
     // One row, decoded.
     void decode_row(const Kernels& kernels, size_t row, float* out) const;
 
 private:
     struct Block {
-        size_t part, first_row, num_rows;  // rows within the part
+        size_t first_row, num_rows;
     };
+    const Part& part_of(size_t row) const;
     void add(const Codec& codec, const uint8_t* data, bool in_panels, size_t rows, size_t row_bytes);
 
     size_t columns_, rows_ = 0;

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.formats.codecs import BF16, F16, F32, Codec
+from headrace.formats.codecs import BF16, F16, F32, Q8_0, Codec
 from headrace.formats.tensor import Tensor
-from headrace.ops.base import LowRankPart
+from headrace.ops.base import HeadLayout, LowRankPart
 from headrace.ops.reference import ReferenceOps
+from headrace.types import Batch
 
 cpu = pytest.importorskip("headrace.ops.cpu", reason="the kernels are not built")
 from headrace import _core  # noqa: E402, TID251
@@ -84,6 +85,71 @@ def test_a_row_does_not_depend_on_the_others(threads: int) -> None:
         assert alone.tobytes() == together[t].tobytes()
     order = np.random.default_rng(2).permutation(TOKENS)
     assert ops.adapt(y[order], x[order], deltas, slots[order]).tobytes() == together[order].tobytes()
+
+
+def _beside(ops: Any, weights: list[Any], deltas: list[Any], batch: Batch) -> np.ndarray:
+    """Two matrices in turn, recorded with what adapters add to them; the same operations one by one must agree."""
+    table = ops.pack_table(_tensor(np.random.default_rng(7), F32, 40, weights[0].shape[1]))
+    add = ops.pack_table(_tensor(np.random.default_rng(8), F32, 40, weights[0].shape[0]))
+
+    def forward(ops: Any, batch: Batch, cache: Any) -> Any:
+        x, added = ops.embed(table, batch.token_ids), ops.embed(add, batch.token_ids)
+        y = ops.linear(x, weights[0], None, 0.5, added)
+        y = ops.adapt(y, x, deltas[0], batch.adapters, 0.5)
+        y = ops.select(y, batch.logit_rows)
+        z = ops.linear(y, weights[1])
+        return ops.adapt(z, y, deltas[1], batch.logit_adapters)
+
+    cache = ops.new_kv_cache(1, 16, 16, HeadLayout(1, 1, 16))
+    recorded = ops.compile(forward)(batch, cache)
+    assert recorded.tobytes() == forward(ops, batch, cache).tobytes()
+    return recorded
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("borders", [(0, 160), (0, 64, 96, 160), (0, 16, 160), (0, 35, 160), (0, 90)])
+def test_beside_its_matrix(borders: tuple[int, ...], quantized: bool) -> None:
+    """In one go with the matrix, in parts that begin at panels and elsewhere: the bits of one after the other."""
+    columns, rows, many = 608, 160, 230
+    rng = np.random.default_rng(11)
+    slots = rng.integers(-1, 5, many).astype(np.int32)
+    ids = rng.integers(0, 40, many).astype(np.int32)
+    results = []
+    for instruction_set, threads in [(name, 2) for name in cpu.instruction_sets()] + [(cpu.instruction_sets()[0], 1)]:
+        ops = cpu.CpuOps(threads, instruction_set)
+        rng = np.random.default_rng(12)
+        shapes = ((96, columns), (64, columns), (rows, rows))
+        first, second, square = (_tensor(rng, Q8_0 if quantized else F16, *shape) for shape in shapes)
+        weights = [ops.pack([first, second]), ops.pack([square])]
+        deltas = [ops.new_deltas(rows, columns), ops.new_deltas(rows, rows)]
+        for slot, rank in enumerate((16, 3, 300, 16)):  # slot 4 has nothing
+            for matrix, of in zip(deltas, (columns, rows), strict=True):
+                parts = [
+                    LowRankPart(
+                        ops.pack([_tensor(rng, F16, rank, of)]),
+                        ops.pack([_tensor(rng, F16, end - start, rank)]),
+                        start,
+                        0.5 + slot,
+                    )
+                    for start, end in itertools.pairwise(borders)
+                ]
+                matrix.set(slot, parts)
+        replaced = LowRankPart(None, ops.pack([_tensor(rng, F16, rows, rows)]))
+
+        def batch_of(tokens: slice, slots: np.ndarray = slots) -> Batch:
+            every = np.arange(len(ids[tokens]), dtype=np.int32)
+            start, tables = np.array([0, len(every)], np.int32), np.arange(16, dtype=np.int32)[None]
+            return Batch(ids[tokens], every, every, start, tables, every, adapters=slots[tokens])
+
+        together = _beside(ops, weights, deltas, batch_of(slice(None)))
+        for token in (0, 7, many - 1):
+            alone = _beside(ops, weights, deltas, batch_of(slice(token, token + 1)))
+            assert alone.tobytes() == together[token].tobytes()
+        deltas[1].set(5, [replaced])
+        other = np.where(np.arange(many) == 3, 5, slots).astype(np.int32)
+        _beside(ops, weights, deltas, batch_of(slice(0, 9), other))
+        results += [together.tobytes()] if instruction_set != "baseline" else []
+    assert len(set(results)) <= 1
 
 
 def test_a_table() -> None:

@@ -31,6 +31,14 @@ def test_linear_alone_and_in_any_batch(ops: CpuOps, codec: str) -> None:
         assert same_bits(ops.linear(x[7 : 7 + count], weight), whole[7 : 7 + count])
 
 
+def test_sums_too_small_for_a_float_have_one_sign(ops: CpuOps) -> None:
+    x = np.full((13, 16), -1e-30, np.float32)
+    weight = dense(ops, np.full((75, 16), 1e-30, np.float32))
+    whole = ops.linear(x, weight)
+    for count in (1, 2, 4, 5):
+        assert same_bits(ops.linear(x[:count], weight), whole[:count])
+
+
 @given(rows=st.integers(1, 40), columns=st.integers(1, 300), tokens=st.integers(1, 70), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_linear_of_every_shape(rows: int, columns: int, tokens: int, seed: int) -> None:
