@@ -32,6 +32,10 @@ class EngineFacts:
     plan: KVPlan
     adapter_bytes: Mapping[str, int]
     """Memory of each adapter that it was loaded with, by name"""
+    weight_bytes: int
+    """Memory of the weights"""
+    weight_formats: str
+    """The matrices' formats, that with the most bytes first: "q8_0, f32" """
     report: tuple[str, ...]
     """Lines worth telling a user: the model, its weights and their memory"""
 
@@ -80,6 +84,8 @@ class LoadedEngine:
         self.facts = EngineFacts(
             plan,
             {ref.name: adapter.nbytes for ref, adapter in packed.items()},
+            self.decoder.nbytes,
+            self.decoder.formats,
             tuple(self._describe(ops, draft, packed)),
         )
 

@@ -14,6 +14,7 @@ from headrace.hub.resolve import resolve_model
 from headrace.loaded_adapters import LoadedAdapter, LoadedAdapters
 from headrace.loaded_engine import EngineFacts
 from headrace.model.embedding import read_recipe
+from headrace.model_card import model_card
 from headrace.model_text import ModelText
 from headrace.pooling import Pooler
 from headrace.requests import Requests
@@ -64,6 +65,8 @@ class LoadedModel(ModelText):
         most_tokens = min(self.max_context, self.config.max_context or recipe.max_tokens or self.max_context)
         self.pooler = Pooler(self.name, self.spec, recipe, self.tokenizer, most_tokens)
         """What embeds, classifies and scores"""
+        self.card = model_card(self, facts.weight_bytes, facts.weight_formats)
+        """What it is, for those who list models"""
         self.load_report = (*facts.report, str(facts.plan) if self.spec.language_head else self.pooler.description)
         """Lines worth telling a user: the model, its memory, and the KV cache plan or what it gives instead of text"""
         self._requests = Requests(

@@ -51,8 +51,11 @@ class ModelText:
         self.spec = read_spec(files)
         self.chat_template = load_chat_template(files, chat_template)
         """None for a model without one"""
-        self.default_params = default_params(files.read_json("generation_config.json") or {}, files.name)
-        """The sampling that the model's generation_config recommends, for 16 tokens"""
+        generation_config = files.read_json("generation_config.json") or {}
+        self.recommended = recommended_sampling(generation_config)
+        """What the model's generation_config says of sampling, by the names of SamplingParams"""
+        self.default_params = default_params(generation_config, files.name)
+        """The same with SamplingParams' own defaults for the rest, for 16 tokens"""
 
     def build_tokenizer(self) -> None:
         """Begin to build the tokenizer in a thread: half a second for 10^5 tokens, as long as weights take."""
@@ -154,17 +157,22 @@ class ModelText:
         return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading)
 
 
+def recommended_sampling(generation_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a model's generation_config.json recommends, as vLLM reads it; greedy where it says so."""
+    known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    values = {name: generation_config[name] for name in known if generation_config.get(name) is not None}
+    if generation_config.get("do_sample") is False:
+        return {"temperature": 0.0, "repetition_penalty": values.get("repetition_penalty", 1.0)}
+    return values
+
+
 def default_params(generation_config: Mapping[str, Any], source: str) -> SamplingParams:
-    """The sampling that a model's generation_config.json recommends, as vLLM reads it; greedy where it says so.
+    """The sampling that a model's generation_config.json recommends; SamplingParams' defaults for the rest.
 
     Raises:
         DamagedFile: it recommends what makes no sense.
     """
-    known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    values = {name: generation_config[name] for name in known if generation_config.get(name) is not None}
-    if generation_config.get("do_sample") is False:
-        values = {"temperature": 0.0, "repetition_penalty": values.get("repetition_penalty", 1.0)}
     try:
-        return SamplingParams(**values)
+        return SamplingParams(**recommended_sampling(generation_config))
     except RequestError as error:
         raise DamagedFile(f"{source}: generation_config.json: {error}") from error

@@ -331,6 +331,18 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What has happened to a prompt, and when: seconds of time.perf_counter()."""
+
+    arrival: float
+    """Its request came"""
+    queued: float
+    """It was parsed, rendered, tokenised and given to the engine"""
+    first_token: float | None = None
+    last_token: float | None = None
+
+
 @dataclass(slots=True)
 class CompletionOutput:
     """One of a request's n completions."""
@@ -365,6 +377,8 @@ class RequestOutput:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     num_cached_tokens: int = 0
     finished: bool = True
+    times: Times | None = None
+    """Measured by the server only"""
 
     @property
     def usage(self) -> Usage:

@@ -17,6 +17,7 @@ from typing import Any
 
 from headrace.engine.stats import EngineStats
 from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingChatTemplate, RequestError
+from headrace.model_card import ModelCard
 from headrace.model_text import EncodedChat
 from headrace.sampling_params import SamplingParams
 from headrace.server.run import listen, make_server, url
@@ -27,6 +28,9 @@ from headrace.types import Chunk, FinishReason, Logprob, TokenLogprobs, Usage
 SENTENCE = b"the quick brown fox jumps over the lazy dog, then naps. "
 
 
+CARD = ModelCard(family="Fake", num_parameters=1_500_000, weight_bytes=3_000_000, weight_formats="f16")
+
+
 def answer(prompt_token_ids: list[int], index: int, length: int) -> str:
     """What the fake generates."""
     start = sum(prompt_token_ids) * 7 + index * 11
@@ -35,6 +39,8 @@ def answer(prompt_token_ids: list[int], index: int, length: int) -> str:
 
 class FakeTokenizer:
     """Bytes; with special tokens, a BOS (id 256) in front."""
+
+    bos_token = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [256] * add_special_tokens + list(text.encode())
@@ -72,6 +78,7 @@ class FakeLLM:
     chats: list[dict[str, Any]] = field(default_factory=list)
     is_closed: bool = False
     adapters: dict[str, Any] = field(default_factory=dict)
+    card: ModelCard = CARD
 
     def encode_chat(self, messages: Any, **options: Any) -> EncodedChat:
         if self.chat_template is None:

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.server import metrics as module
 from headrace.server.metrics import Metrics, one_two_five
-from headrace.types import Chunk, FinishReason
+from headrace.types import Chunk, FinishReason, Times
 
 
 def values(metrics: Metrics) -> dict[str, float]:
@@ -26,14 +26,16 @@ def values(metrics: Metrics) -> dict[str, float]:
 
 
 def test_latencies_of_two_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([11.0, 13.0, 17.0, 18.0])
+    clock = iter([10.5, 11.0, 13.0, 17.0, 18.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     metrics = Metrics("m", 100, FakeLLM().stats)
     stopwatch = metrics.stopwatch(10.0, 5)
+    assert stopwatch.times == Times(10.0, 10.5)
     stopwatch.take([Chunk(0, "a", [1]), Chunk(1, "b", [1])])
     stopwatch.take([Chunk(0, "a", [1])])
     stopwatch.take([Chunk(0, "aa", [1, 1], finish_reason=FinishReason.STOP)])
     stopwatch.take([Chunk(1, "", [])])
+    assert stopwatch.times == Times(10.0, 10.5, 11.0, 17.0)
     stopwatch.close()
     stopwatch.close()
     found = values(metrics)

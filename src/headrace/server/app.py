@@ -78,6 +78,7 @@ def _served(llm: AsyncLLM, name: str) -> Served:
         fingerprint=f"fp_{hashlib.sha256(f'{__version__} {name} {llm.spec!r}'.encode()).hexdigest()[:12]}",
         created=int(time.time()),
         max_context=llm.max_context,
+        card=llm.card,
         defaults=llm.default_params,
         adapters=lambda: {name: adapter.path for name, adapter in llm.adapters.items()},
         token_text=(lambda _: "") if tokenizer is None else tokenizer.token_text,

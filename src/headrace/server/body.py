@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from headrace.server.errors import BodyTooLarge, WrongContentType
+from headrace.server.errors import BodyTooLarge, ForeignOrigin, WrongContentType
 
 
 async def read_body(
@@ -17,12 +17,16 @@ async def read_body(
 
     Raises:
         WrongContentType: it is declared as something else, or not at all.
+        ForeignOrigin: a page of another site sends it, as what a browser sends without asking first.
         BodyTooLarge: it is longer than `limit`.
         ClientDisconnect: the client left.
     """
     content_type = headers.get("content-type", "")
-    if media_types is not None and content_type.partition(";")[0].strip().lower() not in media_types:
+    kind = content_type.partition(";")[0].strip().lower()
+    if media_types is not None and kind not in media_types:
         raise WrongContentType(f"Content-Type is {content_type!r}, expected {' or '.join(media_types)}")
+    if kind != "application/json":
+        _refuse_foreign_pages(headers)
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"The body has {int(declared):,} bytes, expected at most {limit:,}")
@@ -39,3 +43,12 @@ async def read_body(
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _refuse_foreign_pages(headers: Mapping[str, str]) -> None:
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
+        raise ForeignOrigin(
+            f"A page of {origin[:100]} may not send this here without being allowed to; send it with"
+            " Content-Type: application/json"
+        )

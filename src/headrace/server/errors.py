@@ -45,6 +45,10 @@ class Unauthorized(RequestError):
 class Forbidden(RequestError):
     """The key does not open this."""
 
+
+class ForeignOrigin(RequestError):
+    """A page of another site sends what a browser sends without asking first."""
+
     status = 403
 
 
@@ -74,6 +78,7 @@ _CODES: tuple[tuple[type[HeadraceError], str], ...] = (
     (WrongContentType, "unsupported_media_type"),
     (Unauthorized, "invalid_api_key"),
     (Forbidden, "forbidden"),
+    (ForeignOrigin, "foreign_origin"),
     (PathNotFound, "not_found"),
     (MethodNotAllowed, "method_not_allowed"),
     (Overloaded, "overloaded"),

@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.completion import Collector
-from headrace.errors import EngineError, RequestError
+from headrace.errors import ContextTooLong, EngineError, RequestError
+from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, TextPrompt
 from headrace.server.metrics import Metrics, Stopwatch
-from headrace.types import Chunk, FinishReason, RequestOutput, TokenLogprobs, Usage
+from headrace.types import Chunk, FinishReason, RequestOutput, Times, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM, AsyncStream
@@ -49,6 +50,11 @@ class OpenPrompt:
     def usage(self) -> Usage:
         """Token counts so far."""
         return self.stream.usage
+
+    @property
+    def times(self) -> Times:
+        """What has happened so far, and when."""
+        return self.stopwatch.times
 
     async def next_chunks(self) -> list[Chunk]:
         """All chunks that are ready, at least one; an empty list at the end.
@@ -140,7 +146,9 @@ async def outputs(opened: Sequence[OpenPrompt]) -> list[RequestOutput]:
         for index, chunks in ready:
             for chunk in chunks:
                 collectors[index].push(chunk)
-    return [replace(each.result(), prompt=one.prompt) for each, one in zip(collectors, opened, strict=True)]
+    return [
+        replace(each.result(), prompt=one.prompt, times=one.times) for each, one in zip(collectors, opened, strict=True)
+    ]
 
 
 async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Exception]) -> None:
@@ -176,14 +184,29 @@ async def _open_prompt(
         if call.truncation is not None and not isinstance(encoded, str):
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
             text = text if len(whole) == len(encoded) else None
-        given = _as_prompt(encoded, call.cache_salt, predicted)
-        stream = llm.submit(given, call.params, priority=call.priority, reading=reading, adapter=adapter)
+        given, params = _as_prompt(encoded, call.cache_salt, predicted), _bounded(call, len(encoded))
+        stream = llm.submit(given, params, priority=call.priority, reading=reading, adapter=adapter)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
         skips = call.params.skip_special_tokens and isinstance(prompt, TextPrompt)  # a chat's are worth seeing
         text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=skips)
     return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
+
+
+def _bounded(call: Call, num_prompt: int) -> SamplingParams:
+    """The call's parameters, within the context that it asks for."""
+    params = call.params
+    if call.max_context is None:
+        return params
+    room = call.max_context - num_prompt
+    if room < 1:
+        raise ContextTooLong(
+            f"the prompt has {num_prompt:,} tokens, which leaves none of a context of {call.max_context:,} for the"
+            " output; shorten it, or ask for more context",
+            param="prompt",
+        )
+    return replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))
 
 
 def _as_prompt(prompt: str | list[int], cache_salt: str | None, predicted: str | list[int] | None) -> Prompt:
@@ -222,10 +245,11 @@ def _encode(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> tuple[str | list[
     if isinstance(prompt, ChatPrompt):
         return _encode_chat(prompt, llm)
     if not isinstance(prompt.prompt, str):
-        return list(prompt.prompt), None
+        return [*prompt.context, *prompt.prompt], None
     if llm.tokenizer is None:
         return prompt.prompt, None
-    return llm.tokenizer.encode(prompt.prompt, prompt.add_special_tokens), None
+    add_special_tokens = prompt.add_special_tokens and not prompt.context
+    return [*prompt.context, *llm.tokenizer.encode(prompt.prompt, add_special_tokens)], None
 
 
 def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
@@ -242,4 +266,8 @@ def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]
         continue_final_message=prompt.continue_final_message,
         add_special_tokens=prompt.add_special_tokens,
     )
-    return chat.token_ids, chat.reading
+    if not prompt.context:
+        return chat.token_ids, chat.reading
+    assert llm.tokenizer is not None  # there was one to encode with
+    begins_again = llm.tokenizer.bos_token and llm.tokenizer.token_text(chat.token_ids[0]) == llm.tokenizer.bos_token
+    return [*prompt.context, *chat.token_ids[1 if begins_again else 0 :]], chat.reading

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from headrace.engine.stats import EngineStats
-from headrace.types import Chunk, FinishReason
+from headrace.types import Chunk, FinishReason, Times
 
 _LABELS = ("model_name", "engine")
 _FIRST_TOKEN_BUCKETS = (
@@ -105,9 +105,17 @@ class Stopwatch:
     def __init__(self, metrics: Metrics, arrival: float) -> None:
         self._metrics = metrics
         self._arrival = arrival
+        self._queued = time.perf_counter()
+        self._first_token: float | None = None
+        self._last_token: float | None = None
         self._running: dict[int, _Times] = {}
         self._is_closed = False
         self._num_finished = 0
+
+    @property
+    def times(self) -> Times:
+        """What has happened so far."""
+        return Times(self._arrival, self._queued, self._first_token, self._last_token)
 
     def take(self, chunks: Sequence[Chunk]) -> None:
         """Chunks have come, now."""
@@ -127,6 +135,9 @@ class Stopwatch:
 
     def _take_tokens(self, chunk: Chunk, now: float) -> None:
         num_tokens = len(chunk.token_ids)
+        self._last_token = now
+        if self._first_token is None:
+            self._first_token = now
         times = self._running.get(chunk.index)
         if times is None:
             self._running[chunk.index] = _Times(now, num_tokens)

@@ -13,6 +13,7 @@ from headrace.types import Thinking
 
 EFFORTS: Mapping[str, int | None] = {
     "none": 0,
+    "default": None,
     "minimal": 512,
     "low": 1024,
     "medium": 8192,
@@ -20,7 +21,7 @@ EFFORTS: Mapping[str, int | None] = {
     "xhigh": None,
     "max": None,
 }
-"""Most tokens of a thought, for models whose template knows no efforts"""
+"""Most tokens of a thought, for models whose template knows no efforts; "default" thinks as the model does by itself"""
 
 _HARMONY_EFFORTS = ("low", "medium", "high")
 _SWITCHES = ("enable_thinking", "thinking")
@@ -39,7 +40,7 @@ def effort_means(
         return {}, None
     if effort not in EFFORTS:
         raise RequestError(f"reasoning_effort is {effort!r}, expected {', '.join(EFFORTS)}", param="reasoning_effort")
-    if template.reads("reasoning_effort"):
+    if template.reads("reasoning_effort") and effort != "default":
         if format_.channels is HARMONY and effort not in _HARMONY_EFFORTS:
             raise RequestError(
                 f"reasoning_effort is {effort!r}; this model knows {', '.join(_HARMONY_EFFORTS)}",

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from headrace.model_card import ModelCard
 from headrace.sampling_params import SamplingParams
 from headrace.server.errors import Failure
-from headrace.types import Chunk, RequestOutput, TokenLogprobs, Usage
+from headrace.types import Chunk, RequestOutput, Times, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -36,6 +37,8 @@ class ChatPrompt:
     continue_final_message: bool = False
     add_special_tokens: bool = False
     """Let the tokenizer add its own BOS/EOS around what the template wrote (templates usually write them)."""
+    context: Sequence[int] = ()
+    """Token ids that the conversation goes on from: they come first, and the template's own BOS is left out"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class TextPrompt:
 
     prompt: str | Sequence[int]
     add_special_tokens: bool = True
+    context: Sequence[int] = ()
+    """Token ids that the text goes on from; then no special tokens are added"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Served:
     """A single token as text; pieces of a character become U+FFFD."""
     adapters: Callable[[], Mapping[str, str]] = dict
     """Names of the adapters that can be asked for as models now, and where they came from."""
+    card: ModelCard = field(default_factory=ModelCard)
+    """What the model is"""
     token_bytes: Callable[[int], bytes | None]
     """A single token's exact bytes; None when the model has no tokenizer that knows."""
 
@@ -99,6 +106,11 @@ class Progress(Protocol):
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
+        ...
+
+    @property
+    def times(self) -> Times | None:
+        """When it came, and its tokens so far; None where nobody measures."""
         ...
 
 
@@ -148,6 +160,8 @@ class Call:
     prediction: str | None = None
     """Text that the output is likely to repeat; it makes that faster, and changes nothing."""
     truncation: Truncation | None = None
+    max_context: int | None = None
+    """Tokens of prompt and output together: a prompt that leaves no room is refused, an output that gets there ends"""
     stream_interval: int = 1
     """Tokens of an event of the stream, at least; the first and the last one are sent at once."""
     priority: int = 0
@@ -216,8 +230,8 @@ class Route:
     """Whether the request is meant for this dialect, where several have the same path: the first that says so gets it,
     else the last."""
     media_types: Sequence[str] | None = ("application/json",)
-    """What a body may be declared as; None: anything, or nothing. Asking for a type that no HTML form can send keeps
-    web pages of other origins from posting here: a browser asks first."""
+    """What a body may be declared as; None: anything, or nothing. Of application/json a browser asks first whether a
+    page of another origin may send it; other bodies with a foreign Origin are refused."""
     max_body_bytes: int | None = None
     """Instead of the server's own limit"""
     is_open: bool = False
