@@ -45,6 +45,8 @@ class Unauthorized(RequestError):
 class Forbidden(RequestError):
     """The key does not open this."""
 
+    status = 403
+
 
 class ForeignOrigin(RequestError):
     """A page of another site sends what a browser sends without asking first."""
