@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS
-from headrace.server.access import Access, Tenant
+from headrace.server.access import Access
 from headrace.server.body import read_body
 from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Renderer, Served
 from headrace.server.errors import Failure, MethodNotAllowed, describe
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _SHUTTING_DOWN = Overloaded("The server is shutting down; send the request again later")
 """Said to a request that is cancelled: it has outlived the time that a shutdown gives (or nobody hears it)."""
 
+_BODILESS = ("GET", "HEAD")
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # proxies pass tokens on at once
 
 
@@ -49,23 +51,26 @@ class Service:
 async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one HTTP request. A stream costs one await per write: nothing wraps `send` but a flag."""
     has_begun = False
+    request_id = f"req_{secrets.token_hex(12)}"
 
     def send_noting(message: Message) -> Awaitable[None]:
         nonlocal has_begun
-        has_begun = True
+        if not has_begun:
+            has_begun = True
+            message["headers"] = [*message["headers"], *_identity(dialect, request_id)]
         return send(message)
 
     dialect = service.routes.dialect_of(scope["path"])
     try:
-        headers = _headers(scope)
+        incoming = _head(scope, request_id)
         try:
             matches = service.routes.find(scope["method"], scope["path"])
         except RequestError:
-            service.access.check((), headers)
+            service.access.check((), incoming.headers)
             raise
-        dialect = matches[-1].dialect
-        tenant = service.access.check((match.route for match in matches), headers)
-        incoming, match = await _read(matches, service.settings, headers, tenant, scope, receive)
+        dialect = _likely(matches, incoming)
+        tenant = service.access.check((match.route for match in matches), incoming.headers)
+        incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
         dialect = match.dialect
         await _answer(service, incoming, match, scope, receive, send_noting)
     except ClientDisconnect:
@@ -73,42 +78,49 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
         failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
         if not has_begun:
-            allowed = {"allow": error.allowed} if isinstance(error, MethodNotAllowed) else {}
-            await failure_response(dialect, failure, allowed)(scope, receive, send)
+            allowed = [(b"allow", error.allowed.encode())] if isinstance(error, MethodNotAllowed) else []
+            response = failure_response(dialect, replace(failure, request_id=request_id))
+            response.raw_headers += [*allowed, *_identity(dialect, request_id)]
+            await response(scope, receive, send)
 
 
-def failure_response(dialect: Dialect, failure: Failure, headers: dict[str, str]) -> Response:
-    """An error in a dialect's shape."""
+def failure_response(dialect: Dialect, failure: Failure) -> Response:
+    """An error in a dialect's shape, with its status."""
     return Response(
         dialect.render_failure(failure),
-        failure.status,
-        headers={**headers, **failure.headers},
+        dialect.statuses.get(failure.status, failure.status),
+        headers=failure.headers,
         media_type="application/json",
     )
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+def _identity(dialect: Dialect, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The header that names a request, in dialects that have one."""
+    name = dialect.request_id_header
+    return [] if name is None else [(name.encode(), request_id.encode())]
+
+
+def _head(scope: Scope, request_id: str) -> Incoming:
+    """The request without its body."""
+    return Incoming(
+        method=scope["method"],
+        path=scope["path"],
+        query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)),
+        headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
+        request_id=request_id,
+    )
+
+
+def _likely(matches: Sequence[Match], incoming: Incoming) -> Dialect:
+    """The dialect that errors are said in until the body is there: it may decide."""
+    return (chosen(matches, incoming) if incoming.method in _BODILESS else matches[-1]).dialect
 
 
 async def _read(
-    matches: Sequence[Match],
-    settings: ServerSettings,
-    headers: dict[str, str],
-    tenant: Tenant,
-    scope: Scope,
-    receive: Receive,
+    matches: Sequence[Match], settings: ServerSettings, incoming: Incoming, receive: Receive
 ) -> tuple[Incoming, Match]:
-    """The request, and the route among those of its path that it is for."""
-    incoming = Incoming(
-        method=scope["method"],
-        path=scope["path"],
-        path_params=matches[0].path_params,
-        query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)),
-        headers=headers,
-        tenant=tenant.name,
-    )
-    if scope["method"] not in ("GET", "HEAD"):
+    """The request with its body, and the route among those of its path that it is for."""
+    if incoming.method not in _BODILESS:
         limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]
         types = [match.route.media_types for match in matches]
         allowed = None if None in types else [one for each in types for one in each or ()]

@@ -96,6 +96,8 @@ class Failure:
     message: str
     param: str | None = None
     code: str | None = None
+    request_id: str | None = None
+    """Of the request that failed, where the answer has not begun"""
 
     @property
     def headers(self) -> dict[str, str]:

@@ -243,7 +243,7 @@ def _encode(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> tuple[str | list[
     """The prompt as token ids, and how a chat's answers are read; a text that no tokenizer is there for stays text,
     which `submit` then says."""
     if isinstance(prompt, ChatPrompt):
-        return _encode_chat(prompt, llm)
+        return encode_chat(prompt, llm)
     if not isinstance(prompt.prompt, str):
         return [*prompt.context, *prompt.prompt], None
     if llm.tokenizer is None:
@@ -252,7 +252,12 @@ def _encode(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> tuple[str | list[
     return [*prompt.context, *llm.tokenizer.encode(prompt.prompt, add_special_tokens)], None
 
 
-def _encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
+def encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
+    """A conversation as token ids, and how the answers to it are read.
+
+    Raises:
+        RequestError: the model's chat template cannot render it.
+    """
     chat = llm.encode_chat(
         prompt.messages,
         tools=prompt.tools,

@@ -68,5 +68,7 @@ class RouteTable:
 
 
 def chosen(matches: Sequence[Match], incoming: Incoming) -> Match:
-    """The first that claims the request, else the last."""
-    return next((match for match in matches if match.route.claims(incoming)), matches[-1])
+    """The first that claims the request, else the first that claims nothing, else the last."""
+    claimed = (match for match in matches if match.route.claims is not None and match.route.claims(incoming))
+    unclaimed = (match for match in matches if match.route.claims is None)
+    return next(claimed, None) or next(unclaimed, matches[-1])

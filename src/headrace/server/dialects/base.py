@@ -211,10 +211,8 @@ class Incoming:
     body: bytes = b""
     tenant: str = "everybody"
     """Whose key came with it"""
-
-
-def _always(_: Incoming) -> bool:
-    return True
+    request_id: str = ""
+    """Drawn by the server, for logs and for dialects that show it"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,9 +224,9 @@ class Route:
     parse: Callable[[Incoming, Served], Call | Inquiry | Answer]
     method: str = "POST"
     """GET answers HEAD too"""
-    claims: Callable[[Incoming], bool] = _always
+    claims: Callable[[Incoming], bool] | None = None
     """Whether the request is meant for this dialect, where several have the same path: the first that says so gets it,
-    else the last."""
+    else the first that has no such function, else the last. Of GET it sees no body."""
     media_types: Sequence[str] | None = ("application/json",)
     """What a body may be declared as; None: anything, or nothing. Of application/json a browser asks first whether a
     page of another origin may send it; other bodies with a foreign Origin are refused."""
@@ -247,3 +245,7 @@ class Dialect:
     name: str
     routes: Sequence[Route]
     render_failure: Callable[[Failure], bytes]
+    statuses: Mapping[int, int] = field(default_factory=dict)
+    """HTTP statuses of errors that are others in this API"""
+    request_id_header: str | None = None
+    """Of every answer; None shows no request ids"""

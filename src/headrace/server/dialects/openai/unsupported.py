@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.errors import UnsupportedParameter
+from headrace.server.dialects.decode import Unsupported
 
 _NEVER: tuple[Any, ...] = ()
 
-_SHARED: Mapping[str, tuple[Any, ...]] = {
+_SHARED: Unsupported = {
     "prompt_cache_retention": ("in_memory", "in-memory", "24h"),  # only an upper bound
     "service_tier": ("auto", "default"),
     "store": (False,),
@@ -30,7 +30,7 @@ _SHARED: Mapping[str, tuple[Any, ...]] = {
     "watermarking": (False,),
 }
 
-CHAT: Mapping[str, tuple[Any, ...]] = {
+CHAT: Unsupported = {
     **_SHARED,
     "audio": _NEVER,
     "modalities": (["text"],),
@@ -43,7 +43,7 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": _NEVER,
 }
 
-COMPLETION: Mapping[str, tuple[Any, ...]] = {
+COMPLETION: Unsupported = {
     **_SHARED,
     "thinking_token_budget": (-1,),
     "suffix": ("",),
@@ -52,23 +52,7 @@ COMPLETION: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-_INSTEAD: Mapping[str, str] = {
+INSTEAD: Mapping[str, str] = {
     "guided_decoding_backend": "leave it out: there is one",
     "thinking_token_budget": "leave it out: only chats have thoughts",
 }
-
-
-def refuse_unsupported(fields: dict[str, Any], known: Mapping[str, tuple[Any, ...]]) -> None:
-    """Take the known parameters out of `fields`.
-
-    Raises:
-        UnsupportedParameter: one of them asks for something.
-    """
-    for name in [name for name in fields if name in known]:
-        value = fields.pop(name)
-        # Types are compared too: False == 0 in Python, not in JSON.
-        if value is None or any(type(value) is type(neutral) and value == neutral for neutral in known[name]):
-            continue
-        allowed = " or ".join(str(neutral) for neutral in known[name])
-        hint = _INSTEAD.get(name) or (f"leave it out (or send {allowed})" if allowed else "leave it out")
-        raise UnsupportedParameter(f"{name} is not supported here; {hint}", param=name)

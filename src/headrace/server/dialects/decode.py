@@ -1,0 +1,94 @@
+"""From a body to a struct: JSON, known fields that are refused, types. Every mistake names its field.
+
+The shape of the structs is a dialect's own, and so are some of the words (`Words`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from headrace.errors import RequestError, UnsupportedParameter
+
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_NAMED_FIELD = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<field>.*)`$", re.DOTALL)
+
+T = TypeVar("T")
+
+Unsupported: TypeAlias = Mapping[str, tuple[Any, ...]]
+"""Fields of an API that are not implemented, and the values of each that ask for nothing, as null always does"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a dialect's errors say of some fields."""
+
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Where a field belongs that is unknown here"""
+    expected: Mapping[str, str] = field(default_factory=dict)
+    """By the end of its path (or the whole path): what a field may be, where the value of another kind is refused"""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """What to do about an unsupported field"""
+
+
+_PLAIN = Words()
+
+
+def decode(body: bytes, kind: type[T], unsupported: Unsupported, words: Words = _PLAIN) -> T:
+    """The body as a `kind`, after the fields that `unsupported` names.
+
+    Raises:
+        RequestError: of any kind; `param` is the JSON path of the field at fault.
+    """
+    try:
+        fields = msgspec.json.decode(body)
+        if isinstance(fields, dict):
+            _refuse_unsupported(fields, unsupported, words)
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error), words) from None
+    except msgspec.DecodeError as error:
+        raise RequestError(f"The body is not valid JSON: {error}") from None
+    except UnicodeError:
+        raise RequestError("The body is not valid UTF-8") from None
+    except RecursionError:
+        raise RequestError("The body's JSON is nested too deeply") from None
+    except OverflowError:
+        raise RequestError("The body has a number that is too large") from None
+
+
+def _refuse_unsupported(fields: dict[str, Any], known: Unsupported, words: Words) -> None:
+    """Take the known parameters out of `fields`, unless one of them asks for something."""
+    for name in [name for name in fields if name in known]:
+        value = fields.pop(name)
+        # Types are compared too: False == 0 in Python, not in JSON.
+        if value is None or any(type(value) is type(neutral) and value == neutral for neutral in known[name]):
+            continue
+        allowed = " or ".join(str(neutral) for neutral in known[name])
+        hint = words.instead.get(name) or (f"leave it out (or send {allowed})" if allowed else "leave it out")
+        raise UnsupportedParameter(f"{name} is not supported here; {hint}", param=name)
+
+
+def _field_error(message: str, words: Words) -> RequestError:
+    """Turn msgspec's "Expected `int`, got `str` - at `$.a[0]`" into a line and a path."""
+    match = _AT_PATH.match(message)
+    assert match is not None
+    what, path = match["what"], (match["path"] or "").lstrip(".")
+    if named := _NAMED_FIELD.match(what):
+        path = f"{path}.{named['field']}" if path else named["field"]
+        if "missing" in what:
+            return RequestError(f"{path} is required", param=path)
+        elsewhere = words.elsewhere.get(path)
+        hint = f"it is for {elsewhere}" if elsewhere else "check its spelling or leave it out"
+        return RequestError(f"{path} is not a known parameter; {hint}", param=path)
+    what = what.replace("`", "").replace(" | ", " or ")
+    if what.startswith("Invalid value"):
+        if expected := words.expected.get(path):
+            return RequestError(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
+        if expected := words.expected.get(path.rpartition(".")[2]):
+            return UnsupportedParameter(f"{path}: {what[0].lower()}{what[1:]}, expected {expected}", param=path)
+    return RequestError(f"{path}: {what[:1].lower()}{what[1:]}" if path else f"The body: {what}", param=path or None)
