@@ -227,6 +227,7 @@ NB_MODULE(_core, m) {
         .def("multiply_add_rate", &multiply_add_rate, "Float32 operations per second of all threads, a multiply-add is two.")
         .def("dot_rate", &dot_rate, "Operations per second of all threads on bytes, a multiply-add is two.");
     bind_deltas(m, backend);
+    bind_lookup(m);
     bind_tape(m, backend);
     bind_sampling(backend);
 }

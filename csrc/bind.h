@@ -149,6 +149,7 @@ inline auto exact(const char* name) { return nb::arg(name).noconvert(); }
 inline auto maybe(const char* name) { return nb::arg(name).noconvert().none(); }
 
 void bind_deltas(nb::module_& m, nb::class_<BoundBackend>& backend);
+void bind_lookup(nb::module_& m);
 void bind_tape(nb::module_& m, nb::class_<BoundBackend>& backend);
 void bind_sampling(nb::class_<BoundBackend>& backend);
 

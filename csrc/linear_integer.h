@@ -119,6 +119,7 @@ void integer_panels(const LinearBlock& b) {
             integer_tiles<ID, 12>(b, row, first, strip, t);
             integer_tiles<ID, 8>(b, row, first, strip, t);
             integer_tiles<ID, 4>(b, row, first, strip, t);
+            integer_tiles<ID, 3>(b, row, first, strip, t);
 #endif
             integer_tiles<ID, 2>(b, row, first, strip, t);
             integer_tiles<ID, 1>(b, row, first, strip, t);

@@ -40,6 +40,16 @@ class Deltas:
 
     def clear(self, slot: int) -> None: ...
 
+class PromptLookup:
+    """Guesses what follows in a text from what stood in it earlier."""
+
+    def __init__(self, token_ids: Sequence[int]) -> None: ...
+    def guess(self, count: int) -> list[int]: ...
+    def chances(self, most: int) -> list[float]: ...
+
+def follow(lookups: list[PromptLookup], texts: list[list[int]], least: float) -> list[int]:
+    """Take in what is new in each text; those whose next guess is right with chance `least` or more."""
+
 class KVCache:
     """A paged key-value cache of "f16", "f32" or "q8".
 

@@ -28,6 +28,9 @@ class Free:
     def seconds(self, num_tokens: int) -> float:
         return self.unit
 
+    def least_chance(self, num_plain: int) -> float:
+        return 0.0
+
     def wants_check(self, num_tokens: int) -> bool:
         return False
 

@@ -11,6 +11,7 @@ from headrace.engine.constraint import Mask
 from headrace.engine.drafting import Drafting
 from headrace.engine.gain import StepCosts
 from headrace.engine.sequence import Sequence
+from headrace.ops.reference import ReferenceOps
 from headrace.types import Emitted, Request
 
 
@@ -188,7 +189,7 @@ class Resting:
 
 @pytest.mark.parametrize("num_new", [10, 20, 30, 45, 70])
 def test_a_draft_model_that_rests_does_not_keep_the_own_text_from_guessing(num_new: int) -> None:
-    drafting = Drafting(rope_switch=None, lookup=True, model=Resting())
+    drafting = Drafting(ReferenceOps(), rope_switch=None, guesses=True, model=Resting())
     drafting._model.costs.observe(1, 1.0)
     sequence = Sequence(make_request("r", list(range(20)), max_tokens=400), 0, 0)
     sequence.row = 0

@@ -121,7 +121,7 @@ class DraftModel:
             if not self._free_rows or not self._knows(sequence.request):
                 return None
             mirror = self._mirrors[sequence] = sequence.copy(sequence.index)
-            mirror.constraint, mirror.lookup, mirror.row = None, None, self._free_rows.pop()
+            mirror.constraint, mirror.row = None, self._free_rows.pop()
             mirror.rope_variant = 0
             mirror.request = _for_guesses(sequence.request)
             self._blocks.adopt_prefix(mirror)

@@ -49,8 +49,9 @@ class Engine:
         self._new_constraint = new_constraint
         self._adapters = AdapterTable(decoder)
         self._drafting = Drafting(
+            ops,
             rope_switch=decoder.spec.rope_switch,
-            lookup=config.speculation == "auto",
+            guesses=config.speculation == "auto",
             model=None if draft is None else DraftModel(draft, ops, config, plan, decoder.spec.vocab_size),
         )
         self._blocks = BlockCache(plan.num_blocks, config.block_size, share_prefixes=config.prefix_cache)

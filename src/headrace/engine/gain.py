@@ -15,6 +15,8 @@ _MOST = 64
 """Tokens of a step up to which its time is measured; guesses never make it larger"""
 _EACH = 16
 """Up to so many each number is measured by itself, beyond it in fours"""
+_MEASURED = tuple(n if n <= _EACH else -(-n // 4) * 4 for n in range(_MOST + 1))
+"""[tokens]: the number under which steps of so many are measured"""
 _FIRST_STEPS = 8
 _CHECK = 32
 """Steps after which one without guesses is measured again, while these seem to be worth no more than …"""
@@ -36,8 +38,6 @@ _FAR = 16
 """Tokens over which stairs are evened out"""
 _OLD = 5000
 """Steps after which a measurement is old"""
-_WELL = 32
-"""Measurements after which not every step is looked at"""
 _TRIAL_DEPTH = 2
 """Guesses in a row while it is not known what a draft model's pass takes"""
 _REFRESH = 64
@@ -62,6 +62,8 @@ class StepCosts:
         """The numbers of tokens that were measured, ascending"""
         self._table: list[float] = []
         """`cost`, as it was at some step not long ago"""
+        self._least: dict[int, float] = {}
+        """`least_chance`, likewise"""
 
     @property
     def are_known(self) -> bool:
@@ -72,13 +74,11 @@ class StepCosts:
         """A step of `num_tokens` tokens, each with its row of logits, took so long."""
         if num_tokens > _MOST:
             return
-        seconds *= _measured(num_tokens) / num_tokens
-        num_tokens = _measured(num_tokens)
+        measured = _MEASURED[num_tokens]
+        time = math.log(seconds * measured / num_tokens)
+        num_tokens = measured
         self._num_steps += 1
         self._last[num_tokens] = self._num_steps
-        if self._counts[num_tokens] > _WELL and self._num_steps % 4:
-            return  # it is known well enough, and each look takes time too
-        time = math.log(seconds)
         count = self._counts[num_tokens] + 1
         if count == 1:
             self._costs[num_tokens] = math.log(self._unmeasured(num_tokens)) if self._known else time
@@ -90,10 +90,11 @@ class StepCosts:
         self._counts[num_tokens] = count
         if count < 4 or self._num_steps % _REFRESH == 0:
             self._table.clear()
+            self._least.clear()
 
     def wants_check(self, num_tokens: int) -> bool:
         """Whether a step of so many tokens was not measured for a while."""
-        return self._num_steps - self._last[_measured(min(num_tokens, _MOST))] >= _CHECK
+        return self._num_steps - self._last[_MEASURED[min(num_tokens, _MOST)]] >= _CHECK
 
     def seconds(self, num_tokens: int) -> float:
         """About the time of a step of so many tokens."""
@@ -107,8 +108,18 @@ class StepCosts:
             self._table = [0.0, *(self._cost(each) for each in range(1, _MOST + 1))]
         return self._table[num_tokens]
 
+    def least_chance(self, num_plain: int) -> float:
+        """A step of so many tokens is not better with guesses (`most_gain`) that are all less sure than this."""
+        least = self._least.get(num_plain)
+        if least is None:
+            needed = _WORTH * num_plain / self.cost(num_plain)
+            counts = range(1, _MOST - num_plain + 1)
+            least = min(((needed * self.cost(num_plain + n) - num_plain) / n for n in counts), default=math.inf)
+            self._least[num_plain] = least
+        return least
+
     def _cost(self, num_tokens: int) -> float:
-        measured = _measured(num_tokens)
+        measured = _MEASURED[num_tokens]
         if not self._counts[measured]:
             return self._unmeasured(num_tokens)
         age = min((self._num_steps - self._last[measured]) / _OLD, 1.0)
@@ -140,11 +151,6 @@ class StepCosts:
         return min(max((cost - math.exp(self._costs[far])) / (last - far), usual / 4), cost / last)
 
 
-def _measured(num_tokens: int) -> int:
-    """The number of tokens under which steps of num_tokens are measured."""
-    return num_tokens if num_tokens <= _EACH else -(-num_tokens // 4) * 4
-
-
 def _usual(num_tokens: int) -> float:
     return 1 + _USUAL_SLOPE * (num_tokens - 1)
 
@@ -174,11 +180,16 @@ def most_gain(costs: StepCosts, num_plain: int, chances: SequenceOf[SequenceOf[f
 def worth_beside_prompts(costs: StepCosts, num_plain: int, chances: SequenceOf[SequenceOf[float]]) -> list[int]:
     """The same in a step that also computes prompts, whose many tokens make each further one cost the same.
 
-    `num_plain` are the step's tokens without guesses and prompts: what they give in a second is what guesses must give.
+    `num_plain` are the step's tokens without guesses and prompts.
     """
-    each = (costs.cost(num_plain + _FAR) - costs.cost(num_plain)) / _FAR
-    least = _WORTH * each * num_plain / costs.cost(num_plain)
+    least = least_beside_prompts(costs, num_plain)
     return [sum(chance > least for chance in own) for own in chances]
+
+
+def least_beside_prompts(costs: StepCosts, num_plain: int) -> float:
+    """The chance from which on a guess gives more in a second than the tokens that are no guesses."""
+    each = (costs.cost(num_plain + _FAR) - costs.cost(num_plain)) / _FAR
+    return _WORTH * each * num_plain / costs.cost(num_plain)
 
 
 def best_depth(

@@ -6,8 +6,8 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from headrace.engine.constraint import Constraint
-from headrace.engine.lookup import PromptLookup
 from headrace.engine.prefix_tree import Node
+from headrace.ops.base import PromptLookup
 from headrace.sampling_params import SamplingParams
 from headrace.types import Emitted, FinishReason, Request, TokenLogprobs
 
@@ -96,6 +96,7 @@ class Sequence:
         other.token_ids = list(self.token_ids)
         other._text_with_prediction = list(self._text_with_prediction)
         other.drafts, other.block_ids, other.nodes = [], [], []
+        other.lookup = None
         other.num_computed = other.num_tabled = 0
         other.row = -1
         return other

@@ -116,6 +116,19 @@ class Deltas(Protocol):
         """Nothing any more."""
 
 
+class PromptLookup(Protocol):
+    """Guesses what follows in a sequence from what stood in it earlier; `Ops.follow` tells it the tokens."""
+
+    def guess(self, count: int) -> list[int]:
+        """The `count` tokens that are expected next; none without a match."""
+
+    def chances(self, most: int) -> list[float]:
+        """The probability that the first 1, 2 … guessed tokens are all right, `most` of them at most.
+
+        Falls; ends before guesses that are never worth their time. None above 0.97.
+        """
+
+
 class ForwardOps(Protocol):
     """The operations of a forward pass."""
 
@@ -246,6 +259,20 @@ class Ops(ForwardOps, Protocol):
         """The same computation, bit for bit, as quick as the backend can repeat it.
 
         Holds on to the weights and vectors that `forward` uses now; compile anew when they are replaced.
+        """
+
+    # Drafts
+
+    def new_lookup(self, token_ids: Sequence[int]) -> PromptLookup:
+        """For a sequence that begins with these tokens, among which nothing was guessed."""
+
+    def follow(self, lookups: list[Any], texts: list[list[int]], least: float) -> list[int]:
+        """Take in what is new in each lookup's text; those whose next guess is right with chance `least` or more.
+
+        `lookups` are `new_lookup`'s; a text is the sequence's token ids so far, and only ever grows.
+
+        Raises:
+            ValueError: a text is shorter than it was.
         """
 
     # Sampling

@@ -22,6 +22,7 @@ from headrace.ops.base import (
     RopeTable,
 )
 from headrace.ops.kinds import Activation, NormKind, QkNorm
+from headrace.ops.reference_lookup import ReferenceLookup
 from headrace.ops.reference_sampling import sample_row
 from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
 
@@ -173,6 +174,13 @@ class ReferenceOps:
 
     def new_deltas(self, rows: int, columns: int, *, is_table: bool = False) -> ReferenceDeltas:
         return ReferenceDeltas(rows, columns, is_table=is_table)
+
+    def new_lookup(self, token_ids: Sequence[int]) -> ReferenceLookup:
+        return ReferenceLookup(token_ids)
+
+    def follow(self, lookups: list[ReferenceLookup], texts: list[list[int]], least: float) -> list[int]:
+        chances = [lookup.follow(text) for lookup, text in zip(lookups, texts, strict=True)]
+        return [at for at, chance in enumerate(chances) if chance > 0 and chance >= least]
 
     def compile(self, forward: RecordableForward) -> Forward:
         return partial(forward, self)

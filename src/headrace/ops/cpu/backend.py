@@ -114,6 +114,12 @@ class CpuOps:
     def copy_blocks(self, cache: _core.KVCache, sources: IntArray, targets: IntArray) -> None:
         cache.copy_blocks(sources, targets)
 
+    def new_lookup(self, token_ids: Sequence[int]) -> _core.PromptLookup:
+        return _core.PromptLookup(token_ids)
+
+    def follow(self, lookups: list[_core.PromptLookup], texts: list[list[int]], least: float) -> list[int]:
+        return _core.follow(lookups, texts, least)
+
     def compile(self, forward: RecordableForward) -> Forward:
         return record(self._native, forward, self.clock)
 
