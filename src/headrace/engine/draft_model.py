@@ -95,6 +95,7 @@ class DraftModel:
         mirrors = {self._mirrors[sequence]: sequence for sequence in sequences}
         active = list(mirrors)
         for at in range(count):
+            started = time.perf_counter()
             plan: dict[Sequence, int] = {}
             for mirror in active:
                 known = len(mirror.token_ids) + at
@@ -102,9 +103,7 @@ class DraftModel:
                     plan[mirror] = known - mirror.num_computed
             if not plan:
                 break
-            started = time.perf_counter()
             sampled = self._runner.run(plan)
-            self.costs.observe(sum(plan.values()), time.perf_counter() - started)
             active = []
             for mirror, num_tokens in plan.items():
                 mirror.num_computed += num_tokens
@@ -112,6 +111,7 @@ class DraftModel:
                 if token_id < self._vocab_size:
                     mirror.drafts.append(token_id)
                     active.append(mirror)
+            self.costs.observe(sum(plan.values()), time.perf_counter() - started)
         return {sequence: list(mirror.drafts) for mirror, sequence in mirrors.items() if mirror.drafts}
 
     def _mirror(self, sequence: Sequence) -> Sequence | None:

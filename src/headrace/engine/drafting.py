@@ -28,7 +28,7 @@ _MOST_BLIND = 7
 """… though it is not put off for more steps than these"""
 _CREDIT_KEPT = 0.9
 """Of the guesses that were right lately, in each step: while there are any it looks in every step"""
-_OBSERVED = 4
+_OBSERVED = 8
 """Of so many steps without guesses in a row one is measured, since that takes time too"""
 _LOSS_SHARE = 0.015
 """How much of the time a draft model may lose that is not worth its passes"""

@@ -202,15 +202,17 @@ def best_depth(
 ) -> int:
     """How many guesses in a row a draft model should make for each of some sequences.
 
-    Without them the step has `num_plain` tokens and is expected to give `expected`. `chances` are those that a guess
+    None at times, so that the time of a step without any stays known. Without them the step has `num_plain` tokens and is expected to give `expected`. `chances` are those that a guess
     is right if the one before it was; each row of guesses takes a pass of the draft model.
     """
     batch, best, passes = len(chances), 0, 0.0
-    most_tokens = _WORTH * expected / costs.seconds(num_plain)
+    least = most_tokens = _WORTH * expected / costs.seconds(num_plain)
     for depth in range(1, min(most, (_MOST - num_plain) // max(batch, 1)) + 1):
         expected += sum(chance**depth for chance in chances)
         passes += draft_costs.seconds(batch) if draft_costs.are_known else 0.0
         tokens = expected / (costs.seconds(num_plain + batch * depth) + passes)
         if tokens > most_tokens:
             best, most_tokens = depth, tokens
+    if most_tokens < _CLEARLY * least and costs.wants_check(num_plain):
+        return 0
     return best if draft_costs.are_known else min(best, _TRIAL_DEPTH)
