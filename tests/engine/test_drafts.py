@@ -202,3 +202,50 @@ def test_a_draft_model_that_rests_does_not_keep_the_own_text_from_guessing(num_n
         num_tokens = 1 + len(sequence.drafts)
         drafting.learn({sequence: num_tokens}, {sequence: [0] * num_tokens}, 1.0)
     assert sum(guessed[num_new:]) > 20
+
+
+class Useless(Resting):
+    """A draft model whose guesses are always wrong, and which says that they are right."""
+
+    def __init__(self) -> None:
+        self.num_passes = 0
+        self.believed = 0.9
+
+    def chance(self, sequence: Sequence) -> float:
+        return self.believed
+
+    def learn(self, sequence: Sequence, num_guesses: int, num_right: int) -> None:
+        self.believed *= 0.8
+
+    def guess(self, sequences: list[Sequence], count: int) -> dict[Sequence, list[int]]:
+        self.num_passes += 1
+        return {sequence: [1] * count for sequence in sequences}
+
+
+def test_a_draft_model_that_is_not_worth_it_rests_until_its_losses_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes as long as a step, so that each look at it costs; afterwards steps without are counted."""
+    clock = [0.0]
+    monkeypatch.setattr("headrace.engine.drafting.time.perf_counter", lambda: clock[0])
+    model = Useless()
+    guess = model.guess
+
+    def slow(sequences: list[Sequence], count: int) -> dict[Sequence, list[int]]:
+        clock[0] += count
+        return guess(sequences, count)
+
+    model.guess = slow  # type: ignore[method-assign]
+    drafting = Drafting(ReferenceOps(), rope_switch=None, guesses=True, model=model)
+    sequence = Sequence(make_request("r", [1, 2], max_tokens=9000), 0, 0)
+    sequence.row = 0
+    seconds = 0.0
+    for step in range(4000):
+        sequence.token_ids.append(1000 + step)
+        sequence.num_computed = len(sequence.token_ids) - 1
+        started = clock[0]
+        drafting.draft([sequence])
+        num_tokens = 1 + len(sequence.drafts)
+        took = clock[0] - started + 1.0 + 0.2 * len(sequence.drafts)
+        drafting.learn({sequence: num_tokens}, {sequence: [0]}, took)
+        seconds += took
+    assert model.num_passes > 8  # it is tried again
+    assert 4000 / seconds > 0.97

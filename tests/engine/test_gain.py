@@ -99,6 +99,25 @@ def test_the_best_depth_of_a_draft_model_is_found(name: str, seed: int) -> None:
     assert best_depth(costs, StepCosts(), num_plain, float(num_plain), chances, 8) <= 2
 
 
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("num_plain", [1, 3, 8, 30, 64])
+def test_less_sure_guesses_than_the_least_chance_are_never_worth_it(name: str, num_plain: int) -> None:
+    costs, random = learned(MACHINES[name], 40), np.random.default_rng(num_plain)
+    least = costs.least_chance(num_plain)
+    for _ in range(100):
+        believed = random.uniform(0, min(max(1.2 * least, 0.1), 1.0))
+        chances = [[believed ** (1 + j / 4) for j in range(15)] for _ in range(num_plain)]
+        if believed < least:
+            assert not any(most_gain(costs, num_plain, chances))
+
+
+def test_a_guess_that_may_be_worth_it_is_above_the_least_chance() -> None:
+    costs = learned(MACHINES["both"], 12)
+    assert costs.least_chance(1) < 0.2
+    assert any(most_gain(costs, 1, [[0.4]]))
+    assert learned(MACHINES["arithmetic"], 12).least_chance(8) > 0.9
+
+
 def test_beside_prompts_a_guess_must_give_as_much_as_its_time_gives_otherwise() -> None:
     costs = learned(MACHINES["both"], 30)
     assert worth_beside_prompts(costs, 1, [[0.9, 0.5, 0.1, 0.05]]) == [2]

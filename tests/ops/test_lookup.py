@@ -86,6 +86,13 @@ def test_behind_an_edit_the_copy_goes_on(backend: Any, edit: list[int], goes_on:
     assert followed(backend, text, 29).guess(3) == [goes_on + 1, goes_on + 2, goes_on + 3]
 
 
+@pytest.mark.parametrize(("num_others", "is_found"), [(1, True), (3, True), (4, False), (9, False)])
+def test_behind_a_long_edit_one_token_alone_is_no_match(backend: Any, num_others: int, is_found: bool) -> None:
+    source = list(range(30))
+    text = [*source, *source[2:12], *range(100, 100 + num_others), 13]
+    assert bool(followed(backend, text, 29).guess(1)) is is_found
+
+
 def test_guesses_that_fail_become_unlikely() -> None:
     text = np.random.default_rng(1).integers(0, 5, 400).tolist()
     lookup = followed(OPS["reference"], text, 0)

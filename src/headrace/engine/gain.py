@@ -202,8 +202,9 @@ def best_depth(
 ) -> int:
     """How many guesses in a row a draft model should make for each of some sequences.
 
-    None at times, so that the time of a step without any stays known. Without them the step has `num_plain` tokens and is expected to give `expected`. `chances` are those that a guess
-    is right if the one before it was; each row of guesses takes a pass of the draft model.
+    None at times, so that the time of a step without any stays known. Without them the step has `num_plain` tokens and
+    is expected to give `expected`. `chances` are those that a guess is right if the one before it was; each row of
+    guesses takes a pass of the draft model.
     """
     batch, best, passes = len(chances), 0, 0.0
     least = most_tokens = _WORTH * expected / costs.seconds(num_plain)
