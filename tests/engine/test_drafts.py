@@ -158,7 +158,7 @@ def test_a_token_that_ends_the_sequence_ends_the_drafts_behind_it() -> None:
 
 
 def test_a_sequence_that_was_put_back_and_begins_again_has_no_guesses() -> None:
-    drafting = Drafting(rope_switch=None, lookup=True)
+    drafting = Drafting(ReferenceOps(), rope_switch=None, guesses=True)
     drafting._costs = Free()
     sequence = Sequence(make_request("r", [1, 2, 3] * 7), 0, 0)
     sequence.num_computed = 20
