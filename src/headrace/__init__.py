@@ -12,6 +12,7 @@ A request's way through the house:
     llm.py          LLM, for the caller's thread; async_llm.py: AsyncLLM, for an event loop
     loaded_model.py what both are: a model's text side (model_text.py) and requests for its engine (loaded_engine.py)
     local_engine.py that engine in threads of this process, as an event loop sees it (engine_port.py)
+    supervise/      the same in a process of its own: watched, started again when it dies, streams go on
     requests.py     prompts and parameters (prompts.py, sampling_params.py, structured_output.py) → checked request
     completion.py   token ids → text, chunk by chunk
     pooling.py      texts → embeddings, classes, scores, rankings
