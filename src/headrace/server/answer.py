@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -18,9 +19,10 @@ from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedP
 from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.access import Access
 from headrace.server.body import read_body
-from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Renderer, Served
+from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Later, Renderer, Served
 from headrace.server.errors import Failure, MethodNotAllowed, describe
 from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
+from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
 from headrace.server.pacing import Pacing
 from headrace.server.routing import Match, RouteTable, chosen
@@ -46,6 +48,7 @@ class Service:
     settings: ServerSettings
     routes: RouteTable
     access: Access
+    jobs: Jobs
 
 
 async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,63 +141,116 @@ async def _answer(
     match meant:
         case Call():
             await _generate(service, meant, arrival, scope, receive, send)
+        case Later():
+            await _run_later(service, meant, arrival, scope, receive, send)
         case Inquiry():
             await _ask(service, meant, scope, receive, send)
         case Answer():
             await _say(meant, scope, receive, send)
 
 
-async def _generate(service: Service, call: Call, arrival: float, scope: Scope, receive: Receive, send: Send) -> None:
+@asynccontextmanager
+async def running(service: Service, call: Call, arrival: float) -> AsyncIterator[tuple[list[OpenPrompt], Renderer]]:
+    """A call on the engine, from the moment that it is queued; leaving cancels what still runs.
+
+    Raises:
+        RequestError: it cannot run, or may not here.
+        EngineError: the engine is down.
+    """
     adapter = _adapter_of(call.model, service.served)
     if not service.settings.trust_request_chat_template:
         _refuse_templates(call)
     _check_logprobs(call, service.settings.max_logprobs)
     opened = await open_call(call, service.llm, service.metrics, arrival, adapter)
     try:
-        served = service.served if adapter is None else replace(service.served, name=adapter)
-        renderer = call.renderer(served)
-        if call.stream:
-            answering = _stream(opened, renderer, send, Pacing(call.stream_interval))
-        else:
-            answering = _whole(opened, renderer, scope, receive, send)
-        await _unless_disconnected(answering, receive)
+        yield opened, call.renderer(service.served if adapter is None else replace(service.served, name=adapter))
     finally:
         close_call(opened)
 
 
+async def _generate(service: Service, call: Call, arrival: float, scope: Scope, receive: Receive, send: Send) -> None:
+    async with running(service, call, arrival) as (opened, renderer):
+        if call.stream:
+            answering = _stream(call, opened, renderer, send)
+        else:
+            answering = _whole(call, opened, renderer, scope, receive, send)
+        await _unless_disconnected(answering, receive)
+
+
+async def _run_later(
+    service: Service, later: Later, arrival: float, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer as soon as the call is queued: what is wrong with it is still said to who asked for it."""
+    queued: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        async with running(service, later.call, arrival) as (opened, renderer):
+            queued.set_result(None)
+            try:
+                await whole(later.call, opened, renderer)
+            except (Exception, asyncio.CancelledError) as error:
+                renderer.failure(describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error))
+                raise
+
+    task = service.jobs.start(run())
+    await asyncio.wait((task, queued), return_when=asyncio.FIRST_COMPLETED)
+    if not queued.done():
+        task.result()
+    later.started(task.cancel)
+    await _say(Answer(body=later.render(service.served)), scope, receive, send)
+
+
 async def _ask(service: Service, inquiry: Inquiry, scope: Scope, receive: Receive, send: Send) -> None:
+    async def asking() -> None:
+        await _say(await found(service, inquiry), scope, receive, send)
+
+    await _unless_disconnected(asking(), receive)
+
+
+async def found(service: Service, inquiry: Inquiry) -> Answer:
+    """The answer to an inquiry.
+
+    Raises:
+        RequestError: it asks for what is not to be had.
+        EngineError: the engine is down.
+    """
     adapter = None if inquiry.model is None else _adapter_of(inquiry.model, service.served)
     if adapter is not None and inquiry.ask_adapter is None:
         message = f"{adapter!r} is an adapter, which answers chat, completions and decisions only"
         raise RequestError(message, param="model")
     served = service.served if adapter is None else replace(service.served, name=adapter)
-
-    async def asking() -> None:
-        try:
-            if adapter is None or inquiry.ask_adapter is None:
-                found = await inquiry.ask(service.llm)
-            else:
-                found = await inquiry.ask_adapter(service.llm, adapter)
-        except RequestError as error:
-            error.param = inquiry.param_names.get(error.param or "", error.param)
-            raise
-        body = inquiry.render(found, served)
-        await _say(Answer(body=body, status=inquiry.status, media_type=inquiry.media_type), scope, receive, send)
-
-    await _unless_disconnected(asking(), receive)
+    try:
+        if adapter is None or inquiry.ask_adapter is None:
+            given = await inquiry.ask(service.llm)
+        else:
+            given = await inquiry.ask_adapter(service.llm, adapter)
+    except RequestError as error:
+        error.param = inquiry.param_names.get(error.param or "", error.param)
+        raise
+    return Answer(body=inquiry.render(given, served), status=inquiry.status, media_type=inquiry.media_type)
 
 
 async def _say(said: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     await Response(said.body, said.status, headers=dict(said.headers), media_type=said.media_type)(scope, receive, send)
 
 
-async def _whole(opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope, receive: Receive, send: Send) -> None:
-    await _say(Answer(body=renderer.whole(await outputs(opened))), scope, receive, send)
+async def whole(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer) -> Answer:
+    """The answer to a call that is not streamed."""
+    body = renderer.whole(await outputs(opened))
+    if call.settle is not None:
+        await call.settle()
+    return Answer(body=body)
 
 
-async def _stream(opened: Sequence[OpenPrompt], renderer: Renderer, send: Send, pacing: Pacing) -> None:
+async def _whole(
+    call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope, receive: Receive, send: Send
+) -> None:
+    await _say(await whole(call, opened, renderer), scope, receive, send)
+
+
+async def _stream(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, send: Send) -> None:
     """The headers go out with the first chunks, so that what fails before them still gets its status."""
-    has_begun = False
+    has_begun, pacing = False, Pacing(call.stream_interval)
     try:
         async for ready in pieces(opened):
             data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
@@ -206,6 +262,8 @@ async def _stream(opened: Sequence[OpenPrompt], renderer: Renderer, send: Send, 
             if data:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         data = renderer.end(opened)
+        if call.settle is not None:
+            await call.settle()
     except (Exception, asyncio.CancelledError) as error:
         if not has_begun:
             raise

@@ -15,6 +15,7 @@ from headrace.server.access import Access, Keys
 from headrace.server.answer import Service, answer
 from headrace.server.dialects import openai
 from headrace.server.dialects.base import Served
+from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
@@ -44,6 +45,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             settings=settings,
             routes=RouteTable(dialects),
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
+            jobs=Jobs(),
         )
     )
 
@@ -66,6 +68,7 @@ class App:
         self._service.llm.attach()
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        await self._service.jobs.close()
         await self._service.llm.close()
         await send({"type": "lifespan.shutdown.complete"})
 

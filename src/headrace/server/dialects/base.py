@@ -168,6 +168,22 @@ class Call:
     """Lower runs earlier."""
     cache_salt: str | None = None
     """Prefixes are shared only between calls of the same salt."""
+    settle: Callable[[], Awaitable[None]] | None = None
+    """What has to be done before the end of the answer is sent: the renderer keeps it, and a disk takes its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """A call that is answered at once and runs on, whether the client stays or not; its renderer keeps the outcome.
+
+    The renderer gets `whole`, or `failure` if it fails or is cancelled.
+    """
+
+    call: Call
+    render: Callable[[Served], bytes]
+    """The body of the answer that is given once the call is queued"""
+    started: Callable[[Callable[[], object]], None]
+    """Told how to cancel the call"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +237,7 @@ class Route:
 
     path: str
     """As Starlette writes them: "/v1/models/{model:path}" """
-    parse: Callable[[Incoming, Served], Call | Inquiry | Answer]
+    parse: Callable[[Incoming, Served], Call | Later | Inquiry | Answer]
     method: str = "POST"
     """GET answers HEAD too"""
     claims: Callable[[Incoming], bool] | None = None
