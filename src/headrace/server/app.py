@@ -13,7 +13,7 @@ from headrace.errors import ConfigError
 from headrace.server import own
 from headrace.server.access import Access, Keys
 from headrace.server.answer import Service, answer
-from headrace.server.dialects import openai
+from headrace.server.dialects import anthropic, openai
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
@@ -36,7 +36,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
     metrics = Metrics(served_name, llm.max_context, llm.stats)
-    dialects = (openai.dialect(settings.adapter_folder, served_name), own.dialect(metrics))
+    dialects = (openai.dialect(settings.adapter_folder, served_name), anthropic.dialect(), own.dialect(metrics))
     return App(
         Service(
             llm=llm,
