@@ -73,6 +73,36 @@ def convert(value: object, kind: type[T], path: str, words: Words = _PLAIN) -> T
         raise _field_error(str(error), words, path) from None
 
 
+def encoded(fields: Mapping[str, Any]) -> bytes:
+    """JSON again, of what `decode` gave.
+
+    Raises:
+        RequestError: it holds what JSON of other servers may hold, but no text or 64-bit number.
+    """
+    try:
+        return msgspec.json.encode(fields)
+    except OverflowError:
+        raise RequestError("The body has a number that is too large") from None
+    except UnicodeError:
+        raise RequestError("The body is not valid UTF-8") from None
+    except RecursionError:
+        raise RequestError("The body's JSON is nested too deeply") from None
+
+
+def value_of(body: bytes, key: str) -> Any:
+    """One field of a body that nothing is known of yet; None where it is no JSON object, or has no such field."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError):
+        return None
+    return fields.get(key) if isinstance(fields, dict) else None
+
+
+def has_key(body: bytes, key: str) -> bool:
+    """Whether a body that nothing is known of yet has a field."""
+    return f'"{key}"'.encode() in body and value_of(body, key) is not None
+
+
 def _refuse_unsupported(fields: dict[str, Any], known: Unsupported, words: Words) -> None:
     """Take the known parameters out of `fields`, unless one of them asks for something."""
     for name in [name for name in fields if name in known]:
