@@ -31,8 +31,6 @@ class EncodedChat:
 
     token_ids: list[int]
     reading: Reading
-    text: str = ""
-    """As the chat template wrote it"""
 
 
 class ModelText:
@@ -156,7 +154,7 @@ class ModelText:
             asked=asked,
             budget=budget,
         )
-        return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading, text)
+        return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading)
 
 
 def recommended_sampling(generation_config: Mapping[str, Any]) -> Mapping[str, Any]:

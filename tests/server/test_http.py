@@ -68,6 +68,7 @@ def test_content_type(quick: str, content_type: str) -> None:
 
 def test_unknown_paths_and_methods(quick: str) -> None:
     assert "/v1/images" in str(error_of(httpx.post(f"{quick}/v1/images", json={}), 404)["message"])
+    error_of(httpx.get(f"{quick}/nothing"), 404)
     error_of(httpx.get(f"{quick}/v1"), 404)
     response = httpx.get(f"{quick}/v1/chat/completions")
     assert "use POST" in str(error_of(response, 405)["message"])

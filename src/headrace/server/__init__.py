@@ -7,5 +7,6 @@
                     errors → the dialect's render_failure
 
 A dialect knows neither Starlette nor the engine's ways: it parses requests and renders chunks (dialects/base.py).
-Adding one is a file under dialects/ and its name in `app.create_app`. `own` has the paths that are nobody's dialect.
+Adding one is a file under dialects/ and its name in `app.create_app`. `own` has the paths that are nobody's dialect,
+`page` the page at `/`.
 """
