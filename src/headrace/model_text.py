@@ -31,6 +31,8 @@ class EncodedChat:
 
     token_ids: list[int]
     reading: Reading
+    text: str = ""
+    """As the chat template wrote it"""
 
 
 class ModelText:
@@ -154,7 +156,7 @@ class ModelText:
             asked=asked,
             budget=budget,
         )
-        return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading)
+        return EncodedChat(self.tokenizer.encode(text, add_special_tokens=add_special_tokens), reading, text)
 
 
 def recommended_sampling(generation_config: Mapping[str, Any]) -> Mapping[str, Any]:

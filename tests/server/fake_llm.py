@@ -40,6 +40,8 @@ def answer(prompt_token_ids: list[int], index: int, length: int) -> str:
 class FakeTokenizer:
     """Bytes; with special tokens, a BOS (id 256) in front."""
 
+    special_ids = frozenset({256})
+
     bos_token = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -120,3 +120,8 @@ async def test_closing_ends_streams_and_the_process() -> None:
 def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         AsyncLLM(tmp_path, supervision=Supervision())
+
+
+def test_a_process_that_ends_while_it_loads_says_so() -> None:
+    with pytest.raises(EngineError, match="ended while it loaded the model: it exited with status 3"):
+        AsyncLLM("stories", supervision=Supervision(command=(sys.executable, "-c", "raise SystemExit(3)")))

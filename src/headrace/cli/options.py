@@ -154,6 +154,28 @@ ENGINE_OPTIONS = (
         help="Elements of the KV cache; q8 takes half of f16's memory.  [default: f32 for models in float32, else f16]",
     ),
     click.option(
+        "--max-sequences",
+        type=click.IntRange(min=1),
+        default=128,
+        show_default=True,
+        metavar="N",
+        help="Sequences that run at once, more wait; never changes a result.",
+    ),
+    click.option(
+        "--max-batch-tokens",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        metavar="N",
+        help="Most tokens of a step; never changes a result.",
+    ),
+    click.option(
+        "--prefix-cache/--no-prefix-cache",
+        default=True,
+        show_default=True,
+        help="Share computed prefixes between requests; never changes a result.",
+    ),
+    click.option(
         "--activations",
         type=click.Choice(ACTIVATION_CHOICES),
         default="int8",
@@ -176,7 +198,10 @@ ENGINE_OPTIONS = (
 )
 
 
-_ENGINE_NAMES = ("quantize", "max_context", "kv_memory", "kv_dtype", "activations", "threads", "backend")
+_ENGINE_NAMES = (
+    *("quantize", "max_context", "kv_memory", "kv_dtype", "max_sequences", "max_batch_tokens", "prefix_cache"),
+    *("activations", "threads", "backend"),
+)
 
 SPECULATION_OPTIONS = (
     click.option(

@@ -116,7 +116,7 @@ def _head(scope: Scope, request_id: str) -> Incoming:
 
 def _likely(matches: Sequence[Match], incoming: Incoming) -> Dialect:
     """The dialect that errors are said in until the body is there: it may decide."""
-    return (chosen(matches, incoming) if incoming.method in _BODILESS else matches[-1]).dialect
+    return chosen(matches, incoming).dialect
 
 
 async def _read(

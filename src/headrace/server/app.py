@@ -13,7 +13,7 @@ from headrace.errors import ConfigError
 from headrace.server import own, page
 from headrace.server.access import Access, Keys
 from headrace.server.answer import Service, answer
-from headrace.server.dialects import openai
+from headrace.server.dialects import anthropic, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
@@ -36,7 +36,13 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
     metrics = Metrics(served_name, llm.max_context, llm.stats)
-    dialects = (openai.dialect(settings.adapter_folder, served_name), own.dialect(metrics), page.dialect())
+    dialects = (
+        openai.dialect(settings.adapter_folder, served_name),
+        anthropic.dialect(),
+        tgi.dialect(),
+        own.dialect(metrics),
+        page.dialect(),
+    )
     return App(
         Service(
             llm=llm,
@@ -84,6 +90,7 @@ def _served(llm: AsyncLLM, name: str) -> Served:
         card=llm.card,
         defaults=llm.default_params,
         adapters=lambda: {name: adapter.path for name, adapter in llm.adapters.items()},
+        special_ids=frozenset if tokenizer is None else lambda: tokenizer.special_ids,
         token_text=(lambda _: "") if tokenizer is None else tokenizer.token_text,
         token_bytes=(lambda _: None) if tokenizer is None else tokenizer.token_bytes,
     )

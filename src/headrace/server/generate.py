@@ -17,6 +17,7 @@ from headrace.types import Chunk, FinishReason, RequestOutput, Times, TokenLogpr
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM, AsyncStream
+    from headrace.model_text import EncodedChat
     from headrace.prompts import Prompt
     from headrace.text.answer import Reading
 
@@ -235,7 +236,8 @@ def _truncated(token_ids: list[int], call: Call, max_context: int) -> list[int]:
 
 def _num_characters(prompt: ChatPrompt | TextPrompt) -> int:
     if isinstance(prompt, TextPrompt):
-        return len(prompt.prompt) if isinstance(prompt.prompt, str) else 0
+        parts = (prompt.prompt,) if isinstance(prompt.prompt, str) else prompt.prompt
+        return sum(len(part) for part in parts if isinstance(part, str))
     return sum(len(str(message.get("content"))) for message in prompt.messages)
 
 
@@ -245,20 +247,33 @@ def _encode(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> tuple[str | list[
     if isinstance(prompt, ChatPrompt):
         return encode_chat(prompt, llm)
     if not isinstance(prompt.prompt, str):
-        return [*prompt.context, *prompt.prompt], None
+        return [*prompt.context, *_encode_mixed(prompt, llm)], None
     if llm.tokenizer is None:
         return prompt.prompt, None
     add_special_tokens = prompt.add_special_tokens and not prompt.context
     return [*prompt.context, *llm.tokenizer.encode(prompt.prompt, add_special_tokens)], None
 
 
-def encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
-    """A conversation as token ids, and how the answers to it are read.
+def _encode_mixed(prompt: TextPrompt, llm: AsyncLLM) -> list[int]:
+    token_ids: list[int] = []
+    for index, part in enumerate(prompt.prompt):
+        if isinstance(part, int):
+            token_ids.append(part)
+        elif llm.tokenizer is None:
+            raise RequestError(f"{llm.name} has no tokenizer; send token ids only", param="prompt")
+        else:
+            is_first = not index and not prompt.context
+            token_ids += llm.tokenizer.encode(part, add_special_tokens=prompt.add_special_tokens and is_first)
+    return token_ids
+
+
+def render_chat(prompt: ChatPrompt, llm: AsyncLLM) -> EncodedChat:
+    """A conversation as the model's chat template writes it.
 
     Raises:
-        RequestError: the model's chat template cannot render it.
+        RequestError: the template cannot.
     """
-    chat = llm.encode_chat(
+    return llm.encode_chat(
         prompt.messages,
         tools=prompt.tools,
         tool_choice=prompt.tool_choice,
@@ -271,6 +286,15 @@ def encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
         continue_final_message=prompt.continue_final_message,
         add_special_tokens=prompt.add_special_tokens,
     )
+
+
+def encode_chat(prompt: ChatPrompt, llm: AsyncLLM) -> tuple[list[int], Reading]:
+    """A conversation as token ids, and how the answers to it are read.
+
+    Raises:
+        RequestError: as `render_chat`.
+    """
+    chat = render_chat(prompt, llm)
     if not prompt.context:
         return chat.token_ids, chat.reading
     assert llm.tokenizer is not None  # there was one to encode with

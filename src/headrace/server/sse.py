@@ -12,3 +12,8 @@ DONE = b"data: [DONE]\n\n"
 def event(data: bytes) -> bytes:
     """One event from one line of data."""
     return DATA + data + END
+
+
+def named_event(name: bytes, data: bytes) -> bytes:
+    """One event of a type, from one line of data."""
+    return b"event: %b\ndata: %b\n\n" % (name, data)

@@ -1,4 +1,4 @@
-"""The engine's process: `python -m headrace.supervise.child FD` with a connected socket as file FD.
+"""The engine's process; see `process.COMMAND`. Its argument is the number of a connected socket.
 
 It lives as long as the process at the socket's other end, and ends itself when that is gone.
 """
@@ -216,5 +216,6 @@ def main(connection: socket.socket) -> None:
     Child(line, text, loaded).run()
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the socket whose number is the process's only argument."""
     main(socket.socket(fileno=int(sys.argv[1])))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from headrace.errors import EngineError
 from headrace.supervise.wire import Frames, FromEngine, Start, ToEngine, decode_from_engine, encode
 
 logger = logging.getLogger("headrace.supervise")
 
-COMMAND = (sys.executable, "-m", "headrace.supervise.child")
-"""What starts an engine's process; it gets the number of its socket as last argument"""
+_CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from headrace.supervise.child import run; run()"
+COMMAND = (sys.executable, "-c", _CODE, str(Path(__file__).parents[2]))
+"""What starts an engine's process, with the very package that this is; it gets the number of its socket as last
+argument"""
 
 _CHUNK = 1 << 20
 _EXIT_SECONDS = 5
@@ -44,7 +48,8 @@ class EngineProcess:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heard: Callable[[FromEngine], None] = lambda _: None
         self._died: Callable[[str], None] = lambda _: None
-        self._connection.sendall(encode(start))
+        with contextlib.suppress(OSError):  # `wait` or `_read` hears that it is gone
+            self._connection.sendall(encode(start))
         self.pid = self._process.pid
 
     def wait(self) -> FromEngine:
@@ -54,7 +59,10 @@ class EngineProcess:
             EngineError: the process is gone.
         """
         while not self._waiting:
-            data = self._connection.recv(_CHUNK)
+            try:
+                data = self._connection.recv(_CHUNK)
+            except OSError:
+                data = b""
             if not data:
                 raise EngineError(f"the engine's process ended while it loaded the model: it {self._end()}")
             self._waiting.extend(self._frames.feed(data))

@@ -13,6 +13,7 @@ from headrace.types import Thinking
 
 EFFORTS: Mapping[str, int | None] = {
     "none": 0,
+    "auto": None,
     "default": None,
     "minimal": 512,
     "low": 1024,
@@ -21,9 +22,11 @@ EFFORTS: Mapping[str, int | None] = {
     "xhigh": None,
     "max": None,
 }
-"""Most tokens of a thought, for models whose template knows no efforts; "default" thinks as the model does by itself"""
+"""Most tokens of a thought, for models whose template knows no efforts; "default" thinks as the model does by itself,
+"auto" too, and not at all where the model does not"""
 
 _HARMONY_EFFORTS = ("low", "medium", "high")
+_BY_ITSELF = ("auto", "default")
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables with which templates are told whether to think"""
 
@@ -40,7 +43,7 @@ def effort_means(
         return {}, None
     if effort not in EFFORTS:
         raise RequestError(f"reasoning_effort is {effort!r}, expected {', '.join(EFFORTS)}", param="reasoning_effort")
-    if template.reads("reasoning_effort") and effort != "default":
+    if template.reads("reasoning_effort") and effort not in _BY_ITSELF:
         if format_.channels is HARMONY and effort not in _HARMONY_EFFORTS:
             raise RequestError(
                 f"reasoning_effort is {effort!r}; this model knows {', '.join(_HARMONY_EFFORTS)}",
@@ -49,7 +52,7 @@ def effort_means(
         return {"reasoning_effort": effort}, None
     switches = {name: effort != "none" for name in _SWITCHES if template.reads(name)}
     if not format_.has_thoughts and not switches:
-        if effort == "none":
+        if effort in ("none", "auto"):
             return {}, None
         raise RequestError(
             "reasoning_effort: as far as its chat template shows, this model does not think; leave it out",

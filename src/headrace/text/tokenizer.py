@@ -24,6 +24,14 @@ class EncodedText(NamedTuple):
     type_ids: list[int]
 
 
+class TokenSpan(NamedTuple):
+    """A token and the characters of the text that it stands for; a special token from outside the text has none."""
+
+    id: int
+    start: int
+    stop: int
+
+
 class Tokenizer:
     """A model's tokenizer. Safe to share between threads; nothing changes after it is built.
 
@@ -70,6 +78,19 @@ class Tokenizer:
             return self.encode_batch([text], add_special_tokens)[0]
         _check_text(text)
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def spans(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
+        """`encode`, and where in the text each token stands. The tokens of one character all stand for it.
+
+        Raises:
+            RequestError: as `encode`.
+        """
+        _check_text(text)
+        encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        return [
+            TokenSpan(token_id, start, stop)
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def special_ids_in(self, texts: Sequence[str]) -> frozenset[int]:
         """The special tokens that are written in one of the texts."""
@@ -131,6 +152,10 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """A token alone, for display: bytes that are no whole character become U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", errors="replace")
+
+    def token_name(self, token_id: int) -> str:
+        """A token as the vocabulary spells it ("▁the", "Ġthe", "<0x0A>"); empty for an id outside of it."""
+        return self._backend.id_to_token(token_id) or ""
 
     @property
     def bos_token(self) -> str | None:

@@ -43,9 +43,9 @@ class ChatPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPrompt:
-    """Text or token ids, as they are."""
+    """Text or token ids, as they are, or both in turn: then only a text in front gets special tokens."""
 
-    prompt: str | Sequence[int]
+    prompt: str | Sequence[int | str]
     add_special_tokens: bool = True
     context: Sequence[int] = ()
     """Token ids that the text goes on from; then no special tokens are added"""
@@ -81,6 +81,8 @@ class Served:
     """Names of the adapters that can be asked for as models now, and where they came from."""
     card: ModelCard = field(default_factory=ModelCard)
     """What the model is"""
+    special_ids: Callable[[], frozenset[int]] = frozenset
+    """Tokens that are marks, not text"""
     token_bytes: Callable[[int], bytes | None]
     """A single token's exact bytes; None when the model has no tokenizer that knows."""
 

@@ -61,6 +61,48 @@ def decode(body: bytes, kind: type[T], unsupported: Unsupported, words: Words = 
         raise RequestError("The body has a number that is too large") from None
 
 
+def convert(value: object, kind: type[T], path: str, words: Words = _PLAIN) -> T:
+    """A part of a body, which stands at `path`, as a `kind`.
+
+    Raises:
+        RequestError: it is none; `param` is the JSON path of the field at fault.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error), words, path) from None
+
+
+def encoded(fields: Mapping[str, Any]) -> bytes:
+    """JSON again, of what `decode` gave.
+
+    Raises:
+        RequestError: it holds what JSON of other servers may hold, but no text or 64-bit number.
+    """
+    try:
+        return msgspec.json.encode(fields)
+    except OverflowError:
+        raise RequestError("The body has a number that is too large") from None
+    except UnicodeError:
+        raise RequestError("The body is not valid UTF-8") from None
+    except RecursionError:
+        raise RequestError("The body's JSON is nested too deeply") from None
+
+
+def value_of(body: bytes, key: str) -> Any:
+    """One field of a body that nothing is known of yet; None where it is no JSON object, or has no such field."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError):
+        return None
+    return fields.get(key) if isinstance(fields, dict) else None
+
+
+def has_key(body: bytes, key: str) -> bool:
+    """Whether a body that nothing is known of yet has a field."""
+    return f'"{key}"'.encode() in body and value_of(body, key) is not None
+
+
 def _refuse_unsupported(fields: dict[str, Any], known: Unsupported, words: Words) -> None:
     """Take the known parameters out of `fields`, unless one of them asks for something."""
     for name in [name for name in fields if name in known]:
@@ -73,11 +115,11 @@ def _refuse_unsupported(fields: dict[str, Any], known: Unsupported, words: Words
         raise UnsupportedParameter(f"{name} is not supported here; {hint}", param=name)
 
 
-def _field_error(message: str, words: Words) -> RequestError:
+def _field_error(message: str, words: Words, above: str = "") -> RequestError:
     """Turn msgspec's "Expected `int`, got `str` - at `$.a[0]`" into a line and a path."""
     match = _AT_PATH.match(message)
     assert match is not None
-    what, path = match["what"], (match["path"] or "").lstrip(".")
+    what, path = match["what"], f"{above}{match['path'] or ''}".lstrip(".")
     if named := _NAMED_FIELD.match(what):
         path = f"{path}.{named['field']}" if path else named["field"]
         if "missing" in what:

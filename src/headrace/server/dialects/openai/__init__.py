@@ -17,6 +17,7 @@ from headrace.server.dialects.openai.models import list_models, show_model
 from headrace.server.dialects.openai.parse import parse_chat, parse_completion
 from headrace.server.dialects.openai.ranking import parse_rerank, parse_score
 from headrace.server.dialects.openai.render import render_failure
+from headrace.server.dialects.openai.tokens import is_ours, names_model, parse_detokenize, parse_tokenize
 
 
 def dialect(adapter_folder: Path | None, served_name: str) -> Dialect:
@@ -33,6 +34,8 @@ def dialect(adapter_folder: Path | None, served_name: str) -> Dialect:
             *(Route(path=path, parse=_of_body(parse_classify)) for path in ("/v1/classify", "/classify")),
             Route(method="GET", path="/v1/models", parse=list_models),
             Route(method="GET", path="/v1/models/{model:path}", parse=show_model),
+            Route(path="/tokenize", parse=parse_tokenize, claims=is_ours),
+            Route(path="/detokenize", parse=parse_detokenize, claims=names_model),
             *adapter_routes(adapter_folder, served_name),
         ),
         render_failure=render_failure,

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.server.dialects.base import JsonObject, Served
+from headrace.server.dialects.tokens import finite, most_likely
 from headrace.types import Logprob, TokenLogprobs
-
-LOWEST = -9999.0
-"""Stands for minus infinity, which JSON does not have (as in vLLM and OpenAI's own answers)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ def chat_logprobs(
     content = []
     for token_id, position in zip(token_ids, positions, strict=True):
         entry = _entry(token_id, position[token_id], names)
-        top = [_entry(other, logprob, names) for other, logprob in _most_likely(position, num_top)]
+        top = [_entry(other, logprob, names) for other, logprob in most_likely(position, num_top)]
         content.append(entry | {"top_logprobs": top})
     return {"content": content, "refusal": None}
 
@@ -68,7 +66,7 @@ def completion_logprobs(
             tops.append(None)
             continue
         top: dict[str, float] = {}
-        for other, logprob in (*_most_likely(position, num_top), (token_id, chosen)):
+        for other, logprob in (*most_likely(position, num_top), (token_id, chosen)):
             top.setdefault(names.text(other, logprob), finite(logprob.logprob))
         tops.append(top)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
@@ -81,19 +79,9 @@ def prompt_logprobs(positions: Sequence[TokenLogprobs | None], num_top: int, tok
         if position is None:
             rendered.append(None)
             continue
-        shown = dict(_most_likely(position, num_top)) | {token_id: position[token_id]}
+        shown = dict(most_likely(position, num_top)) | {token_id: position[token_id]}
         rendered.append({str(other): _vllm_entry(logprob) for other, logprob in shown.items()})
     return rendered
-
-
-def finite(logprob: float) -> float:
-    """A log-probability that JSON can hold."""
-    return max(logprob, LOWEST)
-
-
-def _most_likely(position: TokenLogprobs, count: int) -> list[tuple[int, Logprob]]:
-    ranked = sorted(position.items(), key=lambda item: item[1].rank)
-    return [(token_id, logprob) for token_id, logprob in ranked if logprob.rank <= count]
 
 
 def _entry(token_id: int, logprob: Logprob, names: TokenNames) -> JsonObject:

@@ -1,0 +1,43 @@
+"""The arguments of a call that was broken off, as far as they go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_CLOSE = {"{": "}", "[": "]"}
+
+
+def read_object(text: str) -> Any:
+    """The JSON in `text`; of a text that is broken off all members and items that are whole, and at least {}."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        pass
+    try:
+        return msgspec.json.decode(_closed(text))
+    except msgspec.DecodeError:
+        return {}
+
+
+def _closed(text: str) -> str:
+    """The text up to the last place where brackets may be closed, with them closed."""
+    open_brackets: list[str] = []
+    in_string = is_escaped = False
+    whole = ""
+    for at, char in enumerate(text):
+        if in_string:
+            in_string = is_escaped or char != '"'
+            is_escaped = char == "\\" and not is_escaped
+        elif char == '"':
+            in_string = True
+        elif char in "{[":
+            open_brackets.append(_CLOSE[char])
+            whole = text[: at + 1] + "".join(reversed(open_brackets))
+        elif char in "}]" and open_brackets:
+            open_brackets.pop()
+            whole = text[: at + 1] + "".join(reversed(open_brackets))
+        elif char == ",":
+            whole = text[:at] + "".join(reversed(open_brackets))
+    return whole

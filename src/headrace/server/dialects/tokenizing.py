@@ -1,0 +1,62 @@
+"""What the dialects' paths that only tokenise share: texts and conversations into token ids, without a generation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from headrace.errors import RequestError, UnsupportedParameter
+from headrace.server.dialects.base import ChatPrompt, JsonObject, Served
+from headrace.server.dialects.decode import encoded
+from headrace.server.dialects.openai.parse import parse_chat
+from headrace.server.generate import render_chat
+from headrace.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from headrace.async_llm import AsyncLLM
+    from headrace.model_text import EncodedChat
+
+_LONG_TEXT = 10_000
+"""Characters, or tokens; fewer take less time than the way to a thread and back is worth"""
+
+T = TypeVar("T")
+
+
+def tokenizer_of(llm: AsyncLLM) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        RequestError: it has none.
+    """
+    if llm.tokenizer is None:
+        raise RequestError(f"{llm.name} has no tokenizer: it takes and gives token ids only")
+    return llm.tokenizer
+
+
+async def off_loop(size: int, call: Callable[[], T]) -> T:
+    """What `call` returns; for a `size` (characters, tokens) that takes long, from a thread: streams must not wait."""
+    return await asyncio.to_thread(call) if size >= _LONG_TEXT else call()
+
+
+def conversation(fields: JsonObject, served: Served) -> ChatPrompt:
+    """The conversation of a body that is written like one of /v1/chat/completions; `model` may be left out.
+
+    Raises:
+        RequestError: of any kind; `param` is the field at fault.
+    """
+    [prompt] = parse_chat(encoded({"model": served.name, **fields}), served.defaults).prompts
+    assert isinstance(prompt, ChatPrompt)
+    if prompt.chat_template is not None:
+        raise UnsupportedParameter("chat_template is not supported here; leave it out", param="chat_template")
+    return prompt
+
+
+async def rendered(prompt: ChatPrompt, llm: AsyncLLM) -> EncodedChat:
+    """A conversation as the model's chat template writes it, and its tokens.
+
+    Raises:
+        RequestError: the template cannot.
+    """
+    size = sum(len(str(message.get("content"))) for message in prompt.messages)
+    return await off_loop(size, lambda: render_chat(prompt, llm))
