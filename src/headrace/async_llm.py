@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ from headrace.supervise.engine import SupervisedEngine
 from headrace.supervise.lives import Restarts, Supervision
 from headrace.text.answer import Reading
 from headrace.types import Chunk, Decision, FloatArray, RequestOutput, StepOutput, TokenLogprobs, Usage
+
+logger = logging.getLogger("headrace")
 
 _T = TypeVar("_T")
 
@@ -101,6 +104,8 @@ class AsyncLLM(LoadedModel):
         return self._start(opened)
 
     def _start(self, opened: OpenRequest) -> AsyncStream:
+        if opened.request.id in self._streams:
+            raise RequestError(f"a request {opened.request.id!r} is running; give each one its own", param="request_id")
         self.attach()
         stream = AsyncStream(opened, self._engine, self._forget)
         self._streams[opened.request.id] = stream
@@ -270,10 +275,17 @@ class AsyncLLM(LoadedModel):
         self._engine.attach(self, asyncio.get_running_loop())
 
     def take(self, outputs: Sequence[StepOutput]) -> None:
-        """A step's outputs (called by the engine's port)."""
+        """A step's outputs (called by the engine's port). What one request cannot make text of ends that one only."""
         for output in outputs:
-            if (stream := self._streams.get(output.request_id)) is not None:
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            try:
                 stream.push(output)
+            except Exception as error:
+                logger.error("an output cannot be read", exc_info=error)
+                self._engine.cancel(output.request_id)
+                stream.end(EngineError(f"the output cannot be read ({type(error).__name__}: {error}); report this"))
 
     def take_pooled(self, outputs: Sequence[PoolingOutput]) -> None:
         """Pooling requests that are done (called by the engine's port)."""

@@ -65,7 +65,7 @@ async def test_streams_go_on_when_the_process_is_killed(
     assert llm.restarts.seconds_to_next_token > 0
 
 
-@pytest.mark.parametrize("name", ["KILLS", "KILLS_LATER", "RAISES", "STALLS"])
+@pytest.mark.parametrize("name", ["KILLS", "KILLS_LATER", "RAISES", "STALLS", "EATS"])
 async def test_a_request_that_kills_is_refused_and_the_others_go_on(
     llm: AsyncLLM, undisturbed: list[list[tuple[str, list[int]]]], name: str
 ) -> None:

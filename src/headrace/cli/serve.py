@@ -93,6 +93,14 @@ from headrace.config import EngineConfig, api_key
     metavar="FILE",
     help="The certificate's private key (PEM).",
 )
+@click.option(
+    "--stall-timeout",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With work and no step for so long the engine is stuck: it is started again, and streams go on.",
+)
 @engine_options
 @debug_option
 def serve(
@@ -112,6 +120,7 @@ def serve(
     cors_origins: tuple[str, ...],
     tls_cert: Path | None,
     tls_key: Path | None,
+    stall_timeout: float,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
@@ -137,7 +146,8 @@ def serve(
         listen(host, port).close()  # before the model is loaded, which may take a while
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
     _check_names([served_name, *(adapter for adapter, _ in adapters)])
-    llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters), supervision=Supervision())
+    supervision = Supervision(stall_seconds=stall_timeout)
+    llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters), supervision=supervision)
     for line in llm.load_report:
         click.secho(line, dim=True, err=True)
     if llm.chat_template is None and llm.spec.language_head:

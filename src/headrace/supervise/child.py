@@ -13,6 +13,9 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+
+from msgspec import MsgspecError
 
 from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
@@ -73,7 +76,7 @@ class Line:
                 os._exit(0)
 
     def receive(self) -> ToEngine:
-        """Wait for the next message; a server that is gone ends this process."""
+        """Wait for the next message; a server that is gone, or sends what is none, ends this process."""
         while not self._ready:
             try:
                 data = self._connection.recv(_CHUNK)
@@ -82,7 +85,11 @@ class Line:
             if not data:
                 os._exit(0)
             self._ready.extend(self._frames.feed(data))
-        return decode_to_engine(self._ready.pop(0))
+        try:
+            return decode_to_engine(self._ready.pop(0))
+        except MsgspecError as error:
+            self.send(Died(f"the server's process sent what is no message ({error}); report this"))
+            os._exit(1)
 
 
 class Child:
@@ -95,25 +102,18 @@ class Child:
         self._thread = EngineThread(loaded.engine, self._deliver, self._drop, self._fail)
         self._pooling_thread: EngineThread[PoolingRequest, PoolingOutput] | None = None
         self._worker = ThreadPoolExecutor(1, "headrace-worker")
-        self._compiling: set[str] = set()
+        self._compiling: dict[str, Request] = {}
         """Requests whose grammar is being compiled, but for those that were cancelled meanwhile"""
-
-    def run(self) -> None:
-        """Do what is asked until told to close."""
         threading.Thread(target=self._beat, name="headrace-beat", daemon=True).start()
-        while True:
-            message = self._line.receive()
-            if isinstance(message, Close):
-                return self._close()
-            self._do(message)
 
-    def _do(self, message: ToEngine) -> None:
+    def do(self, message: ToEngine) -> None:
+        """What the server asks for."""
         match message:
             case Submit(request):
                 self._submit(request)
             case Cancel(request_id, index):
                 if index is None:
-                    self._compiling.discard(request_id)
+                    self._compiling.pop(request_id, None)
                 self._thread.cancel(request_id, index)
             case Pool(request):
                 if self._pooling_thread is None:
@@ -128,12 +128,14 @@ class Child:
                 self._worker.submit(self._load_adapter, adapter, path)
             case UnloadAdapter(adapter):
                 self._thread.send(lambda: self._loaded.engine.unload_adapter(adapter))
+            case Close():
+                self._close()
 
     def _submit(self, request: Request) -> None:
         if request.grammar is None and request.thinking is None:
             self._thread.submit(request)
         else:
-            self._compiling.add(request.id)
+            self._compiling[request.id] = request
             self._worker.submit(self._compile_and_submit, request)
 
     def _compile_and_submit(self, request: Request) -> None:
@@ -145,9 +147,13 @@ class Child:
         except Exception as error:  # noqa: BLE001  the outermost handler of this thread
             self._fail(_failure(error))
         else:
-            if request.id in self._compiling:
-                self._compiling.discard(request.id)
-                self._thread.submit(request)
+            self._thread.send(lambda: self._submit_compiled(request))
+
+    def _submit_compiled(self, request: Request) -> None:
+        """In the engine's thread, where no cancellation can come in between: one from before this has taken it out."""
+        if self._compiling.get(request.id) is request:
+            del self._compiling[request.id]
+            self._thread.submit(request)
 
     def _load_adapter(self, adapter: AdapterRef, path: str) -> None:
         try:
@@ -196,11 +202,27 @@ def _failure(error: Exception) -> EngineError:
 
 
 def main(connection: socket.socket) -> None:
-    """Load what the first message names, and run it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server says when to end
+    """Load what the first message names, and run it.
+
+    The model is loaded in a thread, so that this process ends with the server's while it still loads.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # for a whole group or container; the server says when to end
     line = Line(connection)
     start = line.receive()
     assert isinstance(start, Start)
+    children: SimpleQueue[Child] = SimpleQueue()
+    threading.Thread(target=lambda: children.put(_load(line, start)), name="headrace-load", daemon=True).start()
+    message = line.receive()
+    if isinstance(message, Close) and children.empty():
+        os._exit(0)
+    child = children.get()
+    while True:
+        child.do(message)
+        message = line.receive()
+
+
+def _load(line: Line, start: Start) -> Child:
     files = ModelFiles(
         start.name,
         None if start.folder is None else Path(start.folder),
@@ -212,8 +234,12 @@ def main(connection: socket.socket) -> None:
     except HeadraceError as error:
         line.send(LoadFailed(Fault.of(error)))
         os._exit(1)
+    except Exception as error:
+        logger.error("the model cannot be loaded", exc_info=error)
+        line.send(Died(f"the model cannot be loaded ({type(error).__name__}: {error})"))
+        os._exit(1)
     line.send(Loaded(loaded.facts))
-    Child(line, text, loaded).run()
+    return Child(line, text, loaded)
 
 
 def run() -> None:

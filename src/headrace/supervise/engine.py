@@ -15,10 +15,12 @@ from pathlib import Path
 from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats, counting_on
 from headrace.engine_port import EngineListener
-from headrace.errors import EngineError, HeadraceError
+from headrace.errors import EngineError, HeadraceError, RequestError
 from headrace.hub.files import ModelFiles
 from headrace.loaded_engine import EngineFacts
 from headrace.pooled import PoolingRequest
+from headrace.supervise.adapters import HeldAdapters
+from headrace.supervise.fingerprint import changed, of_model
 from headrace.supervise.ledger import Ledger
 from headrace.supervise.lives import Lives, Restarts, Supervision
 from headrace.supervise.process import EngineProcess
@@ -31,6 +33,7 @@ from headrace.supervise.wire import (
     Close,
     Died,
     Dropped,
+    EncodeFailed,
     FromEngine,
     LoadAdapter,
     Loaded,
@@ -69,23 +72,22 @@ class SupervisedEngine:
         self._files = files
         self._config = config
         self._supervision = Supervision() if supervision is None else supervision
-        self._adapters = {adapter: str(path) for adapter, path in adapters.items()}
-        self._leaving: set[AdapterRef] = set()
-        """Unloaded, and still in use"""
-        self._loading: dict[AdapterRef, asyncio.Future[int]] = {}
-        self._restoring: set[AdapterRef] = set()
-        """What a new process has to load before it gets requests"""
+        self._model_files = of_model(files)
+        self._adapters = HeldAdapters(adapters)
         self._ledger = Ledger()
         self._listener: EngineListener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.Task[None] | None = None
         self._trouble: str | None = "the model is being loaded"
         self._is_gone = False
+        """Closed, or lost for good"""
+        self._is_loaded = False
+        """The process has the model"""
         self._stats_before: EngineStats | None = None
         self._stats: EngineStats | None = None
         self._last_words: str | None = None
         self._lives = Lives(self._supervision)
-        self._process: EngineProcess | None = self._start(config, list(self._adapters.items()))
+        self._process: EngineProcess | None = self._start(config, self._adapters.folders)
 
     def wait(self) -> EngineFacts:
         """Block until the model is loaded for the first time.
@@ -95,22 +97,35 @@ class SupervisedEngine:
             EngineError: the process died of it.
         """
         assert self._process is not None
-        message = self._process.wait()
-        if isinstance(message, LoadFailed):
-            raise message.fault.error()
-        assert isinstance(message, Loaded)
+        try:
+            message = self._process.wait()
+            if isinstance(message, LoadFailed):
+                raise message.fault.error()
+            if not isinstance(message, Loaded):
+                raise EngineError(
+                    message.message if isinstance(message, Died) else "the engine's process says nonsense"
+                )
+        except BaseException:
+            self._is_gone = True
+            self._process.abandon()
+            raise
         plan = message.facts.plan
         # A later process has the same room, whatever memory is free then
         self._config = replace(self._config, kv_memory=plan.num_blocks * plan.block_bytes, max_context=plan.max_context)
-        self._trouble = None
+        self._trouble, self._is_loaded = None, True
         self._lives.loaded()
         return message.facts
 
     def attach(self, listener: EngineListener, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver to this listener in this loop; again with the same ones does nothing."""
+        """Deliver to this listener in this loop; again with the same ones does nothing.
+
+        Raises:
+            EngineError: it is another loop.
+        """
         if self._loop is loop:
             return
-        assert self._loop is None, "an engine's process belongs to one event loop"
+        if self._loop is not None:
+            raise EngineError("an engine's process belongs to the event loop that used it first; make a new AsyncLLM")
         self._listener, self._loop = listener, loop
         if self._process is not None:
             self._process.attach(loop, self._heard, self._died)
@@ -140,7 +155,7 @@ class SupervisedEngine:
         if index is None or self._ledger.end_completion(request_id, index):
             index = None
             self._end(request_id)
-        if self._process is not None:
+        if self._is_loaded and self._process is not None:
             self._process.send(Cancel(request_id, index))
         self._admit()
 
@@ -155,7 +170,7 @@ class SupervisedEngine:
     def cancel_pooled(self, request_id: str) -> None:
         """Drop a pooling request; unknown ids are ignored."""
         self._end(request_id)
-        if self._process is not None:
+        if self._is_loaded and self._process is not None:
             self._process.send(CancelPooled(request_id))
         self._admit()
 
@@ -169,21 +184,17 @@ class SupervisedEngine:
         self._check_lives()
         assert self._loop is not None
         loading: asyncio.Future[int] = self._loop.create_future()
-        self._loading[adapter] = loading
-        self._adapters[adapter] = str(Path(path).absolute())
-        if self._process is not None and self._trouble is None:
-            self._process.send(LoadAdapter(adapter, self._adapters[adapter]))
+        self._adapters.add(adapter, path, loading)
+        self._load_adapters()
         try:
             return await loading
-        except BaseException:
-            self._adapters.pop(adapter, None)
+        except asyncio.CancelledError:
+            self._forget(adapter)
             raise
-        finally:
-            self._loading.pop(adapter, None)
 
     def unload_adapter(self, adapter: AdapterRef) -> None:
         """Take no more requests for an adapter; what runs with it goes on to its end."""
-        self._leaving.add(adapter)
+        self._adapters.leave(adapter)
         self._forget_unused(adapter)
 
     def stats(self) -> EngineStats:
@@ -197,6 +208,7 @@ class SupervisedEngine:
         """Stop after the step in progress."""
         self._is_gone = True
         self._trouble = "the engine is closed; make a new one"
+        self._adapters.give_up(EngineError(self._trouble))
         if self._watch is not None:
             self._watch.cancel()
         if self._process is not None:
@@ -226,10 +238,26 @@ class SupervisedEngine:
 
     def _admit(self) -> None:
         """Give the engine what it may have."""
-        if self._process is None or self._trouble is not None or self._restoring:
+        if self._process is None or self._trouble is not None:
             return
+        assert self._listener is not None
         for request in self._ledger.admit():
-            self._process.send(Pool(request) if isinstance(request, PoolingRequest) else Submit(request))
+            try:
+                self._send(self._process, request)
+            except HeadraceError as error:
+                self._end(request.id)
+                self._listener.drop(request.id, error)
+
+    def _send(self, process: EngineProcess, request: Request | PoolingRequest) -> None:
+        """Give the engine a request; raises HeadraceError if it cannot be."""
+        try:
+            if isinstance(request, PoolingRequest):
+                process.send(Pool(request))
+            else:
+                self._adapters.check(request.adapter)
+                process.send(Submit(request))
+        except EncodeFailed as error:
+            raise RequestError(f"the request has what cannot be sent to the engine's process ({error})") from error
 
     def _end(self, request_id: str) -> None:
         work = self._ledger.close(request_id)
@@ -237,11 +265,18 @@ class SupervisedEngine:
             self._forget_unused(work.adapter)
 
     def _forget_unused(self, adapter: AdapterRef) -> None:
-        if adapter not in self._leaving or any(work.adapter == adapter for work in self._ledger.works.values()):
-            return
-        self._leaving.discard(adapter)
-        if self._adapters.pop(adapter, None) is not None and self._process is not None:
+        is_used = any(work.adapter == adapter for work in self._ledger.works.values())
+        if self._adapters.is_leaving(adapter) and not is_used:
+            self._forget(adapter)
+
+    def _forget(self, adapter: AdapterRef) -> None:
+        if self._adapters.forget(adapter) and self._process is not None:
             self._process.send(UnloadAdapter(adapter))
+
+    def _load_adapters(self) -> None:
+        if self._is_loaded and self._process is not None:
+            for adapter, folder in self._adapters.to_load():
+                self._process.send(LoadAdapter(adapter, folder))
 
     def _heard(self, message: FromEngine) -> None:
         match message:
@@ -255,7 +290,9 @@ class SupervisedEngine:
             case AdapterFailed(adapter, fault):
                 self._adapter_is_there(adapter, fault.error())
             case Loaded():
-                self._restarted()
+                self._is_loaded = True
+                self._load_adapters()
+                self._go_on()
             case LoadFailed(fault):
                 self._last_words = str(fault.error())
             case Died(words):
@@ -282,23 +319,19 @@ class SupervisedEngine:
         self._admit()
 
     def _adapter_is_there(self, adapter: AdapterRef, found: int | HeadraceError) -> None:
-        loading = self._loading.get(adapter)
-        if loading is not None and not loading.done():
-            loading.set_result(found) if isinstance(found, int) else loading.set_exception(found)
-        elif isinstance(found, HeadraceError):
-            logger.error("the adapter %r cannot be loaded again: %s", adapter.name, found)
-        self._restoring.discard(adapter)
-        self._admit()
-
-    def _restarted(self) -> None:
-        """A new process has loaded the model."""
         assert self._process is not None
-        self._trouble = None
-        self._lives.loaded()
-        logger.warning("the engine runs again; %d open requests go on", len(self._ledger.works))
-        self._restoring = set(self._adapters)
-        for adapter, path in self._adapters.items():
-            self._process.send(LoadAdapter(adapter, path))
+        if self._adapters.arrived(adapter, found):
+            self._process.send(UnloadAdapter(adapter))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """A new process has loaded the model; once it has the adapters too it gets requests."""
+        if self._adapters.is_restoring:
+            return
+        if self._trouble is not None:
+            self._trouble = None
+            self._lives.loaded()
+            logger.warning("the engine runs again; %d open requests go on", len(self._ledger.works))
         self._admit()
 
     def _died(self, end: str) -> None:
@@ -307,15 +340,16 @@ class SupervisedEngine:
         if self._is_gone:
             return
         reason = f"its process {end}" + (f": {self._last_words}" if self._last_words else "")
-        self._process, self._last_words = None, None
+        self._process, self._last_words, self._is_loaded = None, None, False
         self._trouble = f"the engine is being started again: {reason}"
         self._stats_before, self._stats = counting_on(self._stats_before, self._stats), None
-        self._restoring.clear()
         delay = self._lives.died(reason, has_work=bool(self._ledger.works))
-        for request_id in self._ledger.died(self._supervision.most_strikes):
+        of_requests = not self._adapters.is_loading
+        self._adapters.died(self._supervision.most_strikes)
+        for request_id in self._ledger.died(self._supervision.most_strikes, of_requests=of_requests):
             self._condemn(request_id)
         if self._lives.is_hopeless:
-            self._give_up(reason)
+            self._give_up(f"the engine cannot be started: {reason}")
         logger.error("the engine died (%s); it is started again in %g s", reason, delay)
         self._loop.call_later(delay, self._start_again)
 
@@ -327,22 +361,36 @@ class SupervisedEngine:
         self._listener.drop(request_id, error)
 
     def _give_up(self, reason: str) -> None:
-        """Open requests have waited for long enough; the engine is still tried."""
+        """Open requests have waited for long enough."""
         assert self._listener is not None
-        self._trouble = f"the engine cannot be started: {reason}"
-        error = EngineError(self._trouble)
-        self._ledger.works.clear()
-        for loading in self._loading.values():
-            if not loading.done():
-                loading.set_exception(error)
+        self._trouble = reason
+        error = EngineError(reason)
+        for request_id in list(self._ledger.works):
+            self._end(request_id)
+        self._adapters.give_up(error)
         self._listener.fail(error)
 
     def _start_again(self) -> None:
         if self._is_gone:
             return
         assert self._loop is not None
-        self._process = self._start(self._config, [])
-        self._process.attach(self._loop, self._heard, self._died)
+        try:
+            what = changed(self._model_files, of_model(self._files))
+            if what is not None:
+                self._lose(what)
+                return
+            process = self._start(self._config, [])
+        except OSError as error:
+            self._died(f"could not be started ({error})")
+            return
+        self._process = process
+        process.attach(self._loop, self._heard, self._died)
+
+    def _lose(self, what: str) -> None:
+        """With other weights streams would not go on as they began: this is for whoever changed them to decide."""
+        self._is_gone = True
+        logger.error("the engine is not started again: %s has changed since it was loaded", what)
+        self._give_up(f"the engine died, and {what} has changed since it was loaded; start the server again")
 
     async def _keep_watch(self) -> None:
         """Kill an engine that has work and makes no step, or that says nothing any more."""

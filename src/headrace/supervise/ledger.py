@@ -7,6 +7,7 @@ that the engine has died of often enough is condemned, and the others go on with
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,11 @@ class Work:
     """Deaths of which it, and only it, can be the cause, since it last gave something"""
 
     @property
+    def turn(self) -> tuple[int, int]:
+        """Place among those that go into a new engine; equal ones as they came."""
+        return self.strikes, self.request.priority if isinstance(self.request, Request) else 0
+
+    @property
     def adapter(self) -> AdapterRef | None:
         """What its model is adapted with."""
         return self.request.adapter if isinstance(self.request, Request) else None
@@ -46,7 +52,8 @@ class Work:
 
 @dataclass(slots=True)
 class _Given:
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    """int32: a ninth of a list's memory"""
     mirostat_mu: float | None = None
     has_ended: bool = False
 
@@ -84,7 +91,7 @@ class Ledger:
             if work is None:
                 continue
             given = work.given[output.index]
-            given.token_ids += output.token_ids
+            given.token_ids.extend(output.token_ids)
             given.mirostat_mu = output.mirostat_mu
             work.has_moved, work.strikes = True, 0
             if output.finish_reason is not None and self.end_completion(output.request_id, output.index):
@@ -106,17 +113,20 @@ class Ledger:
                 work.is_inside = True
                 yield work.again()
 
-    def died(self, most_strikes: int) -> list[str]:
-        """The engine is gone with all that it had. Returns the requests that are condemned; they are still open."""
+    def died(self, most_strikes: int, *, of_requests: bool = True) -> list[str]:
+        """The engine is gone with all that it had. Returns the requests that are condemned; they are still open.
+
+        `of_requests` is false where something else may have been the cause.
+        """
         inside = [work for work in self.works.values() if work.is_inside]
         suspects = [work for work in inside if not work.has_moved] or inside
-        if len(suspects) == 1:
+        if len(suspects) == 1 and of_requests:
             suspects[0].strikes += 1
         condemned = [work.request.id for work in suspects if work.strikes >= most_strikes]
         for work in inside:
             work.is_inside = work.has_moved = False
         self._is_single_file = True
-        self._file = deque(sorted(self.works, key=lambda request_id: self.works[request_id].strikes))
+        self._file = deque(sorted(self.works, key=lambda request_id: self.works[request_id].turn))
         return condemned
 
     def _someone_is_on_trial(self) -> bool:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import MsgspecError
+
 from headrace.errors import EngineError
 from headrace.supervise.wire import Frames, FromEngine, Start, ToEngine, decode_from_engine, encode
 
@@ -24,6 +26,7 @@ argument"""
 
 _CHUNK = 1 << 20
 _EXIT_SECONDS = 5
+_NO_MESSAGE = "sent what is no message"
 
 
 class EngineProcess:
@@ -31,17 +34,28 @@ class EngineProcess:
 
     Until `attach` messages are read one by one with `wait`; after it they go to `heard`, and `died` is called once,
     with the reason, when the process is gone.
+
+    The process gets no file of this one but its socket, and is in a process group of its own: a signal to this one's
+    group, as by Ctrl-C, is not for it.
+
+    Raises:
+        OSError: no process can be started.
     """
 
     def __init__(self, start: Start, command: Sequence[str] = COMMAND) -> None:
         self._connection, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_stderr() else subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr.fileno() if _has_stderr() else subprocess.DEVNULL,
+                    process_group=0,
+                )
+        except BaseException:
+            self._connection.close()
+            raise
         self._frames = Frames()
         self._waiting: list[bytes] = []
         self._unsent = bytearray()
@@ -66,7 +80,10 @@ class EngineProcess:
             if not data:
                 raise EngineError(f"the engine's process ended while it loaded the model: it {self._end()}")
             self._waiting.extend(self._frames.feed(data))
-        return decode_from_engine(self._waiting.pop(0))
+        try:
+            return decode_from_engine(self._waiting.pop(0))
+        except MsgspecError as error:
+            raise EngineError(f"the engine's process {_NO_MESSAGE} ({error})") from error
 
     def attach(
         self,
@@ -78,18 +95,27 @@ class EngineProcess:
         self._loop, self._heard, self._died = loop, heard, died
         self._connection.setblocking(False)
         loop.add_reader(self._connection, self._read)
-        for payload in self._waiting:
-            heard(decode_from_engine(payload))
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        self._deliver(waiting)
 
     def send(self, message: ToEngine) -> None:
-        """Send a message; to a process that is gone it goes nowhere, and `died` will be called."""
+        """Send a message; to a process that is gone it goes nowhere, and `died` will be called.
+
+        Raises:
+            EncodeFailed: nothing has been sent.
+        """
         self._unsent += encode(message)
         self._write()
 
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
+
+    def abandon(self) -> None:
+        """End the process and forget it, before `attach`."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
 
     async def close(self) -> None:
         """Forget the process: it gets a moment to end by itself, as it does when the socket is closed."""
@@ -107,12 +133,23 @@ class EngineProcess:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._deliver(self._frames.feed(data))
+        else:
             self._detach()
             self._died(self._end())
-            return
-        for payload in self._frames.feed(data):
-            self._heard(decode_from_engine(payload))
+
+    def _deliver(self, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            try:
+                message = decode_from_engine(payload)
+            except MsgspecError as error:
+                logger.error("the engine's process %s: %s", _NO_MESSAGE, error)
+                self._detach()
+                self._process.kill()
+                self._died(f"{_NO_MESSAGE} and {self._end()}")
+                return
+            self._heard(message)
 
     def _write(self) -> None:
         try:

@@ -6,8 +6,8 @@ Nothing that could run code travels here: decoding makes the types below, of pla
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from msgspec import Struct, msgpack
@@ -77,6 +77,10 @@ class Close(Struct, tag=True):
 
 
 ToEngine: TypeAlias = Start | Submit | Cancel | Pool | CancelPooled | LoadAdapter | UnloadAdapter | Close
+
+
+class EncodeFailed(Exception):
+    """A message cannot be sent."""
 
 
 class Fault(Struct):
@@ -179,13 +183,36 @@ FromEngine: TypeAlias = Loaded | LoadFailed | Stepped | Pooled | Dropped | Adapt
 
 BEAT_SECONDS = 0.25
 
-_encoder = msgpack.Encoder()
+
+def _plain(value: Any) -> Any:
+    """What callers may put into a request's fields, and MessagePack does not know: numpy's numbers, other mappings."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+_encoder = msgpack.Encoder(enc_hook=_plain)
 _to_engine: msgpack.Decoder[ToEngine] = msgpack.Decoder(ToEngine)
 _from_engine: msgpack.Decoder[FromEngine] = msgpack.Decoder(FromEngine)
 
 
 def encode(message: ToEngine | FromEngine) -> bytes:
-    """A message as bytes, its length in front."""
+    """A message as bytes, its length in front.
+
+    Raises:
+        EncodeFailed: something in it is not plain data.
+    """
+    try:
+        return _framed(message)
+    except (TypeError, ValueError, OverflowError, RecursionError, struct.error) as error:
+        raise EncodeFailed(str(error)) from error
+
+
+def _framed(message: ToEngine | FromEngine) -> bytes:
     payload = _encoder.encode(message)
     return _LENGTH.pack(len(payload)) + payload
 
@@ -206,15 +233,17 @@ class Frames:
     def __init__(self) -> None:
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> list[bytes]:
         """The messages that are whole now, without their lengths; the rest of one is kept for the next call."""
         self._held += data
+        found: list[bytes] = []
         start = 0
         while len(self._held) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._held, start)
             end = start + _LENGTH.size + length
             if len(self._held) < end:
                 break
-            yield bytes(self._held[start + _LENGTH.size : end])
+            found.append(bytes(self._held[start + _LENGTH.size : end]))
             start = end
         del self._held[:start]
+        return found
