@@ -13,7 +13,7 @@ from headrace.errors import ConfigError
 from headrace.server import own, page
 from headrace.server.access import Access, Keys
 from headrace.server.answer import Service, answer
-from headrace.server.dialects import anthropic, openai, tgi
+from headrace.server.dialects import anthropic, kserve, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
@@ -40,6 +40,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         openai.dialect(settings.adapter_folder, served_name),
         anthropic.dialect(),
         tgi.dialect(),
+        kserve.dialect(),
         own.dialect(metrics),
         page.dialect(),
     )

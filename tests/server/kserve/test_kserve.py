@@ -1,0 +1,249 @@
+"""KServe's paths and Triton's: metadata and health, generate, infer, against the protocol's own schemas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from fake_llm import FakeLLM, FakeTokenizer, answer, broken, serving
+
+from headrace import AsyncLLM, EngineConfig
+from headrace.errors import EngineError
+
+IDS = FakeTokenizer().encode("hello")
+MODEL = "/v2/models/fake"
+Check = Callable[[str, Any], None]
+
+
+@pytest.fixture(scope="module")
+def llm() -> AsyncLLM:
+    return AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1))
+
+
+@pytest.fixture(scope="module")
+def base(llm: AsyncLLM) -> Iterator[str]:
+    with serving(llm, "org/stories") as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def check(shared: Path) -> Check:
+    """check(name, value): the value is what the protocol's document calls by that name, and has no other fields."""
+    yaml = pytest.importorskip("yaml")
+    document = yaml.safe_load((shared / "data/specs/kserve_v2.yaml").read_text())
+
+    def against(name: str, value: Any) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(value)
+        assert set(value) <= set(document["components"]["schemas"][name]["properties"])
+
+    return against
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:")]
+
+
+def texts(*values: str, **named: Any) -> dict[str, Any]:
+    """A request of infer."""
+    tensor = {"name": "text_input", "shape": [len(values)], "datatype": "BYTES", "data": list(values)}
+    return {"inputs": [tensor], "parameters": named}
+
+
+def test_health_needs_no_key_and_falls_with_the_engine() -> None:
+    llm = FakeLLM()
+    with serving(llm, api_keys=("secret",)) as base:
+        assert httpx.get(f"{base}/v2/health/live").json() == {"live": True}
+        assert httpx.get(f"{base}/v2/health/ready").json() == {"ready": True}
+        assert httpx.get(f"{base}{MODEL}/ready").status_code == 401
+        llm.trouble = "it is restarting"
+        assert httpx.get(f"{base}/v2/health/live").status_code == 200
+        response = httpx.get(f"{base}/v2/health/ready")
+        assert (response.status_code, response.json()) == (503, {"error": "it is restarting"})
+        llm.trouble = None
+
+
+def test_metadata(base: str, check: Check) -> None:
+    for path in ("/v2", "/v2/"):
+        check("metadata_server_response", httpx.get(f"{base}{path}").json())
+    plain = httpx.get(f"{base}/v2/models/org/stories").json()
+    check("metadata_model_response", plain)
+    assert (plain["name"], plain["versions"]) == ("org/stories", ["1"])
+    assert httpx.get(f"{base}/v2/models/org/stories/versions/1").json() == plain
+    for path in ("/v2/models/org/stories/ready", "/v2/models/org/stories/versions/1/ready"):
+        assert httpx.get(f"{base}{path}").json() == {"name": "org/stories", "ready": True}
+    for path in ("org/other", "org/other/ready", "org/stories/versions/2", "org/stories/versions/2/ready"):
+        response = httpx.get(f"{base}/v2/models/{path}")
+        assert response.status_code == 404
+        check("metadata_model_error_response", response.json())
+    assert httpx.post(f"{base}/v2/repository/index").json() == [
+        {"name": "org/stories", "version": "1", "state": "READY", "reason": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"parameters": {"max_tokens": 6, "exclude_input_in_output": True}},
+        {"max_tokens": 6, "exclude_input_in_output": True},
+        {"max_tokens": 6, "parameters": {"exclude_input_in_output": True, "stream": False}},
+        {"sampling_parameters": '{"max_tokens": 6}', "exclude_input_in_output": True},
+    ],
+    ids=str,
+)
+def test_generate(quick: str, body: dict) -> None:
+    # As curl sends it, which declares a form.
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    content = json.dumps({"text_input": "hello", **body})
+    for path in (f"{MODEL}/generate", f"{MODEL}/versions/1/generate"):
+        response = httpx.post(f"{quick}{path}", content=content, headers=form)
+        assert response.json() == {"model_name": "fake", "model_version": "1", "text_output": answer(IDS, 0, 6)}
+
+
+def test_the_answer_begins_with_the_prompt_and_shows_what_is_asked(quick: str) -> None:
+    shows = dict.fromkeys(
+        (
+            "return_finish_reason",
+            "return_num_input_tokens",
+            "return_num_output_tokens",
+            "return_cumulative_logprob",
+        ),
+        True,
+    )
+    body = {"text_input": ["hello"], "max_tokens": 4, "id": "7", "parameters": shows}
+    assert httpx.post(f"{quick}{MODEL}/generate", json=body).json() == {
+        "model_name": "fake",
+        "model_version": "1",
+        "id": "7",
+        "text_output": "hello" + answer(IDS, 0, 4),
+        "finish_reason": "length",
+        "num_input_tokens": len(IDS),
+        "num_output_tokens": 4,
+        "cumulative_logprob": -6.0,
+    }
+
+
+def test_generate_stream(quick: str) -> None:
+    body = {"text_input": "hello", "parameters": {"stream": True, "max_tokens": 5, "return_finish_reason": True}}
+    found = events(httpx.post(f"{quick}{MODEL}/generate_stream", json=body))
+    assert len(found) == 5
+    assert "".join(event["text_output"] for event in found) == answer(IDS, 0, 5)
+    assert [event["finish_reason"] for event in found] == [None] * 4 + ["length"]
+    assert all(event["model_name"] == "fake" for event in found)
+    body["parameters"]["stream"] = False
+    assert [event["text_output"] for event in events(httpx.post(f"{quick}{MODEL}/generate_stream", json=body))] == [
+        answer(IDS, 0, 5)
+    ]
+
+
+def test_parameters_reach_the_sampler(quick: str, quick_llm: FakeLLM) -> None:
+    body = {"text_input": "hello", "random_seed": 5, "stop_words": ["x"], "bad_words": "y", "top_p": 0.5}
+    assert httpx.post(f"{quick}{MODEL}/generate", json=body).status_code == 200
+    params = quick_llm.streams[-1].params
+    assert (params.seed, params.stop, params.bad_words, params.top_p) == (5, ("x",), ("y",), 0.5)
+    assert (params.temperature, params.top_k, params.max_tokens) == (0.25, 7, 16), "the model's, and vLLM's"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        ("generate", {"text_input": "a", "stream": True}, "generate_stream"),
+        ("generate_stream", {"text_input": "a", "exclude_input_in_output": False}, "exclude_input_in_output"),
+        ("generate", {"text_input": ["a", "b"]}, "infer"),
+        ("generate", {"text_input": "a", "seed": 1, "random_seed": 2}, "seed"),
+        ("generate", {"text_input": "a", "top_k": 1, "parameters": {"top_k": 2}}, "top_k"),
+        ("generate", {"text_input": "a", "image": ["x"]}, "image"),
+        ("generate", {"text_input": "a", "parameters": {"beams": 2}}, "beams"),
+        ("generate", {"text_input": "a", "temperature": -1}, "temperature"),
+        ("generate", {"text_input": "a", "sampling_parameters": "[]"}, "object"),
+        ("generate", {}, "text_input"),
+        ("infer", texts("a", stream=True), "generate_stream"),
+        ("infer", texts("a", binary_data_output=True), "binary"),
+        ("infer", texts("a") | {"outputs": [{"name": "text_output", "parameters": {"binary_data": True}}]}, "binary"),
+        ("infer", texts("a") | {"outputs": [{"name": "logits"}]}, "logits"),
+        ("infer", texts("a") | {"outputs": [{"name": "embedding"}, {"name": "text_output"}]}, "text_output"),
+        ("infer", texts("a", max_tokens=3) | {"outputs": [{"name": "embedding"}]}, "max_tokens"),
+        ("infer", texts(), "text_input"),
+        ("infer", {"inputs": []}, "text_input"),
+        ("infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "FP8", "data": [1]}]}, "FP8"),
+        ("infer", {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1]}]}, "shape"),
+        ("infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [True]}]}, "INT32"),
+        ("infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [2**70]}]}, ""),
+        ("infer", {"inputs": [{"name": "x", "shape": [-1, -1], "datatype": "INT32", "data": [1]}]}, "shape"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_named(quick: str, check: Check, path: str, body: dict, word: str) -> None:
+    response = httpx.post(f"{quick}{MODEL}/{path}", json=body)
+    assert response.status_code == 400
+    check("inference_error_response", response.json())
+    assert word in response.json()["error"]
+
+
+def test_the_binary_extension_is_refused_by_its_header(quick: str) -> None:
+    header = {"inference-header-content-length": "4"}
+    response = httpx.post(f"{quick}{MODEL}/infer", content=b"{}\0\0", headers=header)
+    assert (response.status_code, "Inference-Header-Content-Length" in response.json()["error"]) == (400, True)
+
+
+def test_failures() -> None:
+    with serving(broken(EngineError("it fell over"))) as base:
+        response = httpx.post(f"{base}{MODEL}/generate", json={"text_input": "a"})
+        assert (response.status_code, response.json()) == (500, {"error": "it fell over"})
+    with serving(broken(EngineError("it fell over"), after=2)) as base:
+        found = events(httpx.post(f"{base}{MODEL}/generate_stream", json={"text_input": "a"}))
+        assert found[-1] == {"error": "it fell over"}
+
+
+def test_infer_generates_for_each_text(base: str, check: Check) -> None:
+    both = ["Once upon a time", "The boat"]
+    body = texts(*both, max_tokens=8, temperature=0, exclude_input_in_output=True, return_num_output_tokens=True)
+    body["id"] = "42"
+    found = httpx.post(f"{base}/v2/models/org/stories/infer", json=body).json()
+    check("inference_response", found)
+    assert found["id"] == "42"
+    assert [(output["name"], output["datatype"], output["shape"]) for output in found["outputs"]] == [
+        ("text_output", "BYTES", [2]),
+        ("num_output_tokens", "UINT32", [2]),
+    ]
+    alone = [
+        httpx.post(
+            f"{base}/v2/models/org/stories/generate",
+            json={"text_input": text, "parameters": {**body["parameters"], "return_num_output_tokens": False}},
+        ).json()["text_output"]
+        for text in both
+    ]
+    assert found["outputs"][0]["data"] == alone
+
+
+def test_parameters_may_be_tensors(base: str) -> None:
+    body = texts("Once upon a time")
+    body["inputs"][0] |= {"shape": [1, 1], "data": [["Once upon a time"]]}
+    body["inputs"] += [
+        {"name": "max_tokens", "shape": [1], "datatype": "INT32", "data": [8]},
+        {"name": "temperature", "shape": [1], "datatype": "FP32", "data": [0]},
+        {"name": "exclude_input_in_output", "shape": [1], "datatype": "BOOL", "data": [True]},
+    ]
+    other = texts("Once upon a time", exclude_input_in_output=True)
+    settings = json.dumps({"max_tokens": 8, "temperature": 0})
+    other["inputs"].append({"name": "sampling_parameters", "shape": [1], "datatype": "BYTES", "data": [settings]})
+    url = f"{base}/v2/models/org/stories/versions/1/infer"
+    found = httpx.post(url, json=body).json()
+    assert found == httpx.post(url, json=other).json()
+    assert len(found["outputs"][0]["data"][0]) > 10
+
+
+def test_infer_embeds(base: str, check: Check, llm: AsyncLLM) -> None:
+    body = texts("a boat", "a house") | {"outputs": [{"name": "embedding"}]}
+    found = httpx.post(f"{base}/v2/models/org/stories/infer", json=body).json()
+    check("inference_response", found)
+    [tensor] = found["outputs"]
+    assert tensor["shape"] == [2, llm.card.embedding_size]
+    same = httpx.post(f"{base}/v1/embeddings", json={"model": "org/stories", "input": ["a boat", "a house"]}).json()
+    assert tensor["data"] == pytest.approx([value for one in same["data"] for value in one["embedding"]])
