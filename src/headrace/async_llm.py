@@ -61,19 +61,27 @@ class AsyncLLM(LoadedModel):
         self._streams: dict[str, AsyncStream] = {}
         self._pooled: dict[str, asyncio.Future[FloatArray]] = {}
         self._compilers = ThreadPoolExecutor(1, "headrace-grammars")
+        self._supervised: SupervisedEngine | None = None
         self._engine: EnginePort
         if supervision is None:
             loaded = LoadedEngine(self, self.config, self._given_adapters)
             self._engine = LocalEngine(loaded)
             self._open(loaded.facts)
         else:
-            self._engine = supervised = SupervisedEngine(self.files, self.config, self._given_adapters, supervision)
-            self._open(supervised.wait())
+            self._supervised = SupervisedEngine(self.files, self.config, self._given_adapters, supervision)
+            self._engine = self._supervised
+            self._open(self._supervised.wait())
+
+    def through(self, gate: Callable[[EnginePort], EnginePort]) -> None:
+        """From now on give all requests to what `gate` makes of the engine's port; before the first one only."""
+        assert not self._streams
+        assert not self._pooled
+        self._engine = gate(self._engine)
 
     @property
     def restarts(self) -> Restarts:
         """What has been seen of the deaths and restarts of the engine's process."""
-        return self._engine.restarts if isinstance(self._engine, SupervisedEngine) else Restarts()
+        return Restarts() if self._supervised is None else self._supervised.restarts
 
     @property
     def trouble(self) -> str | None:

@@ -12,8 +12,11 @@
     │   ├── ContextTooLong           400   prompt + max_tokens exceed the context
     │   ├── MissingChatTemplate      400   chat asked of a model without a template
     │   ├── UnknownModel             404   the request names a model that is not served
-    │   └── DoesNotFit               400   needs more KV cache than there is
+    │   └── DoesNotFit               400   needs more KV cache, or more of the queue, than there is
     ├── Overloaded                   503   no room now; try again later
+    │   └── QueueFull                429   too much waits already; it knows when to try again
+    ├── DeadlineExceeded             504   the answer was not there in the time that was given for it
+    ├── ReaderTooSlow                408   the client reads more slowly than the answer comes, for too long
     └── EngineError                  500   the engine failed; a bug of ours
 
 `raise` these for what a user can cause; `assert` is for our own bugs only.
@@ -87,13 +90,35 @@ class UnknownModel(RequestError):
 
 
 class DoesNotFit(RequestError):
-    """The request can never fit into the KV cache, even alone."""
+    """The request can never fit into the KV cache or into the queue, even alone."""
 
 
 class Overloaded(HeadraceError):
     """There is no room for the request now."""
 
     status = 503
+
+
+class QueueFull(Overloaded):
+    """Too much waits already. `retry_after` is when there should be room, in seconds from now."""
+
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(HeadraceError):
+    """The answer was not there in the time that the client or the server gave for it; the request has been dropped."""
+
+    status = 504
+
+
+class ReaderTooSlow(HeadraceError):
+    """A stream's client has left too much of it unread; the request has been dropped."""
+
+    status = 408
 
 
 class EngineError(HeadraceError):

@@ -92,6 +92,9 @@ class FakeLLM:
     def attach(self) -> None:
         """Everything happens in the loop already."""
 
+    def through(self, gate: Any) -> None:
+        """There is no port that a gate could stand before."""
+
     async def prepare(self, params: SamplingParams, reading: Any = None) -> None:
         """There is nothing to compile."""
 

@@ -101,6 +101,27 @@ from headrace.config import EngineConfig, api_key
     metavar="SECONDS",
     help="With work and no step for so long the engine is stuck: it is started again, and streams go on.",
 )
+@click.option(
+    "--max-waiting-requests",
+    type=click.IntRange(min=0),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait for the engine; more get 429.",
+)
+@click.option(
+    "--max-waiting-tokens",
+    type=click.IntRange(min=1),
+    default=4_000_000,
+    show_default=True,
+    metavar="N",
+    help="Tokens (prompts and expected outputs) that may wait for the engine.",
+)
+@click.option(
+    "--priority-across-tenants",
+    is_flag=True,
+    help="Let a request's priority count against everybody's, not only its key's own.",
+)
 @engine_options
 @debug_option
 def serve(
@@ -121,6 +142,9 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     stall_timeout: float,
+    max_waiting_requests: int,
+    max_waiting_tokens: int,
+    priority_across_tenants: bool,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
@@ -169,6 +193,9 @@ def serve(
             cors_origins=cors_origins,
             tls_certificate=tls_cert,
             tls_key=tls_key,
+            max_waiting_requests=max_waiting_requests,
+            max_waiting_tokens=max_waiting_tokens,
+            priority_across_tenants=priority_across_tenants,
         ),
         announce=lambda line: click.echo(line, err=True),
     )

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.access import Access
+from headrace.server.admission import CALLER, Caller
 from headrace.server.body import read_body
 from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Later, Renderer, Served
 from headrace.server.errors import Failure, MethodNotAllowed, describe
@@ -73,6 +74,7 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
             raise
         dialect = _likely(matches, incoming)
         tenant = service.access.check((match.route for match in matches), incoming.headers)
+        CALLER.set(Caller(tenant))
         incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
         dialect = match.dialect
         await _answer(service, incoming, match, scope, receive, send_noting)

@@ -12,6 +12,8 @@ from headrace import __version__
 from headrace.errors import ConfigError
 from headrace.server import own, page
 from headrace.server.access import Access, Keys
+from headrace.server.admission import Admission, AdmissionLimits
+from headrace.server.admission_metrics import AdmissionCollector
 from headrace.server.answer import Service, answer
 from headrace.server.dialects import anthropic, kserve, openai, tgi
 from headrace.server.dialects.base import Served
@@ -22,6 +24,7 @@ from headrace.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
+    from headrace.engine_port import EnginePort
 
 
 def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None = None) -> App:
@@ -44,6 +47,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         own.dialect(metrics),
         page.dialect(),
     )
+    llm.through(lambda port: _admission(port, llm, metrics, settings))
     return App(
         Service(
             llm=llm,
@@ -55,6 +59,23 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             jobs=Jobs(),
         )
     )
+
+
+def _admission(port: EnginePort, llm: AsyncLLM, metrics: Metrics, settings: ServerSettings) -> Admission:
+    admission = Admission(
+        port,
+        AdmissionLimits(
+            requests=settings.max_waiting_requests,
+            tokens=settings.max_waiting_tokens,
+            is_shared=settings.has_keys,
+            priority_across_tenants=settings.priority_across_tenants,
+        ),
+        max_sequences=llm.config.max_sequences,
+        step_tokens=llm.config.max_batch_tokens,
+        observe_wait=metrics.queue_time.observe,
+    )
+    metrics.add(AdmissionCollector(admission, metrics.model_name))
+    return admission
 
 
 class App:

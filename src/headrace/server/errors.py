@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from headrace.errors import (
     ContextTooLong,
+    DeadlineExceeded,
     DoesNotFit,
     EngineError,
     HeadraceError,
     MissingChatTemplate,
     Overloaded,
+    QueueFull,
+    ReaderTooSlow,
     RequestError,
     UnknownModel,
     UnsupportedParameter,
@@ -28,6 +31,12 @@ class BodyTooLarge(RequestError):
     """The request's body is above the limit."""
 
     status = 413
+
+
+class RequestTooSlow(RequestError):
+    """The request's body did not come in time."""
+
+    status = 408
 
 
 class WrongContentType(RequestError):
@@ -83,7 +92,11 @@ _CODES: tuple[tuple[type[HeadraceError], str], ...] = (
     (ForeignOrigin, "foreign_origin"),
     (PathNotFound, "not_found"),
     (MethodNotAllowed, "method_not_allowed"),
+    (QueueFull, "queue_full"),
     (Overloaded, "overloaded"),
+    (DeadlineExceeded, "deadline_exceeded"),
+    (RequestTooSlow, "request_too_slow"),
+    (ReaderTooSlow, "reader_too_slow"),
     (EngineError, "engine_error"),
 )
 
@@ -98,16 +111,18 @@ class Failure:
     code: str | None = None
     request_id: str | None = None
     """Of the request that failed, where the answer has not begun"""
+    retry_after: int | None = None
+    """Seconds after which it is worth another try, where that is known"""
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers that go with the status."""
-        if self.status == 503:
-            return {"retry-after": str(RETRY_AFTER_SECONDS)}
+        if self.status in (429, 503):
+            return {"retry-after": str(self.retry_after or RETRY_AFTER_SECONDS)}
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
-        # The rest of a body that is too large is not read: the connection cannot be used again.
-        return {"connection": "close"} if self.status == 413 else {}
+        # The rest of a body that is too large or slow is not read: the connection cannot be used again.
+        return {"connection": "close"} if self.status in (408, 413) else {}
 
 
 def describe(error: Exception) -> Failure:
@@ -115,11 +130,17 @@ def describe(error: Exception) -> Failure:
     if not isinstance(error, HeadraceError):
         logger.error("a request failed with an unexpected error", exc_info=error)
         return Failure(500, "The server failed on this request; its log says why.", code="internal_error")
-    if error.status >= 500 and not isinstance(error, Overloaded):
+    if error.status >= 500 and not isinstance(error, Overloaded | DeadlineExceeded):
         logger.error("a request failed: %s", error)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
     param = getattr(error, "param", None)
-    return Failure(error.status, _clip(str(error), _LONGEST_MESSAGE), param and _clip(param, _LONGEST_PARAM), code)
+    return Failure(
+        error.status,
+        _clip(str(error), _LONGEST_MESSAGE),
+        param and _clip(param, _LONGEST_PARAM),
+        code,
+        retry_after=getattr(error, "retry_after", None),
+    )
 
 
 def _clip(text: str, length: int) -> str:

@@ -60,6 +60,7 @@ class Metrics:
 
     def __init__(self, model_name: str, max_context: int, stats: Callable[[], EngineStats]) -> None:
         self._registry = CollectorRegistry()
+        self.model_name = model_name
         labels = {"model_name": model_name, "engine": "0"}
 
         def histogram(name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
@@ -79,11 +80,18 @@ class Metrics:
         )
         self.prompt_length = histogram("request_prompt_tokens", "Prompt tokens of a request.", lengths)
         self.output_length = histogram("request_generation_tokens", "Output tokens of a sequence.", lengths)
+        self.queue_time = histogram(
+            "request_queue_time_seconds", "Waited before the engine got the request.", _REQUEST_BUCKETS
+        )
         success = Counter(
             "vllm:request_success", "Sequences that ended.", (*_LABELS, "finished_reason"), registry=self._registry
         )
         self.finished = {reason: success.labels(**labels, finished_reason=reason.value) for reason in FinishReason}
         self._registry.register(_EngineCollector(labels, stats, self.inter_token))
+
+    def add(self, collector: Collector) -> None:
+        """Show what `collector` collects, too."""
+        self._registry.register(collector)
 
     def stopwatch(self, arrival: float, num_prompt_tokens: int) -> Stopwatch:
         """Measure one prompt of a request that arrived at time.perf_counter() `arrival`."""

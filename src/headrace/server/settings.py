@@ -30,5 +30,16 @@ class ServerSettings:
     tls_certificate: Path | None = None
     """PEM file; with `tls_key` the server speaks HTTPS."""
     tls_key: Path | None = None
+    max_waiting_requests: int = 2048
+    """HTTP requests that wait for the engine; more are refused with 429."""
+    max_waiting_tokens: int = 4_000_000
+    """Of their prompts and expected outputs. With keys a tenant's part of the queue is at most what it leaves free."""
+    priority_across_tenants: bool = False
+    """A request's priority counts against everybody's; else only against its tenant's own (see `server.admission`)."""
     shutdown_seconds: int = 30
     """How long open requests may take to finish after the signal to stop."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether there are tenants, who share."""
+        return bool(self.api_keys or self.api_key_file or self.admin_keys)
