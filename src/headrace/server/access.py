@@ -63,6 +63,11 @@ class Keys:
                 found = tenant
         return found
 
+    def named(self, name: str) -> Tenant | None:
+        """The tenant of that name; None when no key is his."""
+        self._reload()
+        return next((one for one in [*self._from_file.values(), *self._given.values()] if one.name == name), None)
+
     def _reload(self) -> None:
         now = time.monotonic()
         if self._path is None or now - self._looked_at < _RELOAD_SECONDS:
@@ -112,6 +117,10 @@ class Access:
         if tenant is None and self._keys:
             raise Unauthorized(_WANTED if key is None else "The key is not one of this server's; check it")
         return EVERYBODY if tenant is None else tenant
+
+    def named(self, name: str) -> Tenant:
+        """A tenant that has been let in before, with the weight that it has now."""
+        return self._keys.named(name) or Tenant(name)
 
 
 _WANTED = "This server asks for a key; send it as Authorization: Bearer KEY, or as x-api-key"

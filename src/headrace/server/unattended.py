@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from headrace.errors import UnsupportedParameter
+from headrace.server.admission import CALLER, Caller
 from headrace.server.answer import Service, found, running, whole
 from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Later
 from headrace.server.errors import describe
@@ -39,6 +40,7 @@ async def answer_unattended(service: Service, incoming: Incoming, change: Callab
 
 async def _attempt(service: Service, incoming: Incoming, change: Callable[[Call], Call]) -> Answer:
     dialect = service.routes.dialect_of(incoming.path)
+    CALLER.set(Caller(service.access.named(incoming.tenant)))
     try:
         match = chosen(service.routes.find(incoming.method, incoming.path), incoming)
         dialect = match.dialect
