@@ -11,7 +11,7 @@ from fake_llm import FakeTokenizer
 
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Incoming, Served
-from headrace.server.dialects.openai.logprobs import TokenNames, chat_logprobs, completion_logprobs
+from headrace.server.dialects.logprobs import TokenNames, chat_logprobs, completion_logprobs
 from headrace.server.dialects.openai.models import list_models
 from headrace.server.dialects.openai.render import CompletionRenderer, RenderOptions, render_failure
 from headrace.server.dialects.openai.render_chat import ChatRenderer

@@ -15,7 +15,7 @@ from headrace.server.access import Access, Keys
 from headrace.server.admission import Admission, AdmissionLimits
 from headrace.server.admission_metrics import AdmissionCollector
 from headrace.server.answer import Service, answer
-from headrace.server.dialects import anthropic, kserve, openai, tgi
+from headrace.server.dialects import anthropic, kserve, ollama, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
@@ -42,6 +42,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
     dialects = (
         openai.dialect(settings.adapter_folder, served_name),
         anthropic.dialect(),
+        ollama.dialect(),
         tgi.dialect(),
         kserve.dialect(),
         own.dialect(metrics),

@@ -185,7 +185,7 @@ async def _open_prompt(
         if call.truncation is not None and not isinstance(encoded, str):
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
             text = text if len(whole) == len(encoded) else None
-        given, params = _as_prompt(encoded, call.cache_salt, predicted), _bounded(call, len(encoded))
+        given, params = _as_prompt(encoded, call.cache_salt, predicted), _bounded(call, len(encoded), llm.max_context)
         stream = llm.submit(given, params, priority=call.priority, reading=reading, adapter=adapter)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
@@ -195,7 +195,7 @@ async def _open_prompt(
     return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
 
 
-def _bounded(call: Call, num_prompt: int) -> SamplingParams:
+def _bounded(call: Call, num_prompt: int, most: int) -> SamplingParams:
     """The call's parameters, within the context that it asks for."""
     params = call.params
     if call.max_context is None:
@@ -204,7 +204,7 @@ def _bounded(call: Call, num_prompt: int) -> SamplingParams:
     if room < 1:
         raise ContextTooLong(
             f"the prompt has {num_prompt:,} tokens, which leaves none of a context of {call.max_context:,} for the"
-            " output; shorten it, or ask for more context",
+            f" output; shorten it{', or ask for more context' if call.max_context < most else ''}",
             param="prompt",
         )
     return replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))

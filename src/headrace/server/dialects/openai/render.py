@@ -15,7 +15,7 @@ from msgspec.json import encode
 
 from headrace.server import sse
 from headrace.server.dialects.base import JsonObject, Progress, Served
-from headrace.server.dialects.openai.logprobs import TokenNames, completion_logprobs, prompt_logprobs
+from headrace.server.dialects.logprobs import TokenNames, completion_logprobs, prompt_logprobs
 from headrace.server.errors import Failure
 from headrace.types import Chunk, CompletionOutput, RequestOutput
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from msgspec.json import encode
 
 from headrace.server.dialects.base import JsonObject, Progress, Served
-from headrace.server.dialects.openai.logprobs import chat_logprobs
+from headrace.server.dialects.logprobs import chat_logprobs
 from headrace.server.dialects.openai.render import AnswerRenderer, RenderOptions, shown_prompt_logprobs
 from headrace.types import Chunk, CompletionOutput, FinishReason, RequestOutput, ToolCallDelta
 

@@ -1,4 +1,4 @@
-"""Log-probabilities in the two shapes of OpenAI's answers, and in vLLM's for prompts."""
+"""Log-probabilities in the two shapes of OpenAI's answers, which others have taken over, and in vLLM's for prompts."""
 
 from __future__ import annotations
 
