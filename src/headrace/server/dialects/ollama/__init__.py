@@ -22,7 +22,7 @@ def dialect() -> Dialect:
     return Dialect(
         name="ollama",
         routes=(
-            Route(method="GET", path="/", parse=models.running),
+            Route(method="GET", path="/", parse=models.running, is_open=True),  # says no more than a health check
             Route(method="GET", path="/api/version", parse=models.show_version),
             Route(method="GET", path="/api/tags", parse=models.list_models),
             Route(method="GET", path="/api/ps", parse=models.list_running),
