@@ -43,7 +43,7 @@ class Walk:
             yield from ((f"{label}={str(value).lower()}", value) for value in (True, False))
         elif schema.get("type") in ("integer", "number"):
             yield label, min(max(1, schema.get("minimum", 1)), schema.get("maximum", 1))
-        elif schema.get("type") == "string":
+        elif schema.get("type") == "string" or not schema.get("type"):  # of no type is any value
             yield label, "text"
         else:
             assert schema.get("type") == "null", schema
@@ -56,7 +56,8 @@ class Walk:
             return
         constants = {name: value for name, one in properties.items() if (value := self._constant(one)) is not None}
         label = label + "".join(f"[{value}]" for value in constants.values())
-        smallest = constants | {name: self._smallest(properties[name]) for name in schema.get("required", ())}
+        required = [name for name in schema.get("required", ()) if name in properties]
+        smallest = constants | {name: self._smallest(properties[name]) for name in required}
         yield label, smallest
         for name in properties.keys() - constants.keys():
             for inner, value in self.samples(properties[name], f"{label}.{name}"):

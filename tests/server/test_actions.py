@@ -15,6 +15,8 @@ from fake_llm import FakeLLM
 from headrace.errors import EngineError, RequestError
 from headrace.server.dialects import openai
 from headrace.server.dialects.base import Incoming, Inquiry, Route, Served
+from headrace.server.settings import ServerSettings
+from headrace.server.stored.kept import Kept
 
 
 class Counter:
@@ -52,7 +54,9 @@ class Counter:
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter = Counter()
-    dialect = replace(openai.dialect(None, "fake"), routes=(Route(path="/v1/count", parse=counter.parse),))
+    kept = Kept(ServerSettings())
+    routes = (Route(path="/v1/count", parse=counter.parse),)
+    dialect = replace(openai.dialect(None, "fake", kept), routes=routes)
     monkeypatch.setattr(openai, "dialect", lambda *_: dialect)
     return counter
 

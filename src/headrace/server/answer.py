@@ -28,6 +28,7 @@ from headrace.server.metrics import Metrics
 from headrace.server.pacing import Pacing
 from headrace.server.routing import Match, RouteTable, chosen
 from headrace.server.settings import ServerSettings
+from headrace.server.stored.kept import Kept
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -50,6 +51,7 @@ class Service:
     routes: RouteTable
     access: Access
     jobs: Jobs
+    kept: Kept
 
 
 async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
@@ -187,6 +189,7 @@ async def _run_later(
 
     async def run() -> None:
         async with running(service, later.call, arrival) as (opened, renderer):
+            later.started(task.cancel)
             queued.set_result(None)
             try:
                 await whole(later.call, opened, renderer)
@@ -198,8 +201,7 @@ async def _run_later(
     await asyncio.wait((task, queued), return_when=asyncio.FIRST_COMPLETED)
     if not queued.done():
         task.result()
-    later.started(task.cancel)
-    await _say(Answer(body=later.render(service.served)), scope, receive, send)
+    await _say(later.answer, scope, receive, send)
 
 
 async def _ask(service: Service, inquiry: Inquiry, scope: Scope, receive: Receive, send: Send) -> None:
@@ -255,12 +257,13 @@ async def _stream(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, 
     has_begun, pacing = False, Pacing(call.stream_interval)
     try:
         async for ready in pieces(opened):
+            begun = b"" if has_begun else renderer.begin(opened)
             data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
             if not has_begun:
                 has_begun = True
                 headers = [(b"content-type", renderer.stream_media_type.encode()), *_STREAM_HEADERS]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
-                data = renderer.begin(opened) + data
+                data = begun + data
             if data:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         data = renderer.end(opened)

@@ -21,6 +21,7 @@ from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
+from headrace.server.stored.kept import Kept
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -38,9 +39,10 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
     if served_name in llm.adapters:
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
+    kept = Kept(settings)
     metrics = Metrics(served_name, llm.max_context, llm.stats)
     dialects = (
-        openai.dialect(settings.adapter_folder, served_name),
+        openai.dialect(settings.adapter_folder, served_name, kept),
         anthropic.dialect(),
         ollama.dialect(),
         tgi.dialect(),
@@ -58,6 +60,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             routes=RouteTable(dialects),
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
             jobs=Jobs(),
+            kept=kept,
         )
     )
 
@@ -99,6 +102,7 @@ class App:
         await receive()
         await self._service.jobs.close()
         await self._service.llm.close()
+        self._service.kept.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

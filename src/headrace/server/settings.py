@@ -38,6 +38,16 @@ class ServerSettings:
     """A request's priority counts against everybody's; else only against its tenant's own (see `server.admission`)."""
     shutdown_seconds: int = 30
     """How long open requests may take to finish after the signal to stop."""
+    store_folder: Path | None = None
+    """Where files and batches are kept; None: nowhere, and both are refused. One server has it at a time."""
+    keep_responses: bool = False
+    """Responses are kept there too, and outlive the server; else they are in memory only."""
+    max_stored_responses: int = 10_000
+    """The least recently used ones beyond it are forgotten, those of the tenant with the most first."""
+    max_stored_response_bytes: int = 256 * 2**20
+    """Likewise, of all of them together."""
+    max_stored_days: int = 30
+    """What is kept is forgotten after so many days."""
 
     @property
     def has_keys(self) -> bool:

@@ -182,10 +182,10 @@ class Later:
     """
 
     call: Call
-    render: Callable[[Served], bytes]
-    """The body of the answer that is given once the call is queued"""
+    answer: Answer
+    """Given once the call is queued"""
     started: Callable[[Callable[[], object]], None]
-    """Told how to cancel the call"""
+    """Called when it is queued, and told how to cancel it"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,13 @@ from headrace.server.dialects.openai.models import list_models, show_model
 from headrace.server.dialects.openai.parse import parse_chat, parse_completion
 from headrace.server.dialects.openai.ranking import parse_rerank, parse_score
 from headrace.server.dialects.openai.render import render_failure
+from headrace.server.dialects.openai.responses import response_routes
 from headrace.server.dialects.openai.tokens import is_ours, names_model, parse_detokenize, parse_tokenize
+from headrace.server.stored.kept import Kept
 
 
-def dialect(adapter_folder: Path | None, served_name: str) -> Dialect:
-    """The dialect of a server; see `adapter_routes` for the arguments."""
+def dialect(adapter_folder: Path | None, served_name: str, kept: Kept) -> Dialect:
+    """The dialect of a server: see `adapter_routes` for the first arguments; `kept` is what the server keeps."""
     return Dialect(
         name="openai",
         routes=(
@@ -37,6 +39,7 @@ def dialect(adapter_folder: Path | None, served_name: str) -> Dialect:
             Route(path="/tokenize", parse=parse_tokenize, claims=is_ours),
             Route(path="/detokenize", parse=parse_detokenize, claims=names_model),
             *adapter_routes(adapter_folder, served_name),
+            *response_routes(kept.responses),
         ),
         render_failure=render_failure,
     )

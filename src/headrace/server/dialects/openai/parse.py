@@ -190,14 +190,19 @@ def _sampling_params(
         **named,
         **beams,
         structured=structured_output(fields),
-        logit_bias=_logit_bias(fields.logit_bias),
+        logit_bias=logit_bias(fields.logit_bias),
         max_tokens=max_tokens,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
     )
 
 
-def _logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+def logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+    """OpenAI's `logit_bias`, whose keys are token ids as strings.
+
+    Raises:
+        RequestError: a key is no id, or a value is out of range.
+    """
     for key, value in (bias or {}).items():
         if not (key.isascii() and key.isdecimal() and len(key) <= 10):
             raise RequestError(

@@ -134,7 +134,7 @@ class AnswerRenderer:
 
     def _framed(self, event: bytes) -> bytes:
         """An event of choices as it is sent: padded, where that was asked for."""
-        return _padded(event) if self.options.obfuscation else event
+        return padded(event) if self.options.obfuscation else event
 
     def _chunk_tail(self, progress: Sequence[Progress]) -> bytes:
         if not self.options.continuous_usage:
@@ -239,7 +239,7 @@ class CompletionRenderer(AnswerRenderer):
         return rendered
 
 
-def _padded(event: bytes) -> bytes:
+def padded(event: bytes) -> bytes:
     """The event with OpenAI's field `obfuscation`, so long that the whole is a multiple of 128 bytes."""
     frame = b',"obfuscation":"%b"}' + sse.END
     length = len(event) - len(b"}" + sse.END) + len(frame) - len(b"%b")
