@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
@@ -281,3 +283,48 @@ def test_heads() -> None:
         parse_messages(incoming(BODY, {"anthropic-beta": "pdfs-2024-09-25,new-2027-01-01"}), SERVED)
     with pytest.raises(RequestError, match="colour is not a known query parameter; leave it out"):
         parse_count(incoming({}, colour="red"), SERVED)
+
+
+RICH = BODY | {
+    "system": [{"type": "text", "text": "be"}],
+    "messages": [
+        USER,
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "a", "signature": "b"}, CALL]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x", "is_error": True}]},
+    ],
+    "tools": [TOOL],
+    "tool_choice": {"type": "tool", "name": "look"},
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "output_config": {"format": FORM, "effort": "low"},
+    "metadata": {"user_id": "u"},
+    "stop_sequences": ["x"],
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
+
+
+def with_value(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    if not place:
+        return new
+    copy = value.copy()
+    copy[place[0]] = with_value(value[place[0]], place[1:], new)
+    return copy
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(places(RICH)), VALUES)
+def test_whatever_stands_in_a_field_is_a_call_or_a_named_mistake(place: tuple[Any, ...], value: Any) -> None:
+    assert isinstance(parse(**RICH), Call)
+    body = json.dumps(with_value(RICH, place, value)).encode()
+    try:
+        assert isinstance(parse_messages(incoming(body), SERVED), Call)
+    except RequestError as error:
+        render_failure(describe(error))
