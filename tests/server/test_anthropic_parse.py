@@ -112,7 +112,7 @@ def test_tools_and_choices() -> None:
 
 
 def test_system_and_parts() -> None:
-    cached = {"type": "ephemeral", "ttl": "1h"}
+    cached = {"type": "ephemeral", "ttl": "1h", "scope": "global"}
     text = [{"type": "text", "text": "a", "cache_control": cached}, {"type": "text", "text": "b", "citations": None}]
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert messages(USER, system="be")[0] == {"role": "system", "content": "be"}
@@ -172,6 +172,8 @@ def test_what_changes_nothing_is_taken() -> None:
     fields = {"metadata": {"user_id": "u"}, "service_tier": "standard_only", "mcp_servers": [], "container": None}
     fields |= {"speed": "standard", "inference_geo": None, "context_management": {"edits": []}, "diagnostics": None}
     assert parse(**fields)
+    for keep in ("all", {"type": "all"}):  # as Claude Code sends it
+        assert parse(context_management={"edits": [{"type": "clear_thinking_20251015", "keep": keep}]})
     assert parse(
         **dict.fromkeys(("stream", "temperature", "thinking", "tools", "system", "stop_sequences", "metadata"))
     )
@@ -248,6 +250,11 @@ FORM = {"type": "json_schema", "schema": SCHEMA}
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers", "tools that the client calls"),
         ({"container": "c"}, "container", "no code"),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management", "as it is sent"),
+        (
+            {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": {"value": 1}}]}},
+            "context_management",
+            "as it is sent",
+        ),
         ({"speed": "fast"}, "speed", "not supported"),
         ({"diagnostics": {"previous_message_id": "m"}}, "diagnostics", "not supported"),
         ({"fallbacks": [{"model": "x"}]}, "fallbacks", "not supported"),

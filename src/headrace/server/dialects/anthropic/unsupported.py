@@ -12,10 +12,13 @@ from headrace.server.dialects.decode import Unsupported, Words
 
 _NEVER: tuple[Any, ...] = ()
 
+_KEEP_ALL = [{"edits": [{"type": "clear_thinking_20251015", "keep": every}]} for every in ("all", {"type": "all"})]
+"""Asks to clear nothing; Claude Code sends it"""
+
 COUNT: Unsupported = {
     "compaction": _NEVER,
     "container": _NEVER,
-    "context_management": ({}, {"edits": []}),
+    "context_management": ({}, {"edits": []}, *_KEEP_ALL),
     "mcp_servers": ([],),
     "speed": ("standard",),
 }
@@ -81,11 +84,15 @@ BETAS = frozenset(
         "fast-mode-2026-02-01",
         "files-api-2025-04-14",
         "fine-grained-tool-streaming-2025-05-14",
+        "inline-tools-2026-09-15",
         "interleaved-thinking-2025-05-14",
         "mcp-client-2025-04-04",
         "mcp-client-2025-11-20",
         "mcp-client-2026-09-15",
         "message-batches-2024-09-24",
+        "message-threads-2026-08-12",
+        "mid-conversation-output-config-2026-07-01",
+        "mid-conversation-system-clear-at-2026-08-21",
         "mid-conversation-tool-changes-2026-07-01",
         "model-context-window-exceeded-2025-08-26",
         "oauth-2025-04-20",
@@ -97,6 +104,7 @@ BETAS = frozenset(
         "skills-2025-10-02",
         "structured-outputs-2025-11-13",
         "task-budgets-2026-03-13",
+        "thinking-binding-controls-2026-08-01",
         "thinking-display-updates-2026-08-18",
         "thinking-token-count-2026-05-13",
         "token-counting-2024-11-01",
