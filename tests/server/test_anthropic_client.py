@@ -170,6 +170,8 @@ def test_models_have_anthropics_shape_for_its_clients_only(client: anthropic.Ant
 def test_models_come_in_pages(serve) -> None:
     names = [f"lora-{number}" for number in range(5)]
     client = client_of(serve(FakeLLM(adapters={name: SimpleNamespace(path="/x") for name in names})))
+    assert client.messages.count_tokens(model="lora-3", messages=MESSAGES).input_tokens == len(IDS)
+    assert client.models.retrieve("lora-3").id == "lora-3"
     everything = ["fake", *names]
     assert [model.id for model in client.models.list(limit=2)] == everything
     page = client.models.list(limit=2, after_id="fake")

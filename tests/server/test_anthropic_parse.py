@@ -119,7 +119,8 @@ def test_system_and_parts() -> None:
     assert messages(USER, system=text)[0] == {"role": "system", "content": parts}
     assert messages({"role": "user", "content": text}, cache_control=cached) == [{"role": "user", "content": parts}]
     assert messages({"role": "user", "content": text[:1]}) == [{"role": "user", "content": "a"}]
-    assert messages(USER, {"role": "system", "content": "now"}, USER)[1] == {"role": "system", "content": "now"}
+    now = {"role": "system", "content": "now"}
+    assert messages(USER, now, now, USER)[1:3] == [now, now]
 
 
 def test_turns_of_one_role_are_one() -> None:

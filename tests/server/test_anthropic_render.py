@@ -109,6 +109,12 @@ def test_thought_text_and_calls(omits: bool) -> None:
     assert put_together(chunks, options) == without_nulls(message)
 
 
+def test_each_thought_has_a_signature_of_its_own() -> None:
+    chunks = [Chunk(0, "", reasoning="a"), Chunk(0, "so"), Chunk(0, "", reasoning="b"), STOP]
+    content = put_together(chunks, RenderOptions(max_tokens=50, omits_thoughts=True))["content"]
+    assert [reveal(block.get("signature"), "") for block in content] == ["a", None, "b"]
+
+
 def test_the_order_of_events() -> None:
     chunks = [Chunk(0, "", reasoning="why"), Chunk(0, "so"), *CALLS, STOP]
     seen = [
