@@ -150,6 +150,8 @@ class OpenRequest:
         self.scores: list[list[float]] = []
         """Of each of the request's continuations its tokens' log-probabilities"""
         self.num_cached_tokens = 0
+        self.seconds_waited = 0.0
+        """Until it first ran; known with the first chunk"""
         self.num_completion_tokens = 0
         self.num_reasoning_tokens = 0
         self._tokenizer = tokenizer
@@ -195,6 +197,7 @@ class OpenRequest:
         if output.scores is not None:
             self.scores = output.scores
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
+        self.seconds_waited = max(self.seconds_waited, output.seconds_waited)
         chunk = completion.push(output)
         self.num_completion_tokens += len(chunk.token_ids)
         if self._predictions:

@@ -266,6 +266,8 @@ class StepOutput:
     """Of each of the request's continuations its tokens' log-probabilities; with no tokens, as the only output"""
     mirostat_mu: float | None = None
     """Mirostat's state behind the last of token_ids, for Emitted; None without mirostat"""
+    seconds_waited: float = 0.0
+    """With num_cached_tokens: how long the request waited until it first ran"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from headrace.config import EngineConfig
+from headrace.engine.memory import KVPlan
 from headrace.engine.stats import EngineStats
 from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingChatTemplate, RequestError
 from headrace.model_card import ModelCard
@@ -22,6 +24,7 @@ from headrace.model_text import EncodedChat
 from headrace.sampling_params import SamplingParams
 from headrace.server.run import listen, make_server, url
 from headrace.server.settings import ServerSettings
+from headrace.supervise.lives import Restarts
 from headrace.text.answer import AnswerFormat, Reading
 from headrace.types import Chunk, FinishReason, Logprob, TokenLogprobs, Usage
 
@@ -80,6 +83,9 @@ class FakeLLM:
     chats: list[dict[str, Any]] = field(default_factory=list)
     is_closed: bool = False
     adapters: dict[str, Any] = field(default_factory=dict)
+    config: EngineConfig = field(default_factory=EngineConfig)
+    kv_plan: KVPlan = field(default_factory=lambda: KVPlan(125, 16, 1024, 2000, 2**30))
+    restarts: Restarts = field(default_factory=Restarts)
     card: ModelCard = CARD
 
     def encode_chat(self, messages: Any, **options: Any) -> EncodedChat:
@@ -135,7 +141,8 @@ class FakeStream:
             request=request,
             prompt=prompt,
             prompt_logprobs=None,
-            num_cached_tokens=3,
+            num_cached_tokens=min(3, len(ids)),
+            seconds_waited=0.0,
             is_finished=True,
             predictions=(),
         )

@@ -71,13 +71,12 @@ class Bench:
     """An admission with everything around it. The engine runs `room` sequences, and eight more may lie ready."""
 
     def __init__(self, room: int = 1, requests: int = 100, tokens: int = 10**6, **limits: bool) -> None:
-        self.port, self.listener, self.now, self.waits = Port(), Listener(), 0.0, []
+        self.port, self.listener, self.now = Port(), Listener(), 0.0
         self.admission = Admission(
             self.port,
             AdmissionLimits(requests=requests, tokens=tokens, **limits),
             max_sequences=room,
             step_tokens=10,
-            observe_wait=self.waits.append,
             clock=lambda: self.now,
         )
         self.admission.attach(self.listener, None)
@@ -102,9 +101,11 @@ class Bench:
             number += 1
         self.admission.cancel(f"full-{number - 1}")
 
-    def say(self, name: str, tokens: int, index: int = 0, ends: bool = False) -> None:
+    def say(self, name: str, tokens: int, index: int = 0, ends: bool = False) -> StepOutput:
         reason = FinishReason.STOP if ends else None
-        self.admission.take([StepOutput(name, index, [0] * tokens, finish_reason=reason)])
+        output = StepOutput(name, index, [0] * tokens, finish_reason=reason)
+        self.admission.take([output])
+        return output
 
 
 def request(name: str, prompt: int = 10, max_tokens: int | None = 10, n: int = 1, **rest: Any) -> Request:
@@ -128,7 +129,8 @@ def test_the_engine_gets_what_it_can_run_and_a_few_more() -> None:
     bench.say("full-0", 1, ends=True)
     assert bench.given[-1] == "next"
     assert bench.admission.stats().num_waiting == 0
-    assert bench.waits[-1] == 3.5
+    assert bench.say("next", 1).seconds_waited == 3.5
+    assert bench.say("next", 1).seconds_waited == 0
     assert bench.listener.heard[-1] == "full-0"
 
 

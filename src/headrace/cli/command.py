@@ -6,7 +6,6 @@ Exit codes: 0 done · 1 error · 2 wrong usage · 130 stopped by Ctrl-C · 141 t
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from headrace.cli.options import DebugSwitch, debug_option
 from headrace.cli.run import run
 from headrace.cli.serve import serve
 from headrace.errors import HeadraceError
+from headrace.logs import LogSettings, set_up
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (sys.argv when `arguments` is None) and return the exit code."""
     debug = DebugSwitch()
     _prepare_streams()
-    _log_to_stderr()
+    set_up(LogSettings())
     try:
         code = headrace.main(
             None if arguments is None else list(arguments), prog_name="headrace", standalone_mode=False, obj=debug
@@ -101,20 +101,6 @@ def _prepare_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is from the start
-
-
-class _StderrHandler(logging.Handler):
-    """`headrace: …` on what is stderr at the moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        click.echo(f"headrace: {record.getMessage()}", err=True)
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("headrace")
-    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
-        logger.addHandler(_StderrHandler(logging.WARNING))
 
 
 def _explain(error: BaseException) -> tuple[str | None, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import click
 
 from headrace.cli.options import NamedFolder, Text, debug_option, engine_options
 from headrace.config import EngineConfig, api_key
+from headrace.logs import FORMATS, LEVELS, LogSettings, set_up
+
+logger = logging.getLogger("headrace.server")
 
 
 @click.command(short_help="Serve a model with OpenAI's HTTP API.")
@@ -122,6 +126,20 @@ from headrace.config import EngineConfig, api_key
     is_flag=True,
     help="Let a request's priority count against everybody's, not only its key's own.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="Lines on stderr for people, or a JSON object each.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="Least of what is logged; a request is info.",
+)
 @engine_options
 @debug_option
 def serve(
@@ -145,6 +163,8 @@ def serve(
     max_waiting_requests: int,
     max_waiting_tokens: int,
     priority_across_tenants: bool,
+    log_format: str,
+    log_level: str,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
@@ -158,6 +178,8 @@ def serve(
     from headrace.server.settings import ServerSettings
     from headrace.supervise.lives import Supervision
 
+    logs = LogSettings(format=log_format, level=log_level)
+    set_up(logs)
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together; give both")
     of_environment = api_key()
@@ -165,19 +187,17 @@ def serve(
     Access(Keys(keys, api_key_file), Keys(admin_keys))  # what is wrong with them is said before the model is loaded
     if not keys and api_key_file is None and not _is_local(host):
         warning = f"{host} is open to others and no key is asked for; give one with --api-key-file"
-        click.secho(warning, fg="yellow", err=True)
+        _say(logs, warning, logging.WARNING)
     if port:
         listen(host, port).close()  # before the model is loaded, which may take a while
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
     _check_names([served_name, *(adapter for adapter, _ in adapters)])
-    supervision = Supervision(stall_seconds=stall_timeout)
+    supervision = Supervision(stall_seconds=stall_timeout, logs=logs)
     llm = AsyncLLM(model, config, chat_template=chat_template, adapters=dict(adapters), supervision=supervision)
     for line in llm.load_report:
-        click.secho(line, dim=True, err=True)
+        _say(logs, line)
     if llm.chat_template is None and llm.spec.language_head:
-        click.secho(
-            "no chat template: only /v1/completions answers (--chat-template FILE gives one)", dim=True, err=True
-        )
+        _say(logs, "no chat template: only /v1/completions answers (--chat-template FILE gives one)")
     run_server(
         llm,
         host,
@@ -197,8 +217,24 @@ def serve(
             max_waiting_tokens=max_waiting_tokens,
             priority_across_tenants=priority_across_tenants,
         ),
-        announce=lambda line: click.echo(line, err=True),
+        announce=lambda line: _announce(logs, line),
     )
+
+
+def _say(logs: LogSettings, line: str, level: int = logging.INFO) -> None:
+    """A line about the start: for people on stderr, dim or yellow; for machines one of the log's."""
+    if logs.format == "json":
+        logger.log(level, line)
+    else:
+        is_warning = level >= logging.WARNING
+        click.secho(line, fg="yellow" if is_warning else None, dim=not is_warning, err=True)
+
+
+def _announce(logs: LogSettings, line: str) -> None:
+    if logs.format == "json":
+        logger.info(line, extra={"facts": {"event": "listening"}})
+    else:
+        click.echo(line, err=True)
 
 
 def _is_local(host: str) -> bool:

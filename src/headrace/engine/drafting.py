@@ -51,6 +51,7 @@ class Drafting:
         self.drafts = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
+        self.accepted_by_position = [0] * _MOST_GUESSED
         self._ops = ops
         self._rope_switch = rope_switch
         self._guesses = guesses
@@ -132,7 +133,7 @@ class Drafting:
             num_right = len(sampled[sequence]) - 1
             self.drafts += 1
             self.draft_tokens += num_drafts
-            self.accepted_tokens += num_right
+            self._count_right(num_right)
             if self._model is not None and sequence in self._asked:
                 self._model.learn(sequence, num_drafts, num_right)
                 num_asked += num_drafts
@@ -142,6 +143,11 @@ class Drafting:
         if self._seconds_in_model:
             lost = self._lost(num_tokens - num_asked, num_asked, num_asked_right)
             self._debt = max(self._debt - _LOSS_SHARE * seconds + lost, 0.0)
+
+    def _count_right(self, num_right: int) -> None:
+        self.accepted_tokens += num_right
+        for position in range(num_right):
+            self.accepted_by_position[position] += 1
 
     def _lost(self, num_others: int, num_asked: int, num_right: int) -> float:
         """Seconds that the draft model has taken from the step, less those that its right guesses were worth."""

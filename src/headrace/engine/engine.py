@@ -20,7 +20,7 @@ from headrace.engine.runner import Runner, Sampled
 from headrace.engine.scheduler import Scheduler
 from headrace.engine.scoring import Scoring
 from headrace.engine.sequence import Sequence
-from headrace.engine.stats import EngineStats
+from headrace.engine.stats import EngineStats, StepSizes
 from headrace.model.adapters import PackedAdapter
 from headrace.model.decoder import Decoder
 from headrace.ops.base import Ops
@@ -72,6 +72,7 @@ class Engine:
         self._sequences: dict[str, dict[int, Sequence]] = {}
         self._num_arrivals = 0
         self._num_steps = 0
+        self._step_sizes = StepSizes()
         self._seconds_in_steps = 0.0
         self._prompt_tokens = 0
         self._generation_tokens = 0
@@ -127,6 +128,7 @@ class Engine:
         seconds = time.perf_counter() - started
         self._drafting.learn(plan, sampled, seconds)
         self._num_steps += 1
+        self._step_sizes.observe(sum(plan.values()))
         self._seconds_in_steps += seconds
         return outputs
 
@@ -158,6 +160,9 @@ class Engine:
             seconds_in_steps=self._seconds_in_steps,
             seconds_in_forward=self._runner.seconds_in_forward,
             seconds_in_sampling=self._runner.seconds_in_sampling,
+            step_tokens=self._step_sizes.num_tokens,
+            step_sizes=tuple(self._step_sizes.counts),
+            accepted_by_position=tuple(self._drafting.accepted_by_position),
             num_adapters=len(self._adapters),
             max_adapters=self._max_sequences,
             running_adapters=adapter_names(tuple(self._scheduler.running)),
@@ -265,6 +270,7 @@ class Engine:
         """What is told once, with a request's first output."""
         self._prompt_tokens += sequence.num_prompt
         output.num_cached_tokens = sequence.num_cached or 0
+        output.seconds_waited = sequence.seconds_waited
         self._prefix_hits += output.num_cached_tokens
         if sequence.request.params.prompt_logprobs is not None:
             output.prompt_logprobs = sequence.prompt_logprobs

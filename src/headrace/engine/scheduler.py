@@ -7,6 +7,7 @@ from the prefix cache. None of this can change what a sequence produces.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from headrace.engine.block_cache import BlockCache
@@ -102,6 +103,7 @@ class Scheduler:
             self.cache.adopt_prefix(sequence)
             if sequence.num_cached is None:
                 sequence.num_cached = sequence.num_computed
+                sequence.seconds_waited = time.perf_counter() - sequence.submitted_at
             missing = self.cache.blocks_for(len(sequence.token_ids)) - len(sequence.block_ids)
             if missing > self.cache.num_available:
                 assert self.running, "a sequence that fits alone does not fit into an empty cache"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from copy import copy
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,9 @@ class Sequence:
         "rope_variant",
         "row",
         "scoring",
+        "seconds_waited",
         "stop_ids",
+        "submitted_at",
         "token_ids",
     )
 
@@ -52,6 +55,9 @@ class Sequence:
         self.index = index
         self.arrival = arrival
         """Number in the order of arrival"""
+        self.submitted_at = time.perf_counter()
+        self.seconds_waited = 0.0
+        """From then until it first ran"""
         self.token_ids: list[int] = [*request.prompt_token_ids, *emitted.token_ids]
         """Prompt and output"""
         self.drafts: list[int] = []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import MISSING, dataclass, fields, replace
+from itertools import zip_longest
 from typing import Any, Self
+
+STEP_BOUNDS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5) if digit * 10**power <= 16384)
+"""Upper bounds of `EngineStats.step_sizes`: vLLM's"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,12 @@ class EngineStats:
     seconds_in_forward: float
     """Of those, in the model's forward pass"""
     seconds_in_sampling: float
+    step_tokens: int = 0
+    """Tokens of all steps, drafts included"""
+    step_sizes: tuple[int, ...] = ()
+    """Steps of at most STEP_BOUNDS[i] tokens and more than the bound before; behind them those of more than any"""
+    accepted_by_position: tuple[int, ...] = ()
+    """Guessed tokens that were right, by their place in the step's guess"""
     num_adapters: int = 0
     """Adapters that are loaded"""
     max_adapters: int = 0
@@ -62,4 +73,23 @@ def counting_on(before: EngineStats | None, now: EngineStats | None) -> EngineSt
     """The stats of an engine that took the place of another one: gauges as they are now, counters of both together."""
     before, now = before or EngineStats.none(), now or EngineStats.none()
     counted = {field.name: getattr(before, field.name) for field in fields(EngineStats) if field.name not in _GAUGES}
-    return replace(now, **{name: value + getattr(now, name) for name, value in counted.items()})
+    return replace(now, **{name: _sum(value, getattr(now, name)) for name, value in counted.items()})
+
+
+class StepSizes:
+    """Counts steps by their tokens."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+        self.counts = [0] * (len(STEP_BOUNDS) + 1)
+
+    def observe(self, num_tokens: int) -> None:
+        """A step had so many."""
+        self.num_tokens += num_tokens
+        self.counts[bisect_left(STEP_BOUNDS, num_tokens)] += 1
+
+
+def _sum(before: Any, now: Any) -> Any:
+    if isinstance(before, tuple):
+        return tuple(sum(pair) for pair in zip_longest(before, now, fillvalue=0))
+    return before + now

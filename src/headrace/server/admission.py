@@ -81,6 +81,7 @@ class _Entry(Ticket):
     """Completions that have not ended"""
     prompt_tokens: int
     came: float
+    seconds_waited: float = 0.0
     is_silent: bool = True
     """Nothing has come of it yet"""
     output_tokens: int = 0
@@ -109,7 +110,6 @@ class Admission:
         limits: How much may wait.
         max_sequences: How many the engine runs at once.
         step_tokens: How many tokens a step has at most.
-        observe_wait: Gets the seconds that each request has waited here, when the engine gets it.
         clock: Seconds, from anywhere.
     """
 
@@ -120,14 +120,12 @@ class Admission:
         *,
         max_sequences: int,
         step_tokens: int,
-        observe_wait: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._port = port
         self._limits = limits
         self._most_sequences = max_sequences + _SILENT_REQUESTS
         self._silent_tokens_limit = _SILENT_STEPS * step_tokens
-        self._observe_wait = observe_wait
         self._clock = clock
         self._listener: EngineListener | None = None
         self._queue: FairQueue[_Entry] = FairQueue()
@@ -240,6 +238,7 @@ class Admission:
                 continue
             if entry.is_silent:
                 self._has_spoken(entry)
+                output.seconds_waited += entry.seconds_waited
             entry.output_tokens += len(output.token_ids)
             if output.finish_reason is not None:
                 self._end_completion(entry, output.index)
@@ -360,7 +359,7 @@ class Admission:
             now = self._clock()
             if entry.id != raises_for:  # else it never waited
                 self._rate.left(now, entry.cost)
-            self._observe_wait(now - entry.came)
+            entry.seconds_waited = now - entry.came
             self._waits_no_longer(entry)
             self._goes_in(entry)
             try:

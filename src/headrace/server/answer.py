@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from headrace.server.generate import OpenPrompt, close_call, open_call, outputs,
 from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
 from headrace.server.pacing import Pacing
+from headrace.server.record import RequestRecord
 from headrace.server.routing import Match, RouteTable, chosen
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
@@ -52,43 +51,56 @@ class Service:
     access: Access
     jobs: Jobs
     kept: Kept
+    watchers: Sequence[Callable[[RequestRecord], None]] = ()
+    """Told of each request when it has ended"""
+
+    def ended(self, record: RequestRecord) -> None:
+        """A request has ended, however."""
+        record.has_ended()
+        for watcher in self.watchers:
+            watcher(record)
 
 
 async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one HTTP request. A stream costs one await per write: nothing wraps `send` but a flag."""
-    has_begun = False
-    request_id = f"req_{secrets.token_hex(12)}"
+    """Answer one HTTP request. A stream costs one await per write: nothing wraps `send` but a look at its status."""
+    incoming = _head(scope)
+    record = RequestRecord.of(incoming)
+    dialect = service.routes.dialect_of(scope["path"])
 
     def send_noting(message: Message) -> Awaitable[None]:
-        nonlocal has_begun
-        if not has_begun:
-            has_begun = True
-            message["headers"] = [*message["headers"], *_identity(dialect, request_id)]
+        if record.status is None:
+            record.status = message["status"]
+            message["headers"] = [*message["headers"], *_identity(dialect, record.id)]
         return send(message)
 
-    dialect = service.routes.dialect_of(scope["path"])
     try:
-        incoming = _head(scope, request_id)
+        incoming = replace(incoming, request_id=record.id)
         try:
             matches = service.routes.find(scope["method"], scope["path"])
         except RequestError:
             service.access.check((), incoming.headers)
             raise
         dialect = _likely(matches, incoming)
+        record.dialect, record.route = dialect.name, matches[-1].route.path
         tenant = service.access.check((match.route for match in matches), incoming.headers)
+        record.tenant = tenant.name
         CALLER.set(Caller(tenant))
         incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
         dialect = match.dialect
-        await _answer(service, incoming, match, scope, receive, send_noting)
+        record.dialect, record.route = dialect.name, match.route.path
+        await _answer(service, incoming, match, record, scope, receive, send_noting)
     except ClientDisconnect:
-        pass
+        record.client_left, record.failure = True, None
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
         failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
-        if not has_begun:
+        record.dialect, record.failure = dialect.name, failure
+        if record.status is None:
             allowed = [(b"allow", error.allowed.encode())] if isinstance(error, MethodNotAllowed) else []
-            response = failure_response(dialect, replace(failure, request_id=request_id))
-            response.raw_headers += [*allowed, *_identity(dialect, request_id)]
-            await response(scope, receive, send)
+            response = failure_response(dialect, replace(failure, request_id=record.id))
+            response.raw_headers += allowed
+            await response(scope, receive, send_noting)
+    finally:
+        service.ended(record)
 
 
 def failure_response(dialect: Dialect, failure: Failure) -> Response:
@@ -102,19 +114,18 @@ def failure_response(dialect: Dialect, failure: Failure) -> Response:
 
 
 def _identity(dialect: Dialect, request_id: str) -> list[tuple[bytes, bytes]]:
-    """The header that names a request, in dialects that have one."""
-    name = dialect.request_id_header
-    return [] if name is None else [(name.encode(), request_id.encode())]
+    """The headers that name a request: everybody's, and the dialect's own."""
+    names = dict.fromkeys(("x-request-id", dialect.request_id_header))
+    return [(name.encode(), request_id.encode()) for name in names if name is not None]
 
 
-def _head(scope: Scope, request_id: str) -> Incoming:
+def _head(scope: Scope) -> Incoming:
     """The request without its body."""
     return Incoming(
         method=scope["method"],
         path=scope["path"],
         query=dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)),
         headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
-        request_id=request_id,
     )
 
 
@@ -138,23 +149,30 @@ async def _read(
 
 
 async def _answer(
-    service: Service, incoming: Incoming, match: Match, scope: Scope, receive: Receive, send: Send
+    service: Service,
+    incoming: Incoming,
+    match: Match,
+    record: RequestRecord,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
 ) -> None:
-    arrival = time.perf_counter()
     meant = match.route.parse(incoming, service.served)
     match meant:
         case Call():
-            await _generate(service, meant, arrival, scope, receive, send)
+            await _generate(service, meant, record, scope, receive, send)
         case Later():
-            await _run_later(service, meant, arrival, scope, receive, send)
+            await _run_later(service, meant, record, scope, receive, send)
         case Inquiry():
-            await _ask(service, meant, scope, receive, send)
+            await _ask(service, meant, record, scope, receive, send)
         case Answer():
             await _say(meant, scope, receive, send)
 
 
 @asynccontextmanager
-async def running(service: Service, call: Call, arrival: float) -> AsyncIterator[tuple[list[OpenPrompt], Renderer]]:
+async def running(
+    service: Service, call: Call, record: RequestRecord
+) -> AsyncIterator[tuple[list[OpenPrompt], Renderer]]:
     """A call on the engine, from the moment that it is queued; leaving cancels what still runs.
 
     Raises:
@@ -162,39 +180,43 @@ async def running(service: Service, call: Call, arrival: float) -> AsyncIterator
         EngineError: the engine is down.
     """
     adapter = _adapter_of(call.model, service.served)
+    record.asks(call, adapter or service.served.name)
     if not service.settings.trust_request_chat_template:
         _refuse_templates(call)
     _check_logprobs(call, service.settings.max_logprobs)
-    opened = await open_call(call, service.llm, service.metrics, arrival, adapter)
+    opened = await open_call(call, service.llm, service.metrics, record, adapter)
     try:
         yield opened, call.renderer(service.served if adapter is None else replace(service.served, name=adapter))
     finally:
         close_call(opened)
 
 
-async def _generate(service: Service, call: Call, arrival: float, scope: Scope, receive: Receive, send: Send) -> None:
-    async with running(service, call, arrival) as (opened, renderer):
+async def _generate(
+    service: Service, call: Call, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+) -> None:
+    async with running(service, call, record) as (opened, renderer):
         if call.stream:
-            answering = _stream(call, opened, renderer, send)
+            answering = _stream(call, opened, renderer, record, send)
         else:
             answering = _whole(call, opened, renderer, scope, receive, send)
         await _unless_disconnected(answering, receive)
 
 
 async def _run_later(
-    service: Service, later: Later, arrival: float, scope: Scope, receive: Receive, send: Send
+    service: Service, later: Later, record: RequestRecord, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Answer as soon as the call is queued: what is wrong with it is still said to who asked for it."""
     queued: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run() -> None:
-        async with running(service, later.call, arrival) as (opened, renderer):
+        async with unattended(service, record) as beside, running(service, later.call, beside) as (opened, renderer):
             later.started(task.cancel)
             queued.set_result(None)
             try:
                 await whole(later.call, opened, renderer)
             except (Exception, asyncio.CancelledError) as error:
-                renderer.failure(describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error))
+                beside.failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
+                renderer.failure(beside.failure)
                 raise
 
     task = service.jobs.start(run())
@@ -204,14 +226,26 @@ async def _run_later(
     await _say(later.answer, scope, receive, send)
 
 
-async def _ask(service: Service, inquiry: Inquiry, scope: Scope, receive: Receive, send: Send) -> None:
+@asynccontextmanager
+async def unattended(service: Service, record: RequestRecord) -> AsyncIterator[RequestRecord]:
+    """A record of what goes on without a client that waits for it; it ends with the context."""
+    beside = record.beside()
+    try:
+        yield beside
+    finally:
+        service.ended(beside)
+
+
+async def _ask(
+    service: Service, inquiry: Inquiry, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+) -> None:
     async def asking() -> None:
-        await _say(await found(service, inquiry), scope, receive, send)
+        await _say(await found(service, inquiry, record), scope, receive, send)
 
     await _unless_disconnected(asking(), receive)
 
 
-async def found(service: Service, inquiry: Inquiry) -> Answer:
+async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> Answer:
     """The answer to an inquiry.
 
     Raises:
@@ -223,6 +257,8 @@ async def found(service: Service, inquiry: Inquiry) -> Answer:
         message = f"{adapter!r} is an adapter, which answers chat, completions and decisions only"
         raise RequestError(message, param="model")
     served = service.served if adapter is None else replace(service.served, name=adapter)
+    if inquiry.model is not None:
+        record.asks(inquiry, served.name)
     try:
         if adapter is None or inquiry.ask_adapter is None:
             given = await inquiry.ask(service.llm)
@@ -252,7 +288,9 @@ async def _whole(
     await _say(await whole(call, opened, renderer), scope, receive, send)
 
 
-async def _stream(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, send: Send) -> None:
+async def _stream(
+    call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, record: RequestRecord, send: Send
+) -> None:
     """The headers go out with the first chunks, so that what fails before them still gets its status."""
     has_begun, pacing = False, Pacing(call.stream_interval)
     try:
@@ -272,7 +310,8 @@ async def _stream(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, 
     except (Exception, asyncio.CancelledError) as error:
         if not has_begun:
             raise
-        data = renderer.failure(describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error))
+        record.failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
+        data = renderer.failure(record.failure)
     await send({"type": "http.response.body", "body": data, "more_body": False})
 
 
@@ -280,14 +319,16 @@ async def _unless_disconnected(answer: Coroutine[Any, Any, None], receive: Recei
     """Run `answer` until it is done or the client has left, whichever comes first.
 
     Raises:
+        ClientDisconnect: the client has left.
         Exception: what `answer` raises.
     """
     task = asyncio.create_task(answer)
     gone = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+        if not task.done():
+            raise ClientDisconnect
+        task.result()
     finally:
         task.cancel()
         gone.cancel()

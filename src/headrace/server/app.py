@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from headrace.server.answer import Service, answer
 from headrace.server.dialects import anthropic, kserve, ollama, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
+from headrace.server.loop_lag import measure_lag
 from headrace.server.metrics import Metrics
+from headrace.server.request_log import log_request
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
@@ -40,7 +43,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
     kept = Kept(settings)
-    metrics = Metrics(served_name, llm.max_context, llm.stats)
+    metrics = Metrics(served_name, llm)
     dialects = (
         openai.dialect(settings.adapter_folder, served_name, kept),
         anthropic.dialect(),
@@ -61,6 +64,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
             jobs=Jobs(),
             kept=kept,
+            watchers=(metrics.take, log_request),
         )
     )
 
@@ -76,7 +80,6 @@ def _admission(port: EnginePort, llm: AsyncLLM, metrics: Metrics, settings: Serv
         ),
         max_sequences=llm.config.max_sequences,
         step_tokens=llm.config.max_batch_tokens,
-        observe_wait=metrics.queue_time.observe,
     )
     metrics.add(AdmissionCollector(admission, metrics.model_name))
     return admission
@@ -98,8 +101,10 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         self._service.llm.attach()
+        lag = asyncio.create_task(measure_lag(self._service.metrics.loop_lag))
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        lag.cancel()
         await self._service.jobs.close()
         await self._service.llm.close()
         self._service.kept.close()

@@ -13,6 +13,7 @@ from headrace.errors import ContextTooLong, EngineError, RequestError
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, TextPrompt
 from headrace.server.metrics import Metrics, Stopwatch
+from headrace.server.record import RequestRecord
 from headrace.types import Chunk, FinishReason, RequestOutput, Times, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class OpenPrompt:
             EngineError: the engine died, or dropped the request.
         """
         chunks = await self.stream.next_chunks()
+        if chunks and not self.stopwatch.has_begun:
+            self.stopwatch.begin(self.stream.opened.seconds_waited, self.stream.opened.num_cached_tokens)
         for chunk in chunks:
             if chunk.finish_reason is FinishReason.ABORT:
                 raise EngineError("the server dropped this request before it was finished; send it again")
@@ -72,9 +75,9 @@ class OpenPrompt:
 
 
 async def open_call(
-    call: Call, llm: AsyncLLM, metrics: Metrics, arrival: float, adapter: str | None = None
+    call: Call, llm: AsyncLLM, metrics: Metrics, record: RequestRecord, adapter: str | None = None
 ) -> list[OpenPrompt]:
-    """Queue every prompt of a call; `arrival` is the time.perf_counter() at which its request came.
+    """Queue every prompt of a call; `record` is its request's.
 
     `adapter` is the name of the one that answers, None for the model itself.
 
@@ -87,7 +90,7 @@ async def open_call(
     opened: list[OpenPrompt] = []
     try:
         for prompt in call.prompts:
-            opened.append(await _open_prompt(prompt, call, llm, metrics, arrival, adapter))
+            opened.append(await _open_prompt(prompt, call, llm, metrics, record, adapter))
     except BaseException:  # a cancelled task too
         close_call(opened)
         raise
@@ -173,7 +176,7 @@ async def _open_prompt(
     call: Call,
     llm: AsyncLLM,
     metrics: Metrics,
-    arrival: float,
+    record: RequestRecord,
     adapter: str | None,
 ) -> OpenPrompt:
     text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
@@ -192,7 +195,7 @@ async def _open_prompt(
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:
         skips = call.params.skip_special_tokens and isinstance(prompt, TextPrompt)  # a chat's are worth seeing
         text = llm.tokenizer.decode(stream.prompt_token_ids, skip_special_tokens=skips)
-    return OpenPrompt(stream, metrics.stopwatch(arrival, len(stream.prompt_token_ids)), text)
+    return OpenPrompt(stream, metrics.stopwatch(record, params, len(stream.prompt_token_ids)), text)
 
 
 def _bounded(call: Call, num_prompt: int, most: int) -> SamplingParams:

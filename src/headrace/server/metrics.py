@@ -1,102 +1,86 @@
-"""/metrics: vLLM's names, labels and buckets, so that dashboards made for it work.
+"""/metrics: vLLM's names, labels and buckets, so that dashboards made for it work; `headrace:` where vLLM has none.
 
-Gauges and counters of the engine are read when scraped; latencies are measured here, at the server, from a request's
+The engine is read when scraped (`engine_metrics`); latencies are measured here, at the server, from a request's
 arrival to the chunks of each of its sequences.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from headrace.engine.stats import EngineStats
+from headrace.sampling_params import SamplingParams
+from headrace.server.engine_metrics import Watched, engine_families
+from headrace.server.histograms import (
+    COMPLETION_BUCKETS,
+    FIRST_TOKEN_BUCKETS,
+    LAG_BUCKETS,
+    REQUEST_BUCKETS,
+    TOKEN_BUCKETS,
+    Histogram,
+    one_two_five,
+)
+from headrace.server.record import RequestRecord
 from headrace.types import Chunk, FinishReason, Times
-
-_LABELS = ("model_name", "engine")
-_FIRST_TOKEN_BUCKETS = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0),
-    *(80.0, 160.0, 640.0, 2560.0),
-)
-_TOKEN_BUCKETS = (
-    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
-)
-_REQUEST_BUCKETS = (
-    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0),
-    *(960.0, 1920.0, 7680.0),
-)
-_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
-    ("num_requests_running", "Sequences that are running.", lambda s: s.num_running),
-    ("num_requests_waiting", "Sequences that wait for room.", lambda s: s.num_waiting),
-    (
-        "kv_cache_usage_perc",
-        "KV cache blocks held by running sequences, as a share from 0 to 1.",
-        lambda s: s.kv_blocks_used / max(s.kv_blocks_total, 1),
-    ),
-)
-_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], float]], ...] = (
-    ("prompt_tokens", "Prompt tokens computed.", lambda s: s.prompt_tokens),
-    ("generation_tokens", "Tokens generated.", lambda s: s.generation_tokens),
-    ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda s: s.prefix_queries),
-    ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", lambda s: s.prefix_hits),
-    ("num_preemptions", "Sequences that were put back to make room.", lambda s: s.num_preemptions),
-    ("spec_decode_num_drafts", "Steps of a sequence in which guessed tokens were computed.", lambda s: s.drafts),
-    ("spec_decode_num_draft_tokens", "Guessed tokens that were computed.", lambda s: s.draft_tokens),
-    ("spec_decode_num_accepted_tokens", "Guessed tokens that were right.", lambda s: s.accepted_tokens),
-)
-_TOKEN_LATENCIES = (
-    ("inter_token_latency_seconds", "Between one token of a sequence and the next."),
-    ("time_per_output_token_seconds", "The older name of inter_token_latency_seconds."),
-)
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own."""
+    """One server's metrics. One thread writes: the event loop's."""
 
-    def __init__(self, model_name: str, max_context: int, stats: Callable[[], EngineStats]) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, model_name: str, engine: Watched) -> None:
+        lengths = one_two_five(engine.max_context)
+        self.first_token = Histogram(FIRST_TOKEN_BUCKETS)
+        self.inter_token = Histogram(TOKEN_BUCKETS)
+        self.per_output_token = Histogram(TOKEN_BUCKETS)
+        self.latency = Histogram(REQUEST_BUCKETS)
+        self.queue = Histogram(REQUEST_BUCKETS)
+        self.inference = Histogram(REQUEST_BUCKETS)
+        self.prefill = Histogram(REQUEST_BUCKETS)
+        self.decode = Histogram(REQUEST_BUCKETS)
+        self.prompt_length = Histogram(lengths)
+        self.computed_length = Histogram(lengths)
+        self.output_length = Histogram(lengths)
+        self.longest_output = Histogram(lengths)
+        self.max_tokens = Histogram(lengths)
+        self.num_completions = Histogram(COMPLETION_BUCKETS)
+        self.loop_lag = Histogram(LAG_BUCKETS)
+        self.finished = Counter[FinishReason]()
         self.model_name = model_name
-        labels = {"model_name": model_name, "engine": "0"}
-
-        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
-            metric = Histogram(f"vllm:{name}", documentation, _LABELS, registry=self._registry, buckets=buckets)
-            return metric.labels(**labels)
-
-        lengths = one_two_five(max_context)
-        self.first_token = histogram(
-            "time_to_first_token_seconds", "From a request's arrival to a sequence's first token.", _FIRST_TOKEN_BUCKETS
-        )
-        self.inter_token = TokenLatencies()
-        self.per_output_token = histogram(
-            "request_time_per_output_token_seconds", "A sequence's mean time per token after its first.", _TOKEN_BUCKETS
-        )
-        self.latency = histogram(
-            "e2e_request_latency_seconds", "From a request's arrival to a sequence's end.", _REQUEST_BUCKETS
-        )
-        self.prompt_length = histogram("request_prompt_tokens", "Prompt tokens of a request.", lengths)
-        self.output_length = histogram("request_generation_tokens", "Output tokens of a sequence.", lengths)
-        self.queue_time = histogram(
-            "request_queue_time_seconds", "Waited before the engine got the request.", _REQUEST_BUCKETS
-        )
-        success = Counter(
-            "vllm:request_success", "Sequences that ended.", (*_LABELS, "finished_reason"), registry=self._registry
-        )
-        self.finished = {reason: success.labels(**labels, finished_reason=reason.value) for reason in FinishReason}
-        self._registry.register(_EngineCollector(labels, stats, self.inter_token))
+        self._labels = {"model_name": model_name, "engine": "0"}
+        self._engine = engine
+        self._requests = Counter[tuple[str, str, str]]()
+        self._failures = Counter[tuple[str, str]]()
+        self._tenants = Counter[tuple[str]]()
+        self._registry = CollectorRegistry()
+        self._registry.register(_Families(self._families))
+        ProcessCollector(registry=self._registry)
 
     def add(self, collector: Collector) -> None:
         """Show what `collector` collects, too."""
         self._registry.register(collector)
 
-    def stopwatch(self, arrival: float, num_prompt_tokens: int) -> Stopwatch:
-        """Measure one prompt of a request that arrived at time.perf_counter() `arrival`."""
+    def stopwatch(self, record: RequestRecord, params: SamplingParams, num_prompt_tokens: int) -> Stopwatch:
+        """Measure one prompt of a request, which has just been submitted."""
         self.prompt_length.observe(num_prompt_tokens)
-        return Stopwatch(self, arrival)
+        self.num_completions.observe(params.n)
+        if params.max_tokens is not None:
+            self.max_tokens.observe(params.max_tokens)
+        return Stopwatch(self, record, num_prompt_tokens)
+
+    def take(self, record: RequestRecord) -> None:
+        """A request has ended."""
+        if record.is_attended:
+            self._requests[record.route or "none", record.method, f"{record.final_status // 100}xx"] += 1
+        if record.failure is not None:
+            self._failures[record.failure.code or "invalid_request", str(record.failure.status)] += 1
+        if record.route is not None and record.operation is not None:
+            self._tenants[record.tenant,] += 1
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format, whatever a scraper would like better.
@@ -106,24 +90,77 @@ class Metrics:
         """
         return generate_latest(self._registry)
 
+    def _families(self) -> Iterator[Metric]:
+        yield from engine_families(self._engine, self._labels)
+        for name, documentation, histogram in self._histograms():
+            yield histogram.family(name, documentation, self._labels)
+        documentation = "Sequences that ended; abort is the client's or the server's."
+        reasons = {(reason.value,): self.finished[reason] for reason in FinishReason}
+        yield _counter("vllm:request_success", documentation, ("finished_reason",), reasons, self._labels)
+        documentation = "HTTP requests that ended, by route, method and hundreds of the status."
+        yield _counter("http_requests", documentation, ("handler", "method", "status"), self._requests)
+        documentation = "Requests that failed, by reason and status; also in the middle of a stream."
+        yield _counter("headrace:request_failures", documentation, ("code", "status"), self._failures, self._labels)
+        documentation = "Requests to the model that have ended, by tenant."
+        yield _counter("headrace:tenant_requests", documentation, ("tenant",), self._tenants, self._labels)
+
+    def _histograms(self) -> Iterator[tuple[str, str, Histogram]]:
+        yield "vllm:time_to_first_token_seconds", "From arrival to a sequence's first token.", self.first_token
+        yield "vllm:inter_token_latency_seconds", "Between one token of a sequence and the next.", self.inter_token
+        documentation = "The older name of inter_token_latency_seconds."
+        yield "vllm:time_per_output_token_seconds", documentation, self.inter_token
+        documentation = "A sequence's mean time per token after its first."
+        yield "vllm:request_time_per_output_token_seconds", documentation, self.per_output_token
+        yield "vllm:e2e_request_latency_seconds", "From a request's arrival to a sequence's end.", self.latency
+        yield "vllm:request_queue_time_seconds", "How long a sequence waited before it ran.", self.queue
+        yield "vllm:request_inference_time_seconds", "From then to its end.", self.inference
+        yield "vllm:request_prefill_time_seconds", "Of that, up to its first token.", self.prefill
+        yield "vllm:request_decode_time_seconds", "Of that, from its first token on.", self.decode
+        yield "vllm:request_prompt_tokens", "Tokens of a prompt.", self.prompt_length
+        documentation = "Of those, the ones that were not cached."
+        yield "vllm:request_prefill_kv_computed_tokens", documentation, self.computed_length
+        yield "vllm:request_generation_tokens", "Output tokens of a sequence.", self.output_length
+        documentation = "Output tokens of a prompt's longest sequence."
+        yield "vllm:request_max_num_generation_tokens", documentation, self.longest_output
+        yield "vllm:request_params_max_tokens", "max_tokens of requests that have it.", self.max_tokens
+        yield "vllm:request_params_n", "n of requests.", self.num_completions
+        documentation = "How late the server's event loop comes to what is due."
+        yield "headrace:event_loop_lag_seconds", documentation, self.loop_lag
+
 
 class Stopwatch:
-    """Times the sequences of one prompt."""
+    """Times the sequences of one prompt, and notes in the request's record what it saw."""
 
-    def __init__(self, metrics: Metrics, arrival: float) -> None:
+    def __init__(self, metrics: Metrics, record: RequestRecord, num_prompt_tokens: int) -> None:
         self._metrics = metrics
-        self._arrival = arrival
-        self._queued = time.perf_counter()
+        self._record = record
+        self._submitted = time.perf_counter()
+        self._num_prompt_tokens = num_prompt_tokens
+        self._seconds_waited = 0.0
         self._first_token: float | None = None
         self._last_token: float | None = None
+        self.has_begun = False
         self._running: dict[int, _Times] = {}
         self._is_closed = False
         self._num_finished = 0
+        self._longest = 0
+        record.prompt_tokens += num_prompt_tokens
+        if record.submitted is None:
+            record.submitted = self._submitted
 
     @property
     def times(self) -> Times:
         """What has happened so far."""
-        return Times(self._arrival, self._queued, self._first_token, self._last_token)
+        return Times(self._record.arrival, self._submitted, self._first_token, self._last_token)
+
+    def begin(self, seconds_waited: float, num_cached_tokens: int) -> None:
+        """The prompt runs: it waited for so long, and so much of it was cached. Once, before `take`."""
+        self.has_begun = True
+        self._seconds_waited = seconds_waited
+        self._metrics.computed_length.observe(self._num_prompt_tokens - num_cached_tokens)
+        self._record.cached_tokens += num_cached_tokens
+        if self._record.first_token is None:
+            self._record.seconds_queued = seconds_waited
 
     def take(self, chunks: Sequence[Chunk]) -> None:
         """Chunks have come, now."""
@@ -136,10 +173,15 @@ class Stopwatch:
 
     def close(self) -> None:
         """What has not finished by now was cancelled; a request that never gave a token counts as one sequence."""
-        if not self._is_closed:
-            self._is_closed = True
-            num_cancelled = len(self._running) or int(not self._num_finished)
-            self._metrics.finished[FinishReason.ABORT].inc(num_cancelled)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        num_cancelled = len(self._running) or int(not self._num_finished)
+        self._metrics.finished[FinishReason.ABORT] += num_cancelled
+        self._record.finish_reasons += [FinishReason.ABORT.value] * num_cancelled
+        for times in self._running.values():
+            self._ended(times)
+        self._metrics.longest_output.observe(self._longest)
 
     def _take_tokens(self, chunk: Chunk, now: float) -> None:
         num_tokens = len(chunk.token_ids)
@@ -149,41 +191,36 @@ class Stopwatch:
         times = self._running.get(chunk.index)
         if times is None:
             self._running[chunk.index] = _Times(now, num_tokens)
-            self._metrics.first_token.observe(now - self._arrival)
+            self._metrics.first_token.observe(now - self._record.arrival)
+            if self._record.first_token is None:
+                self._record.first_token = now
             return
         self._metrics.inter_token.observe((now - times.last) / num_tokens, num_tokens)
         times.last = now
         times.num_tokens += num_tokens
 
     def _finish(self, index: int, reason: FinishReason, now: float) -> None:
+        metrics = self._metrics
         self._num_finished += 1
-        self._metrics.finished[reason].inc()
-        self._metrics.latency.observe(now - self._arrival)
+        metrics.finished[reason] += 1
+        self._record.finish_reasons.append(reason.value)
+        metrics.latency.observe(now - self._record.arrival)
         times = self._running.pop(index, None)
-        self._metrics.output_length.observe(times.num_tokens if times else 0)
-        if times is not None and times.num_tokens > 1:
-            self._metrics.per_output_token.observe((times.last - times.first) / (times.num_tokens - 1))
+        metrics.output_length.observe(times.num_tokens if times else 0)
+        if times is None:
+            return
+        scheduled = min(self._submitted + self._seconds_waited, times.first)
+        metrics.queue.observe(self._seconds_waited)
+        metrics.inference.observe(now - scheduled)
+        metrics.prefill.observe(times.first - scheduled)
+        metrics.decode.observe(times.last - times.first)
+        if times.num_tokens > 1:
+            metrics.per_output_token.observe((times.last - times.first) / (times.num_tokens - 1))
+        self._ended(times)
 
-
-class TokenLatencies:
-    """A histogram that is cheap enough for every token of every stream; one thread writes it."""
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(_TOKEN_BUCKETS) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float, num_tokens: int) -> None:
-        """So many tokens took so many seconds each."""
-        self._counts[bisect_left(_TOKEN_BUCKETS, seconds)] += num_tokens
-        self._sum += seconds * num_tokens
-
-    def family(self, name: str, documentation: str, labels: Mapping[str, str]) -> Metric:
-        """The histogram as it stands."""
-        bounds = [*(str(bound) for bound in _TOKEN_BUCKETS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        family = HistogramMetricFamily(f"vllm:{name}", documentation, labels=list(labels))
-        family.add_metric(list(labels.values()), buckets, self._sum)
-        return family
+    def _ended(self, times: _Times) -> None:
+        self._record.completion_tokens += times.num_tokens
+        self._longest = max(self._longest, times.num_tokens)
 
 
 class _Times:
@@ -196,49 +233,34 @@ class _Times:
         self.num_tokens = num_tokens
 
 
-class _EngineCollector(Collector):
-    """Reads the engine when scraped, and gives the inter-token latency, under the name that vLLM used before too."""
+class _Families(Collector):
+    """Metrics that are made when they are asked for."""
 
-    def __init__(self, labels: dict[str, str], stats: Callable[[], EngineStats], inter_token: TokenLatencies) -> None:
-        self._labels = labels
-        self._stats = stats
-        self._inter_token = inter_token
+    def __init__(self, make: Callable[[], Iterator[Metric]]) -> None:
+        self._make = make
 
     def describe(self) -> list[Metric]:
         """Nothing: the registry need not read the engine when this is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """One snapshot of the engine."""
-        stats = self._stats()
-        names, values = list(self._labels), list(self._labels.values())
-        for name, documentation, read in _GAUGES:
-            gauge = GaugeMetricFamily(f"vllm:{name}", documentation, labels=names)
-            gauge.add_metric(values, read(stats))
-            yield gauge
-        for name, documentation, read in _COUNTERS:
-            counter = CounterMetricFamily(f"vllm:{name}", documentation, labels=names)
-            counter.add_metric(values, read(stats))
-            yield counter
-        for name, documentation in _TOKEN_LATENCIES:
-            yield self._inter_token.family(name, documentation, self._labels)
-        if stats.num_adapters:
-            yield _adapters(stats)
+        """All of them, as they are now."""
+        return self._make()
 
 
-def _adapters(stats: EngineStats) -> Metric:
-    """What routers of requests to adapters look for; the value is the time of the report, as in vLLM."""
-    labels = {
-        "max_lora": str(stats.max_adapters),
-        "running_lora_adapters": ",".join(stats.running_adapters),
-        "waiting_lora_adapters": ",".join(stats.waiting_adapters),
-    }
-    gauge = GaugeMetricFamily("vllm:lora_requests_info", "Adapters that requests run with.", labels=list(labels))
-    gauge.add_metric(list(labels.values()), time.time())
-    return gauge
+_Values = TypeVar("_Values", bound=tuple[str, ...])
 
 
-def one_two_five(limit: int) -> list[float]:
-    """1, 2, 5, 10, 20, 50 … up to `limit`."""
-    steps = (digit * 10.0**power for power in range(len(str(limit))) for digit in (1, 2, 5))
-    return [step for step in steps if step <= limit]
+def _counter(
+    name: str,
+    documentation: str,
+    names: tuple[str, ...],
+    counts: Mapping[_Values, int],
+    labels: Mapping[str, str] | None = None,
+) -> Metric:
+    """A counter by labels; those of `labels` are the same of all."""
+    labels = labels or {}
+    family = CounterMetricFamily(name, documentation, labels=[*labels, *names])
+    for values, count in counts.items():
+        family.add_metric([*labels.values(), *values], count)
+    return family

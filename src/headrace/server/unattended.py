@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from headrace.errors import UnsupportedParameter
 from headrace.server.admission import CALLER, Caller
-from headrace.server.answer import Service, found, running, whole
+from headrace.server.answer import Service, found, running, unattended, whole
 from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Later
 from headrace.server.errors import describe
+from headrace.server.record import RequestRecord
 from headrace.server.routing import chosen
 
 _FIRST_WAIT = 0.25
@@ -30,7 +30,9 @@ async def answer_unattended(service: Service, incoming: Incoming, change: Callab
     """
     wait = _FIRST_WAIT
     while True:
-        said = await _attempt(service, incoming, change)
+        async with unattended(service, RequestRecord.of(incoming)) as record:
+            said = await _attempt(service, incoming, change, record)
+            record.status = said.status
         is_down = said.status >= 500 and service.llm.trouble is not None
         if said.status not in _TRY_AGAIN and not is_down:
             return said
@@ -38,24 +40,28 @@ async def answer_unattended(service: Service, incoming: Incoming, change: Callab
         wait = min(2 * wait, _LONGEST_WAIT)
 
 
-async def _attempt(service: Service, incoming: Incoming, change: Callable[[Call], Call]) -> Answer:
+async def _attempt(
+    service: Service, incoming: Incoming, change: Callable[[Call], Call], record: RequestRecord
+) -> Answer:
     dialect = service.routes.dialect_of(incoming.path)
     CALLER.set(Caller(service.access.named(incoming.tenant)))
+    record.dialect = dialect.name
     try:
         match = chosen(service.routes.find(incoming.method, incoming.path), incoming)
         dialect = match.dialect
+        record.dialect, record.route = dialect.name, match.route.path
         meant = match.route.parse(replace(incoming, path_params=match.path_params), service.served)
         if isinstance(meant, Answer):
             return meant
         if isinstance(meant, Inquiry):
-            return await found(service, meant)
+            return await found(service, meant, record)
         if isinstance(meant, Later):
             raise UnsupportedParameter("background is not supported in a batch; leave it out", param="background")
         if meant.stream:
             raise UnsupportedParameter("stream is not supported in a batch; leave it out", param="stream")
         call = change(meant)
-        async with running(service, call, time.perf_counter()) as (opened, renderer):
+        async with running(service, call, record) as (opened, renderer):
             return await whole(call, opened, renderer)
     except Exception as error:  # noqa: BLE001  the outermost handler
-        failure = replace(describe(error), request_id=incoming.request_id)
+        record.failure = failure = replace(describe(error), request_id=incoming.request_id)
         return Answer(body=dialect.render_failure(failure), status=dialect.statuses.get(failure.status, failure.status))

@@ -21,6 +21,7 @@ from headrace.engine.thread import EngineThread
 from headrace.errors import EngineError, HeadraceError
 from headrace.hub.files import ModelFiles
 from headrace.loaded_engine import LoadedEngine
+from headrace.logs import set_up
 from headrace.model_text import ModelText
 from headrace.pooled import PoolingOutput, PoolingRequest
 from headrace.supervise.wire import (
@@ -211,6 +212,7 @@ def main(connection: socket.socket) -> None:
     line = Line(connection)
     start = line.receive()
     assert isinstance(start, Start)
+    set_up(start.logs)
     children: SimpleQueue[Child] = SimpleQueue()
     threading.Thread(target=lambda: children.put(_load(line, start)), name="headrace-load", daemon=True).start()
     message = line.receive()

@@ -224,6 +224,7 @@ class SupervisedEngine:
             gguf_path=None if files.gguf_path is None else str(files.gguf_path.absolute()),
             config=config,
             adapters=adapters,
+            logs=self._supervision.logs,
         )
         return EngineProcess(start, self._supervision.command)
 
@@ -331,7 +332,9 @@ class SupervisedEngine:
         if self._trouble is not None:
             self._trouble = None
             self._lives.loaded()
-            logger.warning("the engine runs again; %d open requests go on", len(self._ledger.works))
+            num_open = len(self._ledger.works)
+            facts = {"event": "engine_restarted", "open_requests": num_open, "restarts": self.restarts.count}
+            logger.warning("the engine runs again; %d open requests go on", num_open, extra={"facts": facts})
         self._admit()
 
     def _died(self, end: str) -> None:
@@ -350,12 +353,14 @@ class SupervisedEngine:
             self._condemn(request_id)
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")
-        logger.error("the engine died (%s); it is started again in %g s", reason, delay)
+        facts = {"event": "engine_died", "reason": reason, "seconds_to_restart": delay}
+        logger.error("the engine died (%s); it is started again in %g s", reason, delay, extra={"facts": facts})
         self._loop.call_later(delay, self._start_again)
 
     def _condemn(self, request_id: str) -> None:
         assert self._listener is not None
-        logger.error("the request %s is refused: the engine died of it", request_id)
+        facts = {"event": "request_condemned", "engine_request_id": request_id}
+        logger.error("the request %s is refused: the engine died of it", request_id, extra={"facts": facts})
         self._end(request_id)
         error = EngineError("the engine died of this request more than once; do not send it again")
         self._listener.drop(request_id, error)

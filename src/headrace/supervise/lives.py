@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from headrace.logs import LogSettings
 from headrace.supervise.process import COMMAND
 
 
@@ -23,6 +24,8 @@ class Supervision:
     """Deaths for which only one request can be to blame, until it is refused"""
     command: Sequence[str] = COMMAND
     """What starts the process; see `EngineProcess`"""
+    logs: LogSettings = field(default_factory=LogSettings)
+    """How the process writes its log, on the same stderr"""
 
 
 @dataclass(slots=True)

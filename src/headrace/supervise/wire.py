@@ -17,6 +17,7 @@ from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.errors import EngineError, HeadraceError, RequestError
 from headrace.loaded_engine import EngineFacts
+from headrace.logs import LogSettings
 from headrace.pooled import PoolingOutput, PoolingRequest
 from headrace.types import AdapterRef, Request, StepOutput
 
@@ -32,6 +33,7 @@ class Start(Struct, tag=True, kw_only=True):
     config: EngineConfig
     adapters: list[tuple[AdapterRef, str]]
     """With the folder of each"""
+    logs: LogSettings = LogSettings()
 
 
 class Submit(Struct, tag=True):
