@@ -129,9 +129,9 @@ def test_the_engine_gets_what_it_can_run_and_a_few_more() -> None:
     bench.say("full-0", 1, ends=True)
     assert bench.given[-1] == "next"
     assert bench.admission.stats().num_waiting == 0
+    assert bench.listener.heard[-1] == "full-0"
     assert bench.say("next", 1).seconds_waited == 3.5
     assert bench.say("next", 1).seconds_waited == 0
-    assert bench.listener.heard[-1] == "full-0"
 
 
 def test_a_request_takes_the_room_of_its_completions() -> None:
