@@ -10,10 +10,14 @@ from types import SimpleNamespace
 import anthropic
 import httpx
 import pytest
+from anthropic.types import Message, MessageTokensCount, ModelInfo
+from anthropic.types.shared import ErrorResponse
 from fake_llm import FakeLLM, answer, broken
 from test_disconnect import wait_until
 
 from headrace.errors import EngineError, Overloaded
+from headrace.server.dialects.anthropic.errors import render_failure
+from headrace.server.errors import Failure
 
 MESSAGES = [{"role": "user", "content": "Tell me a story."}]
 IDS = list(b"user: Tell me a story.\n")
@@ -185,6 +189,55 @@ def test_models_come_in_pages(serve) -> None:
             client.models.list(**wrong)
     with pytest.raises(anthropic.BadRequestError, match="colour is not a known query parameter"):
         client.models.list(extra_query={"colour": "red"})
+
+
+def test_answers_have_every_field_that_the_clients_types_require(quick: str) -> None:
+    """The client itself reads leniently."""
+    ask = {**ASK, "max_tokens": 3}
+    Message.model_validate(httpx.post(f"{quick}/v1/messages", json=ask).json())
+    MessageTokensCount.model_validate(httpx.post(f"{quick}/v1/messages/count_tokens", json=ASK).json())
+    head = {"anthropic-version": "2026-10-21"}
+    for model in (
+        httpx.get(f"{quick}/v1/models", headers=head).json()["data"][0],
+        httpx.get(f"{quick}/v1/models/fake", headers=head).json(),
+    ):
+        ModelInfo.model_validate(model)
+    refused = httpx.post(f"{quick}/v1/messages", json={**ask, "model": "other"}).json()
+    assert ErrorResponse.model_validate(refused).request_id
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (405, "invalid_request_error"),
+        (413, "request_too_large"),
+        (422, "invalid_request_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (501, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+    ],
+)
+def test_kinds_of_errors(status: int, kind: str) -> None:
+    assert json.loads(render_failure(Failure(status, "x")))["error"]["type"] == kind
+
+
+async def test_a_cancelled_task_cancels_its_message(serve) -> None:
+    llm = FakeLLM(step_seconds=0.01)
+    async with anthropic.AsyncAnthropic(base_url=serve(llm), api_key="none", max_retries=0) as client:
+        asking = asyncio.create_task(client.messages.create(**ASK, max_tokens=1500))
+        async with client.messages.stream(**ASK, max_tokens=1500) as stream:
+            async for _ in stream.text_stream:
+                break
+        await asyncio.to_thread(wait_until, lambda: len(llm.streams) == 2)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.to_thread(wait_until, lambda: all(one.is_cancelled for one in llm.streams))
 
 
 def test_keys(serve) -> None:
