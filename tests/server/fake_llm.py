@@ -45,6 +45,9 @@ class FakeTokenizer:
 
     special_ids = frozenset({256})
 
+    def token_id(self, name: str) -> int | None:
+        return None
+
     bos_token = None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

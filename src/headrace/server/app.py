@@ -16,7 +16,7 @@ from headrace.server.access import Access, Keys
 from headrace.server.admission import Admission, AdmissionLimits
 from headrace.server.admission_metrics import AdmissionCollector
 from headrace.server.answer import Service, answer
-from headrace.server.dialects import anthropic, kserve, ollama, openai, tgi
+from headrace.server.dialects import anthropic, kserve, llama_server, ollama, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
 from headrace.server.loop_lag import measure_lag
@@ -25,6 +25,7 @@ from headrace.server.request_log import log_request
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
+from headrace.text.infill import infill_of
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -50,6 +51,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         ollama.dialect(),
         tgi.dialect(),
         kserve.dialect(),
+        llama_server.dialect(),
         own.dialect(metrics),
         page.dialect(),
     )
@@ -123,6 +125,7 @@ def _served(llm: AsyncLLM, name: str) -> Served:
         defaults=llm.default_params,
         adapters=lambda: {name: adapter.path for name, adapter in llm.adapters.items()},
         special_ids=frozenset if tokenizer is None else lambda: tokenizer.special_ids,
+        infill=infill_of(tokenizer),
         token_text=(lambda _: "") if tokenizer is None else tokenizer.token_text,
         token_bytes=(lambda _: None) if tokenizer is None else tokenizer.token_bytes,
     )

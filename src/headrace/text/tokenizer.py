@@ -157,6 +157,10 @@ class Tokenizer:
         """A token as the vocabulary spells it ("▁the", "Ġthe", "<0x0A>"); empty for an id outside of it."""
         return self._backend.id_to_token(token_id) or ""
 
+    def token_id(self, name: str) -> int | None:
+        """The token that the vocabulary spells like this."""
+        return self._backend.token_to_id(name)
+
     @property
     def bos_token(self) -> str | None:
         """The text of the begin-of-sequence token."""

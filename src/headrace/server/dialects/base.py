@@ -13,6 +13,7 @@ from headrace.types import Chunk, RequestOutput, Times, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
+    from headrace.text.infill import Infill
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -83,6 +84,8 @@ class Served:
     """What the model is"""
     special_ids: Callable[[], frozenset[int]] = frozenset
     """Tokens that are marks, not text"""
+    infill: Infill | None = None
+    """The tokens to fill in the middle with; None for a model without them"""
     token_bytes: Callable[[int], bytes | None]
     """A single token's exact bytes; None when the model has no tokenizer that knows."""
 

@@ -60,3 +60,16 @@ async def rendered(prompt: ChatPrompt, llm: AsyncLLM) -> EncodedChat:
     """
     size = sum(len(str(message.get("content"))) for message in prompt.messages)
     return await off_loop(size, lambda: render_chat(prompt, llm))
+
+
+async def text_of(token_ids: list[int], llm: AsyncLLM) -> str:
+    """The text of token ids, special tokens too.
+
+    Raises:
+        RequestError: an id is not in the vocabulary.
+    """
+    tokenizer = tokenizer_of(llm)
+    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < tokenizer.vocab_size), None)
+    if wrong is not None:
+        raise RequestError(f"tokens has {wrong}, expected ids from 0 to {tokenizer.vocab_size - 1:,}", param="tokens")
+    return await off_loop(len(token_ids), lambda: tokenizer.decode(token_ids, skip_special_tokens=False))

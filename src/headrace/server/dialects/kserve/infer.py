@@ -15,7 +15,7 @@ from headrace.server.dialects.base import Call, Incoming, Inquiry, Served
 from headrace.server.dialects.decode import decode, encoded
 from headrace.server.dialects.kserve.parse import PARAM_NAMES, UNSUPPORTED, call, merged, model_of, render_options
 from headrace.server.dialects.kserve.render import identity, tensor
-from headrace.server.dialects.kserve.requests import AskedOutput, InferFields, InputTensor, Parameters
+from headrace.server.dialects.kserve.requests import InferFields, InputTensor, Parameters
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -101,17 +101,15 @@ def _embedding(texts: Sequence[str], fields: InferFields, incoming: Incoming) ->
 def _refuse_binary(fields: InferFields) -> None:
     if (fields.parameters or {}).pop("binary_data_output", False):
         raise UnsupportedParameter(f"parameters.binary_data_output: {_BINARY}; send false", param="parameters")
-    described: tuple[tuple[str, Sequence[InputTensor | AskedOutput]], ...]
-    described = (("inputs", fields.inputs), ("outputs", fields.outputs or ()))
-    for kind, tensors in described:
-        for index, one in enumerate(tensors):
-            for name, value in (one.parameters or {}).items():
-                path = f"{kind}[{index}].parameters.{name}"
-                if name in ("binary_data", "binary_data_size") and not value:
-                    continue
-                if name in ("binary_data", "binary_data_size"):
-                    raise UnsupportedParameter(f"{path}: {_BINARY}; send JSON data", param=path)
+    given = [(f"inputs[{index}]", one.parameters) for index, one in enumerate(fields.inputs)]
+    given += [(f"outputs[{index}]", one.parameters) for index, one in enumerate(fields.outputs or ())]
+    for place, parameters in given:
+        for name, value in (parameters or {}).items():
+            path = f"{place}.parameters.{name}"
+            if name not in ("binary_data", "binary_data_size"):
                 raise UnsupportedParameter(f"{path} is not supported here; leave it out", param=path)
+            if value:
+                raise UnsupportedParameter(f"{path}: {_BINARY}; send JSON data", param=path)
 
 
 def _inputs(tensors: Sequence[InputTensor]) -> tuple[list[str], dict[str, Any]]:

@@ -11,7 +11,7 @@ from msgspec.json import encode
 from headrace.errors import RequestError
 from headrace.server.dialects.base import Incoming, Inquiry, JsonObject, Served
 from headrace.server.dialects.decode import decode, has_key
-from headrace.server.dialects.tokenizing import conversation, off_loop, rendered, tokenizer_of
+from headrace.server.dialects.tokenizing import conversation, off_loop, rendered, text_of, tokenizer_of
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -89,19 +89,6 @@ def parse_detokenize(incoming: Incoming, _: Served) -> Inquiry:
         return {"prompt": await text_of(fields.tokens, llm)}
 
     return _inquiry(fields.model, ask)
-
-
-async def text_of(token_ids: list[int], llm: AsyncLLM) -> str:
-    """The text of token ids, special tokens too.
-
-    Raises:
-        RequestError: an id is not in the vocabulary.
-    """
-    tokenizer = tokenizer_of(llm)
-    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < tokenizer.vocab_size), None)
-    if wrong is not None:
-        raise RequestError(f"tokens has {wrong}, expected ids from 0 to {tokenizer.vocab_size - 1:,}", param="tokens")
-    return await off_loop(len(token_ids), lambda: tokenizer.decode(token_ids, skip_special_tokens=False))
 
 
 def _counted(ids: list[int], llm: AsyncLLM, name: Callable[[int], str] | None) -> JsonObject:
