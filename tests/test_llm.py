@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -323,7 +324,8 @@ def test_wrong_requests_are_refused_by_name(
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": 1.5}, {"n": 0}, {"n": True},
         {"seed": 2**64}, {"max_tokens": 0}, {"stop": [""]}, {"stop_token_ids": [-1]},
         {"min_tokens": 5, "max_tokens": 4}, {"logit_bias": {"x": 1.0}}, {"logit_bias": {1: "x"}},
-        {"presence_penalty": 3}, {"temperature": float("nan")},
+        {"presence_penalty": 3}, {"temperature": float("nan")}, {"penalty_last_n": -2},
+        {"penalty_last_n": 5, "dry_multiplier": 1}, {"penalty_last_n": 0, "bad_words": ["x"]},
         {"temperature": float("inf")}, {"stop": 5}, {"stop": b"x"}, {"stop_token_ids": 5},
         {"stop_token_ids": "5"}, {"logit_bias": [1]}, {"ignore_eos": "no"}, {"skip_special_tokens": None},
     ],
@@ -333,6 +335,34 @@ def test_wrong_parameters_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(RequestError) as caught:
         SamplingParams(**wrong)  # type: ignore[arg-type]
     assert caught.value.param == next(iter(wrong))
+
+
+@pytest.mark.parametrize("last", [-1, 0, 1, 4, 1000])
+def test_penalties_see_the_last_tokens_only(llm: LLM, last: int) -> None:
+    """Greedy choices worked out from the model's own distribution, which penalties do not change."""
+    params = SamplingParams(
+        temperature=0, max_tokens=40, presence_penalty=2, frequency_penalty=1.5, penalty_last_n=last, logprobs=-1
+    )
+    [output] = llm.generate(PROMPT, params)[0].outputs
+    for at, (token_id, entry) in enumerate(zip(output.token_ids, output.logprobs, strict=True)):
+        seen = output.token_ids[:at] if last == -1 else output.token_ids[max(at - last, 0) : at]
+        scores = {
+            each: logprob.logprob - 2 * (each in seen) - 1.5 * seen.count(each) for each, logprob in entry.items()
+        }
+        assert token_id == max(scores, key=scores.__getitem__)
+    others = {n: llm.generate(PROMPT, replace(params, penalty_last_n=n, logprobs=None))[0] for n in (-1, 0, 4)}
+    assert len({tuple(other.outputs[0].token_ids) for other in others.values()}) == 3
+
+
+def test_the_repetition_penalty_sees_the_last_tokens_of_the_prompt_too(llm: LLM) -> None:
+    def first(**more: float) -> int:
+        params = SamplingParams(temperature=0, max_tokens=1, **more)
+        return llm.generate("The dog and the cat saw the dog and the", params)[0].outputs[0].token_ids[0]
+
+    plain = first()
+    assert first(repetition_penalty=50, penalty_last_n=0) == plain
+    assert first(repetition_penalty=50, penalty_last_n=2) == plain  # it stands farther back
+    assert first(repetition_penalty=50, penalty_last_n=1000) == first(repetition_penalty=50) != plain
 
 
 def test_a_folder_without_a_tokenizer_runs_on_token_ids(shared: Path, tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ class SamplingParams:
     """Subtracted from the logit of every token in the output."""
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time that it stands in the output."""
+    penalty_last_n: int = -1
+    """How many of the last tokens of prompt and output the three penalties see; -1 is all, 0 none (llama.cpp's
+    repeat_last_n). Not beside DRY, no_repeat_ngram_size and bad_words, which see all."""
     dry_multiplier: float = 0.0
     """DRY, "don't repeat yourself": a token that would continue a repetition of n tokens loses
     dry_multiplier * dry_base ** (n - dry_allowed_length) of its logit; 0 is off."""
@@ -196,6 +199,7 @@ _RANGES: tuple[tuple[str, float, float, str], ...] = (
     ("dry_multiplier", 0.0, 1e6, "from 0 (off) to 1,000,000"),
     ("dry_base", 1.0, 1e6, "from 1 to 1,000,000"),
     ("dry_allowed_length", 1, 2**31 - 1, "1 or more"),
+    ("penalty_last_n", -1, 2**31 - 1, "-1 (all), 0 (none) or a count"),
     ("dry_penalty_last_n", -1, 2**31 - 1, "-1 (all), 0 (off) or a count"),
     ("no_repeat_ngram_size", 0, 2**31 - 1, "0 (off) or more"),
     ("repetition_penalty", 1e-6, 1e6, "above 0 and at most 1,000,000"),
@@ -220,7 +224,7 @@ _INTEGERS = {
         "logprobs",
         "prompt_logprobs",
     ),
-    *("mirostat", "dry_allowed_length", "dry_penalty_last_n", "no_repeat_ngram_size"),
+    *("mirostat", "penalty_last_n", "dry_allowed_length", "dry_penalty_last_n", "no_repeat_ngram_size"),
 }
 _DEFAULTS: Mapping[str, object] = {field.name: field.default for field in fields(SamplingParams)}
 _FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
@@ -246,11 +250,23 @@ def check_sampling_params(params: SamplingParams) -> None:
         raise RequestError(
             f"min_tokens is {params.min_tokens}, above max_tokens {params.max_tokens}", param="min_tokens"
         )
+    _check_window(params)
     if params.mirostat == 1:
         raise RequestError("mirostat is 1, which is not implemented; use 2 (Mirostat 2.0)", param="mirostat")
     _check_collections(params)
     _check_structured(params)
     _check_beams(params)
+
+
+def _check_window(params: SamplingParams) -> None:
+    if params.penalty_last_n == -1:
+        return
+    for name in ("dry_multiplier", "no_repeat_ngram_size", "bad_words"):
+        if getattr(params, name):
+            raise RequestError(
+                f"penalty_last_n is {params.penalty_last_n} beside {name}, which sees the whole text; leave one out",
+                param="penalty_last_n",
+            )
 
 
 def _check_collections(params: SamplingParams) -> None:

@@ -20,7 +20,7 @@ MIXES = (
     {"no_repeat_ngram_size": 1, "typical_p": 0.8},
     {"allowed_token_ids": list(range(0, VOCABULARY, 3)), "dry_multiplier": 1.0, "repetition_penalty": 1.3},
     {"xtc_probability": 0.5, "xtc_threshold": 0.02, "dynatemp_range": 0.5, "min_tokens": 4, "logit_bias": {5: 3.0}},
-    {"top_n_sigma": 1.5, "frequency_penalty": 0.5},
+    {"top_n_sigma": 1.5, "frequency_penalty": 0.5, "penalty_last_n": 5},
     {},
 )
 

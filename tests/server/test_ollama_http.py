@@ -67,7 +67,7 @@ def test_what_a_request_leaves_out_is_the_models_or_ollamas() -> None:
 def test_options() -> None:
     options = {
         **{"num_predict": 7, "num_ctx": 50, "temperature": 0.1, "top_k": 3, "top_p": 0.5, "min_p": 0.2},
-        **{"typical_p": 0.7, "repeat_penalty": 1.1, "repeat_last_n": -1, "presence_penalty": 0.3},
+        **{"typical_p": 0.7, "repeat_penalty": 1.1, "repeat_last_n": 30, "presence_penalty": 0.3},
         **{"frequency_penalty": 0.4, "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2, "seed": 11},
         "stop": ["a", "b"],
     }
@@ -81,6 +81,7 @@ def test_options() -> None:
         min_p=0.2,
         typical_p=0.7,
         repetition_penalty=1.1,
+        penalty_last_n=30,
         presence_penalty=0.3,
         frequency_penalty=0.4,
         mirostat=2,
@@ -95,7 +96,7 @@ NO_EFFECT = {
     **{"num_keep": 4, "num_thread": 8, "num_gpu": 0, "main_gpu": 0, "num_batch": 512, "low_vram": True, "numa": False},
     **{"use_mmap": True, "use_mlock": False, "draft_num_predict": 4, "logits_all": False, "tfs_z": 1.0},
     **{"penalize_newline": True, "f16_kv": True, "vocab_only": False, "embedding_only": False, "seed": -1},
-    **{"num_predict": -1, "num_ctx": 8192, "repeat_last_n": 64, "top_p": None},
+    **{"num_predict": -1, "num_ctx": 8192, "repeat_last_n": -1, "top_p": None},
 }
 
 
@@ -121,7 +122,6 @@ def _same_but_renderer(one: Call, other: Call) -> bool:
         {"top_p": 0},
         {"repeat_penalty": 0},
         {"repeat_last_n": -2},
-        {"repeat_last_n": 64, "repeat_penalty": 1.1},
         {"mirostat": 1},
         {"tfs_z": 0.5},
         {"penalize_newline": False},
@@ -143,9 +143,10 @@ def test_options_that_are_refused_by_name(options: dict[str, Any]) -> None:
     assert said["error"].startswith(f"options.{name}")
 
 
-def test_no_last_tokens_is_no_penalty() -> None:
-    params = generate(options={"repeat_last_n": 0, "repeat_penalty": 1.5, "presence_penalty": 1}).params
-    assert (params.repetition_penalty, params.presence_penalty) == (1.0, 0.0)
+def test_a_requests_penalties_see_64_tokens_and_the_models_all() -> None:
+    assert generate(options={"repeat_penalty": 1.5}).params.penalty_last_n == 64
+    assert generate(options={"repeat_penalty": 1.5, "repeat_last_n": 0}).params.penalty_last_n == 0
+    assert generate().params.penalty_last_n == -1
 
 
 @pytest.mark.parametrize(

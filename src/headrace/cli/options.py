@@ -225,7 +225,14 @@ _SAMPLING_NAMES = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repe
 SAMPLING_SETTINGS = (
     *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta"),
     *("dynatemp_range", "dynatemp_exponent", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size"),
-    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
+    *(
+        "penalty_last_n",
+        "dry_multiplier",
+        "dry_base",
+        "dry_allowed_length",
+        "dry_penalty_last_n",
+        "dry_sequence_breakers",
+    ),
     *("bad_words", "allowed_token_ids", "min_tokens"),
 )
 

@@ -114,7 +114,7 @@ class _Extras:
 
     __slots__ = (
         *("allowed_set", "banned", "bias_ids", "bias_values", "breaker_set", "breakers", "history"),
-        *("min_tokens", "mirostat", "num_early", "row"),
+        *("min_tokens", "mirostat", "num_early", "penalty_last_n", "row"),
     )
 
     def __init__(self, sequence: Sequence, vocab_size: int) -> None:
@@ -126,6 +126,7 @@ class _Extras:
         self.row = sequence.row
         self.min_tokens = params.min_tokens
         self.mirostat = bool(params.mirostat)
+        self.penalty_last_n = params.penalty_last_n
         self.num_early = len(early)
         """Leading biases that hold for the first min_tokens only"""
         self.bias_ids: IntArray = np.array([*early, *bias], np.int32)
@@ -181,9 +182,11 @@ def _fill_changing(
             last = extras
             histories.append(extras.history.with_drafts(row.sequence))
             start, end = end, end + len(histories[-1])
-        record["history_start"] = start
-        record["output_start"] = start + row.sequence.num_prompt
-        record["history_end"] = start + row.sequence.num_prompt + row.num_output
+        output, known = start + row.sequence.num_prompt, start + row.sequence.num_prompt + row.num_output
+        first = start if extras.penalty_last_n == -1 else max(start, known - extras.penalty_last_n)
+        record["history_start"] = first
+        record["output_start"] = max(first, output)
+        record["history_end"] = known
     return np.concatenate(histories) if histories else np.empty(0, np.int32)
 
 

@@ -14,6 +14,11 @@ from headrace.structured_output import StructuredOutput
 DEFAULTS: Mapping[str, float] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's, by the names of SamplingParams, where a request and the model's generation_config say nothing"""
 
+LAST_N = 64
+"""How many of the last tokens a request's penalties see, if it does not say: Ollama's default. A penalty that the model
+recommends sees all, as its maker means it."""
+_PENALTIES = ("repeat_penalty", "presence_penalty", "frequency_penalty")
+
 _SAME = (
     *("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "seed", "stop"),
     *("mirostat", "mirostat_tau", "mirostat_eta"),
@@ -22,6 +27,7 @@ PARAM_NAMES: Mapping[str, str] = {
     **{name: f"options.{name}" for name in _SAME},
     "max_tokens": "options.num_predict",
     "repetition_penalty": "options.repeat_penalty",
+    "penalty_last_n": "options.repeat_last_n",
     "structured": "format",
     "logprobs": "top_logprobs",
     "reasoning_effort": "think",
@@ -74,7 +80,10 @@ def sampling_params(
     values |= {name: value for name in _SAME if (value := getattr(options, name)) is not None}
     if options.repeat_penalty is not None:
         values["repetition_penalty"] = options.repeat_penalty
-    values |= _penalties(options, values, served)
+    if options.repeat_last_n is not None:
+        values["penalty_last_n"] = options.repeat_last_n
+    elif any(getattr(options, name) is not None for name in _PENALTIES):
+        values["penalty_last_n"] = LAST_N
     try:
         return SamplingParams(**values, max_tokens=_max_tokens(options), structured=structured, logprobs=logprobs)
     except RequestError as error:
@@ -96,23 +105,3 @@ def _max_tokens(options: Options) -> int | None:
         message = f"options.num_predict is {asked}, expected 1 or more, or -1 (until the end)"
         raise RequestError(message, param="options.num_predict")
     return asked
-
-
-def _penalties(options: Options, values: JsonObject, served: Served) -> JsonObject:
-    """What repeat_last_n makes of the penalties."""
-    last = options.repeat_last_n
-    if last is None or last == -1 or last >= served.max_context:
-        return {}
-    if last == 0:
-        return {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-    if last < -1:
-        message = f"options.repeat_last_n is {last}, expected -1 (all), 0 (none) or a number of tokens"
-        raise RequestError(message, param="options.repeat_last_n")
-    neutral = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
-    if all(values.get(name, value) == value for name, value in neutral.items()):
-        return {}
-    raise UnsupportedParameter(
-        f"options.repeat_last_n={last} is not supported beside a penalty: penalties see the whole text; leave it out,"
-        " or send -1",
-        param="options.repeat_last_n",
-    )
