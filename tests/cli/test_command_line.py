@@ -38,7 +38,7 @@ HEAVY = (
     "headrace._core",
     "headrace.llm",
 )
-VERBS = ("run", "serve", "bench", "bench kernels", "models", "doctor")
+VERBS = ("run", "serve", "top", "bench", "bench kernels", "models", "doctor")
 
 
 @pytest.mark.parametrize(

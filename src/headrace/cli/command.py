@@ -20,6 +20,7 @@ from headrace.cli.models import models
 from headrace.cli.options import DebugSwitch, debug_option
 from headrace.cli.run import run
 from headrace.cli.serve import serve
+from headrace.cli.top import top
 from headrace.errors import HeadraceError
 from headrace.logs import LogSettings, set_up
 
@@ -70,7 +71,7 @@ def headrace(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _verb in (run, serve, bench, bench_kernels, models, doctor):
+for _verb in (run, serve, top, bench, bench_kernels, models, doctor):
     headrace.add_command(_verb)
 
 
