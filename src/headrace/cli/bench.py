@@ -54,7 +54,8 @@ def bench(
     operations: bool,
     config: EngineConfig,
 ) -> None:
-    """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once. `bench kernels` measures the parts.
+    """Measure MODEL: prefill, and decode of 1, 8 and 32 sequences at once. `bench kernels` measures the parts,
+    `bench serve` a server.
 
     Each figure is given in percent of what this machine's memory bandwidth and arithmetic (of bytes for quantised
     weights, else float32), measured in the same minutes, allow: the weights and the KV cache that a step reads, and 2

@@ -14,6 +14,7 @@ import click
 
 from headrace import __version__
 from headrace.cli.bench import bench, bench_kernels
+from headrace.cli.bench_serve import bench_serve
 from headrace.cli.doctor import doctor
 from headrace.cli.lines import one_line
 from headrace.cli.models import models
@@ -71,7 +72,7 @@ def headrace(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _verb in (run, serve, top, bench, bench_kernels, models, doctor):
+for _verb in (run, serve, top, bench, bench_kernels, bench_serve, models, doctor):
     headrace.add_command(_verb)
 
 
