@@ -179,6 +179,11 @@ def test_efforts(llms: dict[str, LLM]) -> None:
         assert by_effort == thinker.encode_chat(MESSAGES, chat_template_kwargs={"enable_thinking": switch}).token_ids
     assert thinker.encode_chat(MESSAGES, reasoning_effort="low").reading.budget == 1024
     assert plain.encode_chat(MESSAGES, reasoning_effort="none").reading.budget is None
+    for llm in (plain, thinker):
+        as_it_likes = llm.encode_chat(MESSAGES, reasoning_effort="auto")
+        assert as_it_likes.reading.budget is None
+        switched_on = llm.encode_chat(MESSAGES, chat_template_kwargs={"enable_thinking": True})
+        assert as_it_likes.token_ids == switched_on.token_ids
     for llm, effort in ((plain, "low"), (thinker, "extreme")):
         with pytest.raises(RequestError) as refused:
             llm.encode_chat(MESSAGES, reasoning_effort=effort)
