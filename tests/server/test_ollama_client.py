@@ -302,7 +302,11 @@ def test_pulling_what_is_there_succeeds(client: ollama.Client) -> None:
         (lambda client: client.chat("fake", [], keep_alive="0s"), 400, "model 'fake' was not unloaded"),
         (lambda client: client.generate("fake", "x" * 3000), 400, "3,001 tokens, which leaves none of a context of 2"),
         (lambda client: client.chat("fake", QUESTION, options={"num_ctx": 9}), 400, "ask for more context"),
-        (lambda client: client.generate("fake", "x", suffix="y"), 400, "suffix is not supported here"),
+        (
+            lambda client: client.generate("fake", "x", suffix="y"),
+            400,
+            "suffix: fake has no tokens to fill in the middle with",
+        ),
         (lambda client: client.generate("fake", "x", images=["aGk="]), 400, "images is not supported here"),
         (lambda client: client.generate("fake", "x", template="{{ .Prompt }}"), 400, "--chat-template"),
         (lambda client: client.generate("fake", "x", system="y"), 400, "system needs a chat template"),

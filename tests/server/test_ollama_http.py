@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from headrace.model_card import ModelCard
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, Incoming, Served, TextPrompt
 from headrace.server.dialects.ollama import dialect
+from headrace.server.dialects.ollama.models import show_model
 from headrace.server.dialects.ollama.parse import parse_chat, parse_generate
 from headrace.server.dialects.ollama.render import render_failure
 from headrace.server.errors import describe
+from headrace.text.infill import Infill
 
 SERVED = Served(
     name="org/Model",
@@ -161,6 +164,8 @@ def test_a_requests_penalties_see_64_tokens_and_the_models_all() -> None:
         ({"raw": True, "system": "y"}, "system"),
         ({"raw": True, "context": [1]}, "context"),
         ({"raw": True, "think": True}, "think"),
+        ({"suffix": "y", "system": "z"}, "system"),
+        ({"suffix": "y", "raw": True}, "raw"),
         ({"truncate": True}, "truncate"),
         ({"shift": True}, "shift"),
         ({"suffix": "y"}, "suffix"),
@@ -192,13 +197,21 @@ def test_think(think: Any, effort: str | None) -> None:
         assert prompt.reasoning_effort == effort
 
 
+def test_suffix() -> None:
+    coder = replace(SERVED, infill=Infill(1, 2, 3))
+    assert generate(coder, prompt="a(", suffix=")").prompts == (TextPrompt(prompt=["", 1, "a(", 2, ")", 3]),)
+    assert generate(coder, prompt="", suffix=")").prompts == (TextPrompt(prompt=["", 1, "", 2, ")", 3]),)
+    shown = show_model(_incoming({"model": "org/Model"}), coder)
+    assert json.loads(shown.body)["capabilities"] == ["completion", "insert"]
+
+
 def test_prompts() -> None:
     [prompt] = generate(system="Be brief", context=[1, 2]).prompts
     assert isinstance(prompt, ChatPrompt)
     assert prompt.messages == [{"role": "system", "content": "Be brief"}, USER]
     assert prompt.context == (1, 2)
     assert generate(raw=True).prompts == (TextPrompt(prompt="x"),)
-    bare = Served(name="org/Model", **{f: getattr(SERVED, f) for f in SERVED.__slots__ if f not in ("name", "card")})
+    bare = replace(SERVED, card=ModelCard())
     assert generate(bare, context=[5]).prompts == (TextPrompt(prompt="x", context=(5,)),)
 
 
@@ -216,7 +229,7 @@ def test_names(name: str, meant: str) -> None:
 
 
 def test_tagged_names() -> None:
-    tagged = Served(name="qwen3:8b", **{f: getattr(SERVED, f) for f in SERVED.__slots__ if f != "name"})
+    tagged = replace(SERVED, name="qwen3:8b")
     assert generate(tagged, model="qwen3:8b").model == "qwen3:8b"
     for other in ("qwen3", "qwen3:latest", "qwen3:4b"):
         with pytest.raises(RequestError, match=f"^model '{other}' not found$"):

@@ -181,7 +181,8 @@ def _capabilities(served: Served) -> list[str]:
     card = served.card
     if not card.generates:
         return ["embedding"]
-    return ["completion", *["tools"] * card.calls_tools, *["thinking"] * card.thinks]
+    abilities = {"tools": card.calls_tools, "insert": served.infill is not None, "thinking": card.thinks}
+    return ["completion", *(name for name, has_it in abilities.items() if has_it)]
 
 
 def _architecture(served: Served) -> str:

@@ -28,7 +28,7 @@ def parse_generate(incoming: Incoming, served: Served) -> Call | Answer:
     model = served_model(fields.model, served)
     unloads = asks_to_unload(fields.keep_alive)
     prompt = _prompt(fields, served)
-    if not fields.prompt:
+    if not (fields.prompt or fields.suffix):
         if unloads:
             refuse_to_unload(fields.model)
         return _loaded(fields.model, {"response": ""})
@@ -86,23 +86,32 @@ def _shared(fields: GeneratingFields, served: Served, options: RenderOptions) ->
 def _prompt(fields: GenerateFields, served: Served) -> ChatPrompt | TextPrompt:
     """A model without a template gets the text alone, as in Ollama."""
     text, context = fields.prompt or "", tuple(fields.context or ())
+    if fields.suffix:
+        _refuse_beside(fields, "suffix", "system", "context", "raw", "think")
+        if served.infill is None:
+            message = f"suffix: {served.name} has no tokens to fill in the middle with; leave it out"
+            raise UnsupportedParameter(message, param="suffix")
+        return TextPrompt(prompt=served.infill.prompt(text, fields.suffix))
     if fields.raw:
-        for name in ("system", "context"):
+        _refuse_beside(fields, "raw", "system", "context", "think")
+        return TextPrompt(prompt=text)
+    if served.card.chat_template is None:
+        for name in ("system", "think"):
             if getattr(fields, name):
-                raise RequestError(
-                    f"raw mode does not support template, system, or context; leave {name} out", param=name
-                )
-    if fields.raw or served.card.chat_template is None:
-        if fields.system:
-            message = "system needs a chat template, and the model has none; leave it out, or write it into the prompt"
-            raise UnsupportedParameter(message, param="system")
-        if fields.think:
-            raise UnsupportedParameter("think needs a chat template: plain text has no thoughts", param="think")
+                message = f"{name} needs a chat template, and the model has none; leave it out"
+                raise UnsupportedParameter(message, param=name)
         return TextPrompt(prompt=text, context=context)
     system = [{"role": "system", "content": fields.system}] if fields.system else []
     return ChatPrompt(
         messages=[*system, {"role": "user", "content": text}], reasoning_effort=_effort(fields), context=context
     )
+
+
+def _refuse_beside(fields: GenerateFields, given: str, *names: str) -> None:
+    """Raise for fields that belong to the chat template, beside one that goes past it."""
+    for name in names:
+        if getattr(fields, name):
+            raise RequestError(f"{name} has no meaning beside {given}; leave one of them out", param=name)
 
 
 def _effort(fields: GeneratingFields) -> str | None:

@@ -81,6 +81,8 @@ class GenerateFields(GeneratingFields, kw_only=True, forbid_unknown_fields=True)
     """The body of POST /api/generate."""
 
     prompt: str | None = None
+    suffix: str | None = None
+    """What comes behind the answer, for models with tokens to fill in the middle with"""
     system: str | None = None
     raw: bool | None = None
     """The prompt as it is, without the chat template"""
@@ -189,7 +191,6 @@ _GENERATING: Unsupported = {"truncate": (False,), "shift": (False,), "_debug_ren
 UNSUPPORTED: Mapping[type[Struct], Unsupported] = {
     GenerateFields: {
         **_GENERATING,
-        "suffix": ("",),
         "template": ("",),
         "images": ([],),
         "width": (0,),
@@ -205,7 +206,6 @@ WORDS = Words(
     instead={
         "truncate": "leave it out: a prompt that is too long is refused, never cut",
         "shift": "leave it out: an output ends where the context is full, and says so",
-        "suffix": "leave it out: this model has no tokens to fill in the middle with",
         "template": "leave it out, and start the server with --chat-template FILE (Jinja, not Go's templates)",
         "images": "leave them out: this model reads text only",
         "_debug_render_only": "leave it out",
