@@ -138,7 +138,7 @@ def test_defaults_are_llama_servers(quick: str, quick_llm: FakeLLM) -> None:
     ("asked", "got"),
     [
         ({"repeat_penalty": 1.2, "top_k": 0}, {"repetition_penalty": 1.2, "top_k": 0}),
-        ({"repeat_penalty": 1.0, "repeat_last_n": 64}, {"repetition_penalty": 1.0}),
+        ({"repeat_penalty": 1.1, "repeat_last_n": 64}, {"repetition_penalty": 1.1, "penalty_last_n": 64}),
         ({"typ_p": 0.5, "top_n_sigma": 2}, {"typical_p": 0.5, "top_n_sigma": 2}),
         ({"seed": -1}, {"seed": None}),
         ({"seed": 4294967295}, {"seed": None}),
@@ -166,7 +166,7 @@ def test_parameters_reach_the_sampler(quick: str, quick_llm: FakeLLM, asked: dic
         ({"post_sampling_probs": True}, "post_sampling_probs"),
         ({"samplers": ["top_k"]}, "samplers"),
         ({"lora": [{"id": 0, "scale": 1}]}, "lora"),
-        ({"repeat_penalty": 1.1, "repeat_last_n": 64}, "repeat_last_n"),
+        ({"dry_multiplier": 1.0, "repeat_last_n": 64}, "repeat_last_n"),
         ({"repeat_penalty": 0}, "repeat_penalty"),
         ({"n_predict": -2}, "n_predict"),
         ({"n_predict": 3, "max_tokens": 4}, "max_tokens"),

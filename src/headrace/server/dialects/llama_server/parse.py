@@ -25,6 +25,7 @@ PARAM_NAMES = {
     "max_tokens": "n_predict",
     "n": "n_cmpl",
     "repetition_penalty": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",
     "logprobs": "n_probs",
     "structured": "grammar",
 }
@@ -139,11 +140,6 @@ def _settings(fields: CompletionFields) -> dict[str, Any]:
             settings[first] = other
     if settings["n_predict"] < -1:
         raise RequestError(f"n_predict is {settings['n_predict']}, expected -1 or more", param="n_predict")
-    if settings["repeat_penalty"] != 1 and settings["repeat_last_n"] not in (-1, DEFAULTS["repeat_last_n"]):
-        raise UnsupportedParameter(
-            f"repeat_last_n is {settings['repeat_last_n']}, and penalties look at the whole sequence here; send -1",
-            param="repeat_last_n",
-        )
     return settings
 
 
@@ -166,6 +162,7 @@ def _plain_params(fields: CompletionFields, settings: Mapping[str, Any]) -> Samp
         top_k=max(settings["top_k"], 0),
         top_n_sigma=max(settings["top_n_sigma"], 0.0),
         repetition_penalty=settings["repeat_penalty"],
+        penalty_last_n=settings["repeat_last_n"],
         seed=None if settings["seed"] in _RANDOM_SEEDS else settings["seed"],
         max_tokens=None if num_tokens == -1 else max(num_tokens, 1),
         logprobs=settings["n_probs"] or None,

@@ -60,7 +60,7 @@ DEFAULTS: Mapping[str, Any] = {
     "post_sampling_probs": False,
     "lora": [],
 }
-"""What a request leaves out; `repeat_last_n` is all of the sequence here"""
+"""What a request leaves out; `repeat_last_n` is all of the sequence here, as DRY beside the penalties needs it"""
 
 UNSUPPORTED: Unsupported = {
     "image_data": ([],),
@@ -107,7 +107,7 @@ class CompletionFields(Struct, kw_only=True, forbid_unknown_fields=True):
     xtc_threshold: float | None = None
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
-    """-1 (all), which is all there is; anything while repeat_penalty is 1"""
+    """Not beside DRY"""
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     dry_multiplier: float | None = None
