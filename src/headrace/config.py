@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from headrace.errors import ConfigError
 
@@ -103,6 +104,12 @@ def forced_instruction_set() -> str | None:
 def api_key() -> str | None:
     """HEADRACE_API_KEY: a key that clients of the server need; on a command line others could read it."""
     return os.environ.get("HEADRACE_API_KEY") or None
+
+
+def state_folder() -> Path:
+    """Where a server keeps its files unless told otherwise: headrace's part of XDG_STATE_HOME."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(given) if given.startswith("/") else Path.home() / ".local/state") / "headrace/store"
 
 
 def hub_is_offline() -> bool:

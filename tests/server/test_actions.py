@@ -56,7 +56,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter = Counter()
     kept = Kept(ServerSettings())
     routes = (Route(path="/v1/count", parse=counter.parse),)
-    dialect = replace(openai.dialect(None, "fake", kept), routes=routes)
+    dialect = replace(openai.dialect(None, "fake", kept, 2**20), routes=routes)
     monkeypatch.setattr(openai, "dialect", lambda *_: dialect)
     return counter
 

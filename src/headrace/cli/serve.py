@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from headrace.cli.options import NamedFolder, Text, debug_option, engine_options
-from headrace.config import EngineConfig, api_key
+from headrace.config import EngineConfig, api_key, state_folder
 from headrace.logs import FORMATS, LEVELS, LogSettings, set_up
 
 logger = logging.getLogger("headrace.server")
@@ -140,6 +140,20 @@ logger = logging.getLogger("headrace.server")
     show_default=True,
     help="Least of what is logged; a request is info.",
 )
+@click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep files, batches and responses there.  [default: ~/.local/state/headrace/store, responses in memory]",
+)
+@click.option(
+    "--batch-lines",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Lines of batches that run at once, between live requests.",
+)
 @engine_options
 @debug_option
 def serve(
@@ -165,6 +179,8 @@ def serve(
     priority_across_tenants: bool,
     log_format: str,
     log_level: str,
+    store: Path | None,
+    batch_lines: int,
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
@@ -213,6 +229,10 @@ def serve(
             cors_origins=cors_origins,
             tls_certificate=tls_cert,
             tls_key=tls_key,
+            store_folder=store or state_folder(),
+            store_is_optional=store is None,
+            keep_responses=store is not None,
+            batch_lines_at_once=batch_lines,
             max_waiting_requests=max_waiting_requests,
             max_waiting_tokens=max_waiting_tokens,
             priority_across_tenants=priority_across_tenants,

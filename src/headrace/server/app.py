@@ -16,6 +16,7 @@ from headrace.server.access import Access, Keys
 from headrace.server.admission import Admission, AdmissionLimits
 from headrace.server.admission_metrics import AdmissionCollector
 from headrace.server.answer import Service, answer
+from headrace.server.batch_door import start_batches
 from headrace.server.dialects import anthropic, kserve, llama_server, ollama, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.jobs import Jobs
@@ -46,7 +47,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
     kept = Kept(settings)
     metrics = Metrics(served_name, llm)
     dialects = (
-        openai.dialect(settings.adapter_folder, served_name, kept),
+        openai.dialect(settings.adapter_folder, served_name, kept, settings.max_file_bytes),
         anthropic.dialect(),
         ollama.dialect(),
         tgi.dialect(),
@@ -104,6 +105,7 @@ class App:
         await receive()
         self._service.llm.attach()
         lag = asyncio.create_task(measure_lag(self._service.metrics.loop_lag))
+        start_batches(self._service)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         lag.cancel()

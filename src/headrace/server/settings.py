@@ -40,6 +40,8 @@ class ServerSettings:
     """How long open requests may take to finish after the signal to stop."""
     store_folder: Path | None = None
     """Where files and batches are kept; None: nowhere, and both are refused. One server has it at a time."""
+    store_is_optional: bool = False
+    """A folder that cannot be had leaves the server without files and batches; else it does not start."""
     keep_responses: bool = False
     """Responses are kept there too, and outlive the server; else they are in memory only."""
     max_stored_responses: int = 10_000
@@ -48,6 +50,18 @@ class ServerSettings:
     """Likewise, of all of them together."""
     max_stored_days: int = 30
     """What is kept is forgotten after so many days."""
+    max_stored_files: int = 1000
+    """Uploads beyond it are refused."""
+    max_stored_file_bytes: int = 4 * 2**30
+    """Likewise, of all files together."""
+    max_file_bytes: int = 128 * 2**20
+    """Of one upload, which is in memory while it comes."""
+    max_batches: int = 100
+    """That have not ended; more are refused."""
+    max_batch_lines: int = 50_000
+    """A batch of more fails."""
+    batch_lines_at_once: int = 8
+    """Lines of batches, of all together, that are given to the engine at a time."""
 
     @property
     def has_keys(self) -> bool:

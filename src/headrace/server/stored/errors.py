@@ -21,3 +21,9 @@ class StillNeeded(RequestError):
     """It cannot be done now, since something that runs depends on it, or has ended."""
 
     status = 409
+
+
+class NothingKept(RequestError):
+    """The server has no folder to keep it in."""
+
+    status = 501

@@ -11,8 +11,10 @@ from pathlib import Path
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, Dialect, Incoming, Inquiry, Route, Served
 from headrace.server.dialects.openai.adapters import adapter_routes
+from headrace.server.dialects.openai.batches import batch_routes
 from headrace.server.dialects.openai.decisions import parse_decisions
 from headrace.server.dialects.openai.embeddings import parse_classify, parse_embeddings
+from headrace.server.dialects.openai.files import file_routes
 from headrace.server.dialects.openai.models import list_models, show_model
 from headrace.server.dialects.openai.parse import parse_chat, parse_completion
 from headrace.server.dialects.openai.ranking import parse_rerank, parse_score
@@ -22,8 +24,9 @@ from headrace.server.dialects.openai.tokens import is_ours, names_model, parse_d
 from headrace.server.stored.kept import Kept
 
 
-def dialect(adapter_folder: Path | None, served_name: str, kept: Kept) -> Dialect:
-    """The dialect of a server: see `adapter_routes` for the first arguments; `kept` is what the server keeps."""
+def dialect(adapter_folder: Path | None, served_name: str, kept: Kept, max_file_bytes: int) -> Dialect:
+    """The dialect of a server: see `adapter_routes` for the first arguments; `kept` is what the server keeps, and
+    an upload has at most `max_file_bytes`."""
     return Dialect(
         name="openai",
         routes=(
@@ -40,6 +43,8 @@ def dialect(adapter_folder: Path | None, served_name: str, kept: Kept) -> Dialec
             Route(path="/detokenize", parse=parse_detokenize, claims=names_model),
             *adapter_routes(adapter_folder, served_name),
             *response_routes(kept.responses),
+            *file_routes(kept, max_file_bytes),
+            *batch_routes(kept),
         ),
         render_failure=render_failure,
     )
