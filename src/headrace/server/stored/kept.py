@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from headrace.errors import ConfigError
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.batches import BatchStore
@@ -9,6 +11,8 @@ from headrace.server.stored.errors import NothingKept
 from headrace.server.stored.files import FileStore
 from headrace.server.stored.folder import Folder
 from headrace.server.stored.responses import ResponseStore
+
+logger = logging.getLogger("headrace.server")
 
 _DAY = 86_400
 
@@ -78,4 +82,5 @@ def _open(settings: ServerSettings) -> tuple[Folder | None, str]:
     except ConfigError as error:
         if not settings.store_is_optional:
             raise
+        logger.warning("no files and batches: %s", error)
         return None, f"This server keeps no files: {error}"
