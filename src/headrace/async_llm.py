@@ -16,7 +16,7 @@ from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.engine_port import EnginePort
-from headrace.errors import EngineError, HeadraceError, RequestError
+from headrace.errors import EngineError, HeadraceError, ReaderTooSlow, RequestError
 from headrace.loaded_adapters import LoadedAdapter
 from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
@@ -34,11 +34,14 @@ from headrace.sampling_params import SamplingParams
 from headrace.supervise.engine import SupervisedEngine
 from headrace.supervise.lives import Restarts, Supervision
 from headrace.text.answer import Reading
-from headrace.types import Chunk, Decision, FloatArray, RequestOutput, StepOutput, TokenLogprobs, Usage
+from headrace.types import Chunk, Decision, FloatArray, RequestOutput, StepOutput, TokenLogprobs, Usage, joined
 
 logger = logging.getLogger("headrace")
 
 _T = TypeVar("_T")
+
+_MANY_CHUNKS = 512
+"""Unread ones, of all of a request's completions; more are put together"""
 
 
 class AsyncLLM(LoadedModel):
@@ -326,6 +329,8 @@ class AsyncStream:
         self.opened = opened
         self._engine = engine
         self._forget = forget
+        self.most_unread: int | None = None
+        """Tokens that a reader may be behind; with their log-probabilities each counts for one more"""
         self._chunks: list[Chunk] = []
         self._ready = asyncio.Event()
         self._has_ended = False
@@ -406,12 +411,29 @@ class AsyncStream:
         if chunk is None or self._has_ended:
             return
         self._chunks.append(chunk)
+        if len(self._chunks) >= _MANY_CHUNKS:
+            self._put_together()
+            if self._has_ended:
+                return
         if chunk.finish_reason is not None:
             if output.finish_reason is None:
                 self._engine.cancel(self.request_id, output.index)
             if self.opened.is_finished:
                 self.end(None)
         self._ready.set()
+
+    def _put_together(self) -> None:
+        """What a slow reader has before it: fewer, larger chunks are less memory here and fewer bytes to read, so that
+        it may catch up. One that falls back further is given up."""
+        by_index: dict[int, Chunk] = {}
+        for chunk in self._chunks:
+            before = by_index.get(chunk.index)
+            by_index[chunk.index] = chunk if before is None else joined(before, chunk)
+        self._chunks = list(by_index.values())
+        unread = sum(len(chunk.token_ids) + sum(map(len, chunk.logprobs or ())) for chunk in self._chunks)
+        if self.most_unread is not None and unread > self.most_unread and not self._has_ended:
+            self._engine.cancel(self.request_id)
+            self.end(ReaderTooSlow(f"{unread:,} tokens have not been read; read faster, or ask for fewer at a time"))
 
     def end(self, error: HeadraceError | None) -> None:
         """No more chunks will come (called by AsyncLLM)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeAlias
 
@@ -311,6 +311,22 @@ class Chunk:
 
     def __str__(self) -> str:
         return self.text
+
+
+def joined(first: Chunk, second: Chunk) -> Chunk:
+    """Two pieces of one completion that follow each other, as one."""
+    logprobs = None
+    if first.logprobs is not None or second.logprobs is not None:
+        logprobs = [*(first.logprobs or ()), *(second.logprobs or ())]
+    return replace(
+        second,  # how it ends
+        text=first.text + second.text,
+        token_ids=[*first.token_ids, *second.token_ids],
+        logprobs=logprobs,
+        reasoning=first.reasoning + second.reasoning,
+        tool_calls=[*first.tool_calls, *second.tool_calls],
+        num_reasoning_tokens=first.num_reasoning_tokens + second.num_reasoning_tokens,
+    )
 
 
 @dataclass(frozen=True, slots=True)

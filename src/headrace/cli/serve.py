@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import click
 
+from headrace.cli.limits import limit_options
 from headrace.cli.options import NamedFolder, Text, debug_option, engine_options
 from headrace.config import EngineConfig, api_key, state_folder
 from headrace.logs import FORMATS, LEVELS, LogSettings, set_up
@@ -106,27 +109,6 @@ logger = logging.getLogger("headrace.server")
     help="With work and no step for so long the engine is stuck: it is started again, and streams go on.",
 )
 @click.option(
-    "--max-waiting-requests",
-    type=click.IntRange(min=0),
-    default=2048,
-    show_default=True,
-    metavar="N",
-    help="Requests that may wait for the engine; more get 429.",
-)
-@click.option(
-    "--max-waiting-tokens",
-    type=click.IntRange(min=1),
-    default=4_000_000,
-    show_default=True,
-    metavar="N",
-    help="Tokens (prompts and expected outputs) that may wait for the engine.",
-)
-@click.option(
-    "--priority-across-tenants",
-    is_flag=True,
-    help="Let a request's priority count against everybody's, not only its key's own.",
-)
-@click.option(
     "--log-format",
     type=click.Choice(FORMATS),
     default="text",
@@ -154,6 +136,7 @@ logger = logging.getLogger("headrace.server")
     metavar="N",
     help="Lines of batches that run at once, between live requests.",
 )
+@limit_options
 @engine_options
 @debug_option
 def serve(
@@ -174,19 +157,17 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     stall_timeout: float,
-    max_waiting_requests: int,
-    max_waiting_tokens: int,
-    priority_across_tenants: bool,
     log_format: str,
     log_level: str,
     store: Path | None,
     batch_lines: int,
+    limits: Mapping[str, Any],
     config: EngineConfig,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
     /v1/models; and /v1/rerank, /v1/score, /v1/classify, /health, /metrics.
 
-    The first Ctrl-C lets open requests finish, a second one ends at once.
+    The first Ctrl-C (or SIGTERM) lets open requests finish, a second one ends at once.
     """
     from headrace.async_llm import AsyncLLM
     from headrace.server.access import Access, Keys
@@ -233,9 +214,7 @@ def serve(
             store_is_optional=store is None,
             keep_responses=store is not None,
             batch_lines_at_once=batch_lines,
-            max_waiting_requests=max_waiting_requests,
-            max_waiting_tokens=max_waiting_tokens,
-            priority_across_tenants=priority_across_tenants,
+            **limits,
         ),
         announce=lambda line: _announce(logs, line),
     )

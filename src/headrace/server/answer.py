@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -18,7 +18,9 @@ from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.access import Access
 from headrace.server.admission import CALLER, Caller
 from headrace.server.body import read_body
+from headrace.server.deadline import Deadline, deadline_of
 from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Later, Renderer, Served
+from headrace.server.draining import Draining
 from headrace.server.errors import Failure, MethodNotAllowed, describe
 from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
 from headrace.server.jobs import Jobs
@@ -51,6 +53,7 @@ class Service:
     access: Access
     jobs: Jobs
     kept: Kept
+    draining: Draining
     watchers: Sequence[Callable[[RequestRecord], None]] = ()
     """Told of each request when it has ended"""
 
@@ -70,7 +73,8 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
     def send_noting(message: Message) -> Awaitable[None]:
         if record.status is None:
             record.status = message["status"]
-            message["headers"] = [*message["headers"], *_identity(dialect, record.id)]
+            further = [*_identity(dialect, record.id), *service.draining.headers]
+            message["headers"] = [*message["headers"], *further]
         return send(message)
 
     try:
@@ -84,11 +88,14 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         record.dialect, record.route = dialect.name, matches[-1].route.path
         tenant = service.access.check((match.route for match in matches), incoming.headers)
         record.tenant = tenant.name
+        service.draining.check(incoming.method)
         CALLER.set(Caller(tenant))
-        incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
+        deadline = deadline_of(incoming.headers, service.settings.request_seconds)
+        async with deadline.within():
+            incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
         dialect = match.dialect
         record.dialect, record.route = dialect.name, match.route.path
-        await _answer(service, incoming, match, record, scope, receive, send_noting)
+        await _answer(service, incoming, match, record, deadline, scope, receive, send_noting)
     except ClientDisconnect:
         record.client_left, record.failure = True, None
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
@@ -142,7 +149,14 @@ async def _read(
         limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]
         types = [match.route.media_types for match in matches]
         allowed = None if None in types else [one for each in types for one in each or ()]
-        body = await read_body(incoming.headers, receive, max(limits), allowed)
+        body = await read_body(
+            incoming.headers,
+            receive,
+            max(limits),
+            allowed,
+            seconds=settings.body_seconds,
+            idle_seconds=settings.body_idle_seconds,
+        )
         incoming = replace(incoming, body=body)
     match = chosen(matches, incoming)
     return replace(incoming, path_params=match.path_params), match
@@ -153,6 +167,7 @@ async def _answer(
     incoming: Incoming,
     match: Match,
     record: RequestRecord,
+    deadline: Deadline,
     scope: Scope,
     receive: Receive,
     send: Send,
@@ -160,11 +175,11 @@ async def _answer(
     meant = match.route.parse(incoming, service.served)
     match meant:
         case Call():
-            await _generate(service, meant, record, scope, receive, send)
+            await _generate(service, meant, record, deadline, scope, receive, send)
         case Later():
             await _run_later(service, meant, record, scope, receive, send)
         case Inquiry():
-            await _ask(service, meant, record, scope, receive, send)
+            await _ask(service, meant, record, deadline, scope, receive, send)
         case Answer():
             await _say(meant, scope, receive, send)
 
@@ -192,13 +207,23 @@ async def running(
 
 
 async def _generate(
-    service: Service, call: Call, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+    service: Service,
+    call: Call,
+    record: RequestRecord,
+    deadline: Deadline,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
 ) -> None:
-    async with running(service, call, record) as (opened, renderer):
+    async with AsyncExitStack() as until:
+        async with deadline.within():
+            opened, renderer = await until.enter_async_context(running(service, call, record))
         if call.stream:
-            answering = _stream(call, opened, renderer, record, send)
+            for one in opened:
+                one.stream.most_unread = service.settings.max_unread_tokens
+            answering = _stream(call, opened, renderer, record, deadline, send)
         else:
-            answering = _whole(call, opened, renderer, scope, receive, send)
+            answering = _whole(call, opened, renderer, deadline, scope, receive, send)
         await _unless_disconnected(answering, receive)
 
 
@@ -237,10 +262,18 @@ async def unattended(service: Service, record: RequestRecord) -> AsyncIterator[R
 
 
 async def _ask(
-    service: Service, inquiry: Inquiry, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+    service: Service,
+    inquiry: Inquiry,
+    record: RequestRecord,
+    deadline: Deadline,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
 ) -> None:
     async def asking() -> None:
-        await _say(await found(service, inquiry, record), scope, receive, send)
+        async with deadline.within():
+            said = await found(service, inquiry, record)
+        await _say(said, scope, receive, send)
 
     await _unless_disconnected(asking(), receive)
 
@@ -283,33 +316,48 @@ async def whole(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer) ->
 
 
 async def _whole(
-    call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, scope: Scope, receive: Receive, send: Send
+    call: Call,
+    opened: Sequence[OpenPrompt],
+    renderer: Renderer,
+    deadline: Deadline,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
 ) -> None:
-    await _say(await whole(call, opened, renderer), scope, receive, send)
+    async with deadline.within():
+        said = await whole(call, opened, renderer)
+    await _say(said, scope, receive, send)
 
 
 async def _stream(
-    call: Call, opened: Sequence[OpenPrompt], renderer: Renderer, record: RequestRecord, send: Send
+    call: Call,
+    opened: Sequence[OpenPrompt],
+    renderer: Renderer,
+    record: RequestRecord,
+    deadline: Deadline,
+    send: Send,
 ) -> None:
     """The headers go out with the first chunks, so that what fails before them still gets its status."""
     has_begun, pacing = False, Pacing(call.stream_interval)
     try:
-        async for ready in pieces(opened):
-            begun = b"" if has_begun else renderer.begin(opened)
-            data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
-            if not has_begun:
-                has_begun = True
-                headers = [(b"content-type", renderer.stream_media_type.encode()), *_STREAM_HEADERS]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                data = begun + data
-            if data:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+        async with deadline.within():
+            async for ready in pieces(opened):
+                begun = b"" if has_begun else renderer.begin(opened)
+                data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
+                if not has_begun:
+                    has_begun = True
+                    headers = [(b"content-type", renderer.stream_media_type.encode()), *_STREAM_HEADERS]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    data = begun + data
+                if data:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
         data = renderer.end(opened)
         if call.settle is not None:
             await call.settle()
     except (Exception, asyncio.CancelledError) as error:
         if not has_begun:
             raise
+        close_call(opened)  # the client may take its time to read why
         record.failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
         data = renderer.failure(record.failure)
     await send({"type": "http.response.body", "body": data, "more_body": False})

@@ -19,6 +19,7 @@ from headrace.server.answer import Service, answer
 from headrace.server.batch_door import start_batches
 from headrace.server.dialects import anthropic, kserve, llama_server, ollama, openai, tgi
 from headrace.server.dialects.base import Served
+from headrace.server.draining import Draining
 from headrace.server.jobs import Jobs
 from headrace.server.loop_lag import measure_lag
 from headrace.server.metrics import Metrics
@@ -44,7 +45,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
     if served_name in llm.adapters:
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
-    kept = Kept(settings)
+    kept, draining = Kept(settings), Draining()
     metrics = Metrics(served_name, llm)
     dialects = (
         openai.dialect(settings.adapter_folder, served_name, kept, settings.max_file_bytes),
@@ -53,7 +54,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         tgi.dialect(),
         kserve.dialect(),
         llama_server.dialect(),
-        own.dialect(metrics),
+        own.dialect(metrics, draining),
         page.dialect(),
     )
     llm.through(lambda port: _admission(port, llm, metrics, settings))
@@ -68,6 +69,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             jobs=Jobs(),
             kept=kept,
             watchers=(metrics.take, log_request),
+            draining=draining,
         )
     )
 
@@ -93,6 +95,11 @@ class App:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+
+    @property
+    def draining(self) -> Draining:
+        """How far the server is with stopping; whoever stops it says so here."""
+        return self._service.draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""

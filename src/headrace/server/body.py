@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from headrace.server.errors import BodyTooLarge, ForeignOrigin, WrongContentType
+from headrace.server.errors import BodyTooLarge, ForeignOrigin, RequestTooSlow, WrongContentType
 
 
 async def read_body(
-    headers: Mapping[str, str], receive: Receive, limit: int, media_types: Sequence[str] | None
+    headers: Mapping[str, str],
+    receive: Receive,
+    limit: int,
+    media_types: Sequence[str] | None,
+    *,
+    seconds: float | None = None,
+    idle_seconds: float | None = None,
 ) -> bytes:
     """The whole body, at most `limit` bytes, declared as one of `media_types` (None: as anything, or not at all).
 
@@ -19,6 +26,7 @@ async def read_body(
         WrongContentType: it is declared as something else, or not at all.
         ForeignOrigin: a page of another site sends it, as what a browser sends without asking first.
         BodyTooLarge: it is longer than `limit`.
+        RequestTooSlow: it takes longer than `seconds`, or nothing of it comes for `idle_seconds`.
         ClientDisconnect: the client left.
     """
     content_type = headers.get("content-type", "")
@@ -30,10 +38,21 @@ async def read_body(
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"The body has {int(declared):,} bytes, expected at most {limit:,}")
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(receive, limit, idle_seconds)
+    except TimeoutError:
+        raise RequestTooSlow(
+            f"The body did not come in time: within {seconds} s, and no {idle_seconds} s without any of it"
+        ) from None
+
+
+async def _read(receive: Receive, limit: int, idle_seconds: float | None) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
+        async with asyncio.timeout(idle_seconds):
+            message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")

@@ -114,7 +114,7 @@ async def pieces(opened: Sequence[OpenPrompt]) -> AsyncIterator[list[Piece]]:
         while chunks := await opened[0].next_chunks():
             yield [(0, chunks)]
         return
-    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(len(opened))  # what is not read waits in the streams
     pumps = [asyncio.create_task(_pump(index, one, queue)) for index, one in enumerate(opened)]
     num_running = len(pumps)
     try:
@@ -159,11 +159,11 @@ async def _pump(index: int, one: OpenPrompt, queue: asyncio.Queue[Piece | Except
     """Move a prompt's chunks into the queue; an empty list is its end."""
     try:
         while chunks := await one.next_chunks():
-            queue.put_nowait((index, chunks))
+            await queue.put((index, chunks))
     except Exception as error:  # noqa: BLE001  handed to the reader of the queue, which raises it
-        queue.put_nowait(error)
+        await queue.put(error)
     else:
-        queue.put_nowait((index, []))
+        await queue.put((index, []))
 
 
 def _in_words_of(call: Call, error: RequestError) -> RequestError:

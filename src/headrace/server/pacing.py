@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from headrace.types import Chunk
+from headrace.types import Chunk, joined
 
 
 class Pacing:
@@ -24,7 +23,7 @@ class Pacing:
         for chunk in chunks:
             key = prompt_index, chunk.index
             held = self._held.pop(key, None)
-            whole = chunk if held is None else _joined(held, chunk)
+            whole = chunk if held is None else joined(held, chunk)
             is_due = key not in self._begun or len(whole.token_ids) >= self._interval
             if is_due or whole.finish_reason is not None:
                 self._begun.add(key)
@@ -32,18 +31,3 @@ class Pacing:
             else:
                 self._held[key] = whole
         return ready
-
-
-def _joined(first: Chunk, second: Chunk) -> Chunk:
-    logprobs = None
-    if first.logprobs is not None or second.logprobs is not None:
-        logprobs = [*(first.logprobs or ()), *(second.logprobs or ())]
-    return replace(
-        second,  # how it ends
-        text=first.text + second.text,
-        token_ids=[*first.token_ids, *second.token_ids],
-        logprobs=logprobs,
-        reasoning=first.reasoning + second.reasoning,
-        tool_calls=[*first.tool_calls, *second.tool_calls],
-        num_reasoning_tokens=first.num_reasoning_tokens + second.num_reasoning_tokens,
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,6 +20,8 @@ from starlette.types import ASGIApp
 
 from headrace.errors import ConfigError
 from headrace.server.app import create_app
+from headrace.server.draining import Draining
+from headrace.server.protocol import bounded
 from headrace.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -25,6 +29,11 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 2048
+_CLOSING_SECONDS = 2
+"""For the last bytes of answers, once all requests have ended"""
+_LOOK_SECONDS = 0.05
+_OTHER_FILES = 256
+"""That are open besides connections"""
 _KEEP_ALIVE_SECONDS = 65  # longer than the minute that clients and proxies keep idle connections
 
 
@@ -39,8 +48,9 @@ def run_server(
 ) -> None:
     """Serve `llm` until SIGINT or SIGTERM, then close it. Blocks; call it in the main thread.
 
-    The first signal lets open requests finish, for at most `settings.shutdown_seconds`; a second one ends the process
-    at once (exit status 128 + signal, as a shell reports it).
+    The first signal makes /health/ready 503; requests are served for `settings.drain_seconds` more, then none is taken
+    and open ones may finish, for at most `settings.shutdown_seconds`. A second signal ends the process at once (exit
+    status 128 + signal, as a shell reports it).
 
     Args:
         llm: The engine; closed at the end.
@@ -59,6 +69,7 @@ def run_server(
             address = address.replace("http://", "https://", 1)
         line = f"headrace serves {served_name} at {address}"
         server = make_server(llm, served_name, settings)
+        _allow_connections((settings or ServerSettings()).max_connections)
         server.on_started = lambda: (announce or _write_line)(line)
         server.run(sockets=[listener])
 
@@ -103,7 +114,7 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
     config = uvicorn.Config(
         _for_browsers(app, settings.cors_origins),
         loop="auto",
-        http="httptools",
+        http=bounded(settings),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -112,7 +123,7 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
@@ -123,7 +134,7 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
             f"the certificate {settings.tls_certificate} or its key cannot be used ({error}); give PEM files that are"
             " a pair"
         ) from error
-    return Server(config)
+    return Server(config, app.draining, settings)
 
 
 def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -140,8 +151,10 @@ class Server(uvicorn.Server):
         on_started: Called once the server listens.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, draining: Draining, settings: ServerSettings) -> None:
         super().__init__(config)
+        self._draining = draining
+        self._settings = settings
         self.on_started: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
@@ -149,6 +162,26 @@ class Server(uvicorn.Server):
         await super().startup(sockets=list(sockets or ()))
         if self.started:
             self.on_started()
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop; then, still listening, let what is open come to its end, and end the rest."""
+        await super().main_loop()
+        self._draining.begin()
+        await self._keep_serving(self._settings.drain_seconds, until_idle=False)
+        self._draining.close()
+        await self._keep_serving(self._settings.shutdown_seconds, until_idle=True)
+        late = list(self.server_state.tasks)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_CLOSING_SECONDS)
+
+    async def _keep_serving(self, seconds: float, *, until_idle: bool) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end and not (until_idle and not self.server_state.tasks):
+            await self.on_tick(0)  # the date in answers' headers
+            await asyncio.sleep(_LOOK_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -167,7 +200,16 @@ class Server(uvicorn.Server):
         """The first signal stops gracefully, the second at once."""
         if self.should_exit:
             os._exit(128 + sig)  # nothing is waited for, not even the engine's step
+        self._draining.begin()
         self.should_exit = True
+
+
+def _allow_connections(number: int) -> None:
+    """Every connection takes a file descriptor, of which a process often may have 1,024 unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(number + _OTHER_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _write_line(line: str) -> None:

@@ -36,7 +36,29 @@ class ServerSettings:
     """Of their prompts and expected outputs. With keys a tenant's part of the queue is at most what it leaves free."""
     priority_across_tenants: bool = False
     """A request's priority counts against everybody's; else only against its tenant's own (see `server.admission`)."""
-    shutdown_seconds: int = 30
+    max_connections: int = 4096
+    """More are refused with 503, and closed."""
+    max_head_bytes: int = 64 * 2**10
+    """Of a request's line and headers; more are refused with 431."""
+    max_headers: int = 100
+    """Of a request; more are refused with 431."""
+    head_seconds: float = 30.0
+    """In which a request's head has to come, once its connection stands or it has begun; 408 after that."""
+    body_seconds: float = 300.0
+    """In which its body has to come; 408 after that."""
+    body_idle_seconds: float = 30.0
+    """How long nothing of the body may come; 408 after that."""
+    write_seconds: float = 60.0
+    """A client that reads nothing for so long, while an answer waits to be read, is cut off."""
+    max_unread_tokens: int = 16_384
+    """Tokens that may be ahead of a stream's reader (with their log-probabilities each counts for one more); a reader
+    that is further behind is cut off with an error. Generation does not wait for readers."""
+    request_seconds: float | None = None
+    """How long a request may take to its last byte (504 after that); its header x-request-timeout may ask for less."""
+    drain_seconds: float = 0.0
+    """How long requests are served as ever after the signal to stop, while /health/ready says 503 already: until load
+    balancers have seen it."""
+    shutdown_seconds: float = 30.0
     """How long open requests may take to finish after the signal to stop."""
     store_folder: Path | None = None
     """Where files and batches are kept; None: nowhere, and both are refused. One server has it at a time."""

@@ -1,0 +1,206 @@
+"""A server that is told to stop: nothing that it has begun is lost, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from fake_llm import FakeLLM
+
+from headrace.server.run import Server, listen, make_server, url
+from headrace.server.settings import ServerSettings
+
+LONG = {"model": "fake", "prompt": "x", "max_tokens": 60, "stream": True}
+SHORT = {"model": "fake", "prompt": "x", "max_tokens": 2}
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(llm: FakeLLM, **settings: float) -> Iterator[tuple[Server, str, threading.Thread]]:
+    listener = listen("127.0.0.1", 0)
+    server = make_server(llm, "fake", ServerSettings(**settings))
+    started = threading.Event()
+    server.on_started = started.set
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    base = url(listener)
+    thread.start()
+    assert started.wait(20)
+    try:
+        yield server, base, thread
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_while_streams_finish_nothing_new_is_taken() -> None:
+    with running(FakeLLM(step_seconds=0.05)) as (server, base, thread):
+        assert httpx.get(f"{base}/health/ready").status_code == 200
+        with httpx.stream("POST", f"{base}/v1/completions", json=LONG, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            server.should_exit = True
+            wait_until(lambda: httpx.post(f"{base}/v1/completions", json=SHORT).status_code == 503)
+            refused = httpx.post(f"{base}/v1/completions", json=SHORT)
+            assert refused.headers["connection"] == "close"
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["code"] == "overloaded"
+            ready = httpx.get(f"{base}/health/ready")
+            assert (ready.status_code, "shutting down" in ready.text) == (503, True)
+            assert httpx.get(f"{base}/health/live").status_code == 200
+            assert "vllm:num_requests_running" in httpx.get(f"{base}/metrics").text
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_in_the_time_for_balancers_requests_are_served_and_connections_are_not_kept() -> None:
+    with running(FakeLLM(), drain_seconds=3) as (server, base, _):
+        server.should_exit = True
+        with httpx.Client() as client:
+            wait_until(lambda: client.get(f"{base}/health/ready").status_code == 503)
+            answer = client.post(f"{base}/v1/completions", json=SHORT)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+class Balancer:
+    """Round robin over the servers that are ready; it looks every 20 ms."""
+
+    def __init__(self) -> None:
+        self._bases: list[str] = []
+        self._ready: set[str] = set()
+        self._next = 0
+        self._is_over = False
+        self._client = httpx.Client(timeout=30)
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def add(self, base: str) -> None:
+        self._bases.append(base)
+        wait_until(lambda: base in self._ready)
+
+    def remove(self, base: str) -> None:
+        self._bases.remove(base)
+
+    def post(self, body: dict) -> httpx.Response:
+        self._next += 1
+        ready = [base for base in self._bases if base in self._ready]
+        return self._client.post(f"{ready[self._next % len(ready)]}/v1/completions", json=body)
+
+    def _look(self) -> None:
+        while not self._is_over:
+            for base in list(self._bases):
+                try:
+                    is_ready = httpx.get(f"{base}/health/ready", timeout=5).status_code == 200
+                except httpx.HTTPError:
+                    is_ready = False
+                (self._ready.add if is_ready else self._ready.discard)(base)
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._is_over = True
+        self._thread.join(10)
+        self._client.close()
+
+
+def test_a_rolling_restart_behind_a_balancer_loses_nothing() -> None:
+    """Two servers, 200 requests, each server in turn is stopped and another one takes its place."""
+    balancer = Balancer()
+    answers: list[int | Exception] = []
+    numbers = iter(range(200))
+    lock = threading.Lock()
+
+    def ask() -> None:
+        while True:
+            with lock:
+                if next(numbers, None) is None:
+                    return
+            try:
+                answer = balancer.post(SHORT | {"max_tokens": 10})
+                answers.append(answer.status_code)
+            except Exception as error:  # noqa: BLE001
+                answers.append(error)
+            time.sleep(0.02)
+
+    with ExitStack() as all_servers:
+        servers = []
+        for _ in range(2):
+            server, base, thread = all_servers.enter_context(running(FakeLLM(step_seconds=0.01), drain_seconds=1.5))
+            servers.append((server, base, thread))
+            balancer.add(base)
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for server, base, thread in servers:
+            server.should_exit = True
+            _, new, _ = all_servers.enter_context(running(FakeLLM(step_seconds=0.01), drain_seconds=0))
+            balancer.add(new)
+            thread.join(30)
+            assert not thread.is_alive()
+            balancer.remove(base)
+        for thread in threads:
+            thread.join(60)
+        balancer.close()
+    assert answers == [200] * 200
+
+
+@contextmanager
+def served() -> Iterator[tuple[subprocess.Popen[str], str, int]]:
+    """`headrace serve`, its address, and its engine's process."""
+    source = str(Path(__file__).parents[2] / "src")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headrace", "serve", "stories", "--port", "0", "--threads", "1"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        line = ""
+        for line in process.stderr:
+            if line.startswith("headrace serves"):
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1, line
+        yield process, line.split()[-1], int(children[0])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT], [signal.SIGKILL]])
+def test_no_child_stays_behind(signals: list[signal.Signals]) -> None:
+    body = {"model": "stories", "prompt": "Once", "max_tokens": 400, "ignore_eos": True, "stream": True}
+    with served() as (process, base, child):
+        assert is_there(child)
+        with httpx.stream("POST", f"{base}/v1/completions", json=body, timeout=30) as stream:
+            next(stream.iter_bytes())
+            for number in signals:
+                process.send_signal(number)
+                time.sleep(0.3)
+        process.wait(40)
+        wait_until(lambda: not is_there(child))
