@@ -13,9 +13,8 @@ import time
 import httpx
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
-
 from fake_llm import FakeLLM, serving
+from rich.console import Console
 
 from headrace.cli.command import headrace
 from headrace.cli.scrape import Scrape, quantiles, rate, rates_by
