@@ -184,7 +184,10 @@ def test_efforts(llms: dict[str, LLM]) -> None:
         assert as_it_likes.reading.budget is None
         switched_on = llm.encode_chat(MESSAGES, chat_template_kwargs={"enable_thinking": True})
         assert as_it_likes.token_ids == switched_on.token_ids
-    for llm, effort in ((plain, "low"), (thinker, "extreme")):
+    by_default = thinker.encode_chat(MESSAGES, reasoning_effort="default")
+    assert by_default.reading.budget is None
+    assert by_default.token_ids == thinker.encode_chat(MESSAGES, reasoning_effort="auto").token_ids
+    for llm, effort in ((plain, "low"), (plain, "default"), (thinker, "extreme")):
         with pytest.raises(RequestError) as refused:
             llm.encode_chat(MESSAGES, reasoning_effort=effort)
         assert refused.value.param == "reasoning_effort"

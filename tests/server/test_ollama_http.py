@@ -15,7 +15,6 @@ from headrace.errors import RequestError
 from headrace.model_card import ModelCard
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, Incoming, Served, TextPrompt
-from headrace.server.dialects.ollama import dialect
 from headrace.server.dialects.ollama.models import show_model
 from headrace.server.dialects.ollama.parse import parse_chat, parse_generate
 from headrace.server.dialects.ollama.render import render_failure
@@ -354,15 +353,10 @@ def test_the_card_is_shown(quick: str) -> None:
     assert (details["family"], details["parameter_size"]) == (CARD.family.lower(), "1.50M")
 
 
-def test_every_path_and_field_of_the_spec_is_known(shared: Path) -> None:
-    """Fields of the spec are taken, or refused by name; its paths are there, but for those of Ollama's own cloud."""
+def test_every_field_of_the_spec_is_known(shared: Path) -> None:
+    """It is taken, or refused by name."""
     yaml = pytest.importorskip("yaml")
     spec = yaml.safe_load((shared / "data/specs/ollama.yaml").read_text())
-    ours = {(route.method, route.path) for route in dialect().routes}
-    for path, operations in spec["paths"].items():
-        for method in operations:
-            known = (method.upper().replace("HEAD", "GET"), path)
-            assert known in ours or "web_" in path, known
     from headrace.server.dialects.ollama.requests import (
         UNSUPPORTED,
         ChatFields,
