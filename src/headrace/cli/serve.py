@@ -109,6 +109,12 @@ logger = logging.getLogger("headrace.server")
     help="With work and no step for so long the engine is stuck: it is started again, and streams go on.",
 )
 @click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Send OpenTelemetry traces there (OTLP over HTTP); needs pip install 'headrace[otel]'.",
+)
+@click.option("--tgi-metrics", is_flag=True, help="Show TGI's names in /metrics too.")
+@click.option(
     "--log-format",
     type=click.Choice(FORMATS),
     default="text",
@@ -157,6 +163,8 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     stall_timeout: float,
+    tgi_metrics: bool,
+    otlp_endpoint: str | None,
     log_format: str,
     log_level: str,
     store: Path | None,
@@ -210,6 +218,8 @@ def serve(
             cors_origins=cors_origins,
             tls_certificate=tls_cert,
             tls_key=tls_key,
+            tgi_metrics=tgi_metrics,
+            otlp_endpoint=otlp_endpoint,
             store_folder=store or state_folder(),
             store_is_optional=store is None,
             keep_responses=store is not None,

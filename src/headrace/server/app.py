@@ -27,6 +27,7 @@ from headrace.server.request_log import log_request
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
+from headrace.server.traces import Traces, traces_to
 from headrace.text.infill import infill_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
     kept, draining = Kept(settings), Draining()
-    metrics = Metrics(served_name, llm)
+    metrics = Metrics(served_name, llm, with_tgi=settings.tgi_metrics)
+    traces = None if settings.otlp_endpoint is None else traces_to(settings.otlp_endpoint)
     dialects = (
         openai.dialect(settings.adapter_folder, served_name, kept, settings.max_file_bytes),
         anthropic.dialect(),
@@ -68,9 +70,10 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
             jobs=Jobs(),
             kept=kept,
-            watchers=(metrics.take, log_request),
+            watchers=(metrics.take, log_request, *([] if traces is None else [traces.take])),
             draining=draining,
-        )
+        ),
+        traces,
     )
 
 
@@ -93,8 +96,9 @@ def _admission(port: EnginePort, llm: AsyncLLM, metrics: Metrics, settings: Serv
 class App:
     """The ASGI application."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, traces: Traces | None = None) -> None:
         self._service = service
+        self._traces = traces
 
     @property
     def draining(self) -> Draining:
@@ -111,7 +115,8 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         self._service.llm.attach()
-        lag = asyncio.create_task(measure_lag(self._service.metrics.loop_lag))
+        metrics = self._service.metrics
+        lag = asyncio.create_task(measure_lag(metrics.loop_lag, () if metrics.tgi is None else (metrics.tgi.look,)))
         start_batches(self._service)
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -119,6 +124,8 @@ class App:
         await self._service.jobs.close()
         await self._service.llm.close()
         self._service.kept.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -29,16 +29,25 @@ class Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum = 0.0
 
     def observe(self, value: float, count: int = 1) -> None:
         """So many times that value."""
         self._counts[bisect_left(self._bounds, value)] += count
-        self._sum += value * count
+        self.sum += value * count
+
+    @property
+    def count(self) -> int:
+        """Observations."""
+        return sum(self._counts)
+
+    def buckets(self) -> list[tuple[str, int]]:
+        """Bounds, the last one infinite, and how many observations are at most that."""
+        return _buckets(self._bounds, self._counts)
 
     def family(self, name: str, documentation: str, labels: Mapping[str, str]) -> Metric:
         """The histogram as it stands."""
-        return histogram_family(name, documentation, labels, self._bounds, self._counts, self._sum)
+        return histogram_family(name, documentation, labels, self._bounds, self._counts, self.sum)
 
 
 def histogram_family(
@@ -50,9 +59,8 @@ def histogram_family(
     sum_: float,
 ) -> Metric:
     """A histogram of counts by bucket, one more than there are bounds."""
-    edges = [*(str(float(bound)) for bound in bounds), "+Inf"]
     family = HistogramMetricFamily(name, documentation, labels=list(labels))
-    family.add_metric(list(labels.values()), list(zip(edges, accumulate(counts), strict=True)), sum_)
+    family.add_metric(list(labels.values()), _buckets(bounds, counts), sum_)
     return family
 
 
@@ -60,3 +68,8 @@ def one_two_five(limit: int) -> list[float]:
     """1, 2, 5, 10, 20, 50 … up to `limit`."""
     steps = (digit * 10.0**power for power in range(len(str(limit))) for digit in (1, 2, 5))
     return [step for step in steps if step <= limit]
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, int]]:
+    edges = [*(str(float(bound)) for bound in bounds), "+Inf"]
+    return list(zip(edges, accumulate(counts), strict=True))

@@ -27,13 +27,14 @@ from headrace.server.histograms import (
     one_two_five,
 )
 from headrace.server.record import RequestRecord
+from headrace.server.tgi_metrics import TgiMetrics
 from headrace.types import Chunk, FinishReason, Times
 
 
 class Metrics:
     """One server's metrics. One thread writes: the event loop's."""
 
-    def __init__(self, model_name: str, engine: Watched) -> None:
+    def __init__(self, model_name: str, engine: Watched, *, with_tgi: bool = False) -> None:
         lengths = one_two_five(engine.max_context)
         self.first_token = Histogram(FIRST_TOKEN_BUCKETS)
         self.inter_token = Histogram(TOKEN_BUCKETS)
@@ -52,6 +53,7 @@ class Metrics:
         self.loop_lag = Histogram(LAG_BUCKETS)
         self.finished = Counter[FinishReason]()
         self.model_name = model_name
+        self.tgi = TgiMetrics(engine) if with_tgi else None
         self._labels = {"model_name": model_name, "engine": "0"}
         self._engine = engine
         self._requests = Counter[tuple[str, str, str]]()
@@ -75,6 +77,8 @@ class Metrics:
 
     def take(self, record: RequestRecord) -> None:
         """A request has ended."""
+        if self.tgi is not None:
+            self.tgi.take(record)
         if record.is_attended:
             self._requests[record.route or "none", record.method, f"{record.final_status // 100}xx"] += 1
         if record.failure is not None:
@@ -88,7 +92,8 @@ class Metrics:
         prometheus_client's OpenMetrics writes a sample's `vllm:` as `vllm_` below a TYPE that keeps the colon: no
         dashboard finds such names, and its own parser refuses them.
         """
-        return generate_latest(self._registry)
+        ours = generate_latest(self._registry)
+        return ours if self.tgi is None else ours + self.tgi.render().encode()
 
     def _families(self) -> Iterator[Metric]:
         yield from engine_families(self._engine, self._labels)

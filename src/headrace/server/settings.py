@@ -58,6 +58,10 @@ class ServerSettings:
     drain_seconds: float = 0.0
     """How long requests are served as ever after the signal to stop, while /health/ready says 503 already: until load
     balancers have seen it."""
+    tgi_metrics: bool = False
+    """/metrics has TGI's names too."""
+    otlp_endpoint: str | None = None
+    """URL of the collector that gets traces; needs the extra `otel`. None: there are none."""
     shutdown_seconds: float = 30.0
     """How long open requests may take to finish after the signal to stop."""
     store_folder: Path | None = None
