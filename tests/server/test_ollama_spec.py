@@ -21,6 +21,15 @@ OPERATIONS = [
     *(("POST", f"/api/{name}") for name in ("generate", "chat", "show", "pull", "push", "create", "copy")),
 ]  # fmt: skip
 """All of the spec but /api/embed, which the fake does not do, blobs, and the paths of Ollama's cloud"""
+MILD = ("prompt", "messages", "stream", "verbose", "insecure")
+"""Fields that leave a request one that can be answered, mostly"""
+
+
+def _mild(body: dict[str, Any]) -> dict[str, Any]:
+    mild = {name: value for name, value in body.items() if name in MILD}
+    if isinstance(messages := mild.get("messages"), list):
+        mild["messages"] = [{"role": "user", "content": str(message)[:100]} for message in messages]
+    return mild
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +48,10 @@ def test_what_is_made_up_from_the_spec(spec: Any, base: str, method: str, path: 
     statuses: set[int] = set()
 
     @given(case=spec[path][method].as_strategy(), is_ours=strategies.booleans())
-    @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def check(case: Any, is_ours: bool) -> None:
         if is_ours and isinstance(case.body, dict):
-            case.body["model"] = "fake"
+            case.body = _mild(case.body) | {"model": "fake"}
         response = case.call(base_url=base)
         statuses.add(response.status_code)
         case.validate_response(response, checks=[not_a_server_error])
