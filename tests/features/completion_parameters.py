@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from features.asking import Asking
 from features.catalogue import COMPLETIONS, Parameter, refused, works
-from features.shared_parameters import FOR_LATER
 
 
 def _prompt(ask: Asking) -> None:
@@ -46,7 +45,7 @@ PARAMETERS: Sequence[Parameter] = tuple(
         works("echo", _echo, "the text begins with the prompt; with max_tokens=0 it is scored alone"),
         works("logprobs", _logprobs, "tokens, their log-probabilities, the likeliest ones, and offsets in the text"),
         works("best_of", _best_of, "with use_beam_search the beams, of which the n best come; else only equal to n"),
-        refused("suffix", "x", why=FOR_LATER),
+        refused("suffix", "x", why="for models with tokens to fill in the middle with"),
         refused("prompt_embeds", "AAAA", why="the engine takes token ids", source="vLLM"),
     )
 )

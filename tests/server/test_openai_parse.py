@@ -13,6 +13,7 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import ChatPrompt
 from headrace.server.dialects.openai import parse_chat, parse_completion
+from headrace.text.infill import Infill
 
 DEFAULTS = SamplingParams(temperature=0.5, top_p=0.9, repetition_penalty=1.1, max_tokens=7)
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -140,6 +141,19 @@ def test_what_completions_do_not_support(name: str, value: object) -> None:
         completion(**{name: value})
     assert refused.value.param == name
     assert completion(suffix="", best_of=2, n=2)
+
+
+def test_a_suffix_is_for_models_that_fill_in_the_middle() -> None:
+    def prompts(**fields: object) -> list[object]:
+        call = parse_completion(json.dumps(TEXT | fields).encode(), DEFAULTS, Infill(7, 8, 9))
+        return [prompt.prompt for prompt in call.prompts]
+
+    assert prompts(prompt=["a", "b"], suffix="z") == [["", 7, "a", 8, "z", 9], ["", 7, "b", 8, "z", 9]]
+    assert prompts(prompt="a", suffix="") == prompts(prompt="a") == ["a"]
+    for wrong in ({"prompt": [1, 2]}, {"prompt": "a", "echo": True}):
+        with pytest.raises(RequestError) as error:
+            prompts(suffix="z", **wrong)
+        assert error.value.param == "suffix"
 
 
 WRONG_CHAT: list[tuple[dict[str, Any], str]] = [

@@ -31,7 +31,7 @@ def dialect(adapter_folder: Path | None, served_name: str, kept: Kept, max_file_
         name="openai",
         routes=(
             Route(path="/v1/chat/completions", parse=_of_defaults(parse_chat)),
-            Route(path="/v1/completions", parse=_of_defaults(parse_completion)),
+            Route(path="/v1/completions", parse=_completion),
             Route(path="/v1/decisions", parse=_of_body(parse_decisions)),
             Route(path="/v1/embeddings", parse=_of_body(parse_embeddings)),
             *(Route(path=path, parse=_of_body(parse_rerank)) for path in ("/v1/rerank", "/v2/rerank", "/rerank")),
@@ -52,6 +52,10 @@ def dialect(adapter_folder: Path | None, served_name: str, kept: Kept, max_file_
 
 def _of_defaults(parse: Callable[[bytes, SamplingParams], Call]) -> Callable[[Incoming, Served], Call]:
     return lambda incoming, served: parse(incoming.body, served.defaults)
+
+
+def _completion(incoming: Incoming, served: Served) -> Call:
+    return parse_completion(incoming.body, served.defaults, served.infill)
 
 
 def _of_body(parse: Callable[[bytes], Inquiry]) -> Callable[[Incoming, Served], Inquiry]:

@@ -33,6 +33,7 @@ from headrace.server.dialects.openai.requests import (
 )
 from headrace.server.dialects.openai.structured import structured_name, structured_output
 from headrace.server.dialects.openai.unsupported import CHAT, COMPLETION
+from headrace.text.infill import Infill
 
 DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions; chat goes on to the end of the context."""
@@ -100,8 +101,8 @@ def parse_chat(body: bytes, defaults: SamplingParams) -> Call:
     )
 
 
-def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
-    """Parse POST /v1/completions.
+def parse_completion(body: bytes, defaults: SamplingParams, infill: Infill | None = None) -> Call:
+    """Parse POST /v1/completions; `infill` is for `suffix`, None for a model that cannot fill in the middle.
 
     Raises:
         RequestError: of any kind; `param` is the JSON path of the field at fault.
@@ -123,9 +124,10 @@ def parse_completion(body: bytes, defaults: SamplingParams) -> Call:
         fields, logprobs=shown, prompt_logprobs=prompt_logprobs, echo=echo, prompt_only=prompt_only
     )
     add_special = fields.add_special_tokens is not False
+    given = _prompts(fields.prompt) if not fields.suffix else _with_suffix(fields, fields.suffix, infill)
     return Call(
         model=fields.model,
-        prompts=[TextPrompt(prompt=p, add_special_tokens=add_special) for p in _prompts(fields.prompt)],
+        prompts=[TextPrompt(prompt=prompt, add_special_tokens=add_special) for prompt in given],
         params=params,
         stream=bool(fields.stream),
         renderer=lambda served: CompletionRenderer(served, options),
@@ -228,6 +230,18 @@ def _prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Se
         if not isinstance(item, str) and not item:
             raise RequestError(f"prompt[{index}] is an empty list, expected token ids", param=f"prompt[{index}]")
     return prompts
+
+
+def _with_suffix(fields: CompletionFields, suffix: str, infill: Infill | None) -> list[Sequence[int | str]]:
+    if infill is None:
+        message = "suffix is not supported by this model, which has no tokens to fill in the middle with; leave it out"
+        raise UnsupportedParameter(message, param="suffix")
+    if fields.echo:
+        raise RequestError("suffix and echo exclude each other; send one of them", param="suffix")
+    texts = [prompt for prompt in _prompts(fields.prompt) if isinstance(prompt, str)]
+    if len(texts) < len(_prompts(fields.prompt)):
+        raise RequestError("suffix goes with prompts of text only, and one is token ids", param="suffix")
+    return [infill.prompt(text, suffix) for text in texts]
 
 
 def _chat_prompt(fields: ChatFields) -> ChatPrompt:

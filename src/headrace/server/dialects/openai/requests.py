@@ -281,5 +281,7 @@ class CompletionFields(SharedFields, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/completions."""
 
     prompt: str | list[str | int | list[int]]
+    suffix: str | None = None
+    """What comes behind the completion; for models with tokens to fill in the middle with"""
     logprobs: int | None = None
     best_of: int | None = None

@@ -46,7 +46,6 @@ CHAT: Unsupported = {
 COMPLETION: Unsupported = {
     **_SHARED,
     "thinking_token_budget": (-1,),
-    "suffix": ("",),
     # vLLM's
     "prompt_embeds": _NEVER,
 }
