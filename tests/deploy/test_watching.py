@@ -1,0 +1,144 @@
+"""The dashboard and the alerts: every query parses and fits what a live server's /metrics have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from fake_llm import serving
+from prometheus_client.parser import text_string_to_metric_families
+from promql import BadQuery, Selector, selectors
+
+from headrace import AsyncLLM
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DASHBOARD = json.loads((DEPLOY / "grafana/headrace.json").read_text())
+RULES = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())["groups"][0]["rules"]
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+QUERIES += [(rule["alert"], rule["expr"]) for rule in RULES]
+OF_PROMETHEUS = {"instance", "job"}
+"""Labels that Prometheus adds"""
+
+
+@dataclass
+class Known:
+    """What a server has: types by sample name, and labels of those that have samples."""
+
+    types: dict[str, str]
+    labels: dict[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def known() -> Known:
+    with serving(AsyncLLM("stories"), "stories", api_keys=("k" * 8,)) as base:
+        client = httpx.Client(base_url=base, headers={"x-api-key": "k" * 8})
+        for max_tokens in (20, -1):
+            client.post("/v1/completions", json={"model": "stories", "prompt": "Once", "max_tokens": max_tokens})
+        text = client.get("/metrics").text
+    return known_of(text)
+
+
+def known_of(text: str) -> Known:
+    types, labels = {"up": "gauge"}, {}
+    for family in text_string_to_metric_families(text):
+        ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        for end in ends:
+            kind = "counter" if family.type in ("counter", "histogram") else "gauge"
+            types[f"{family.name}{end}"] = "bucket" if end == "_bucket" else kind
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return Known(types, labels)
+
+
+def check_all(query: str, known: Known) -> int:
+    """How many metrics the query names."""
+    found = selectors(query)
+    for selector in found:
+        check(selector, known)
+    return len(found)
+
+
+def check(selector: Selector, known: Known) -> None:
+    name = selector.name
+    kind = known.types.get(name)
+    if kind is None:
+        raise BadQuery(f"{name} is not in /metrics")
+    if (kind != "gauge") != (selector.function is not None):
+        raise BadQuery(f"{name} is a {kind}, inside {selector.function}")
+    if selector.is_range != (selector.function is not None):
+        raise BadQuery(f"{name}: a range is for rates, and rates are of ranges")
+    if selector.in_quantile != (kind == "bucket"):
+        raise BadQuery(f"{name}: quantiles are those of buckets")
+    if selector.in_quantile and not all("le" in kept for kept in selector.labels_kept):
+        raise BadQuery(f"{name}: a quantile without le")
+    if name in known.labels:
+        asked = {*selector.matchers, *(label for kept in selector.labels_kept for label in kept)} - OF_PROMETHEUS
+        if asked - known.labels[name]:
+            raise BadQuery(f"{name} has no {asked - known.labels[name]}")
+
+
+@pytest.mark.parametrize(("title", "query"), QUERIES, ids=lambda text: text[:40])
+def test_every_query_fits_a_live_server(title: str, query: str, known: Known) -> None:
+    assert check_all(query, known), title
+
+
+@pytest.mark.parametrize(
+    ("query", "trouble"),
+    [
+        ("rate(vllm:generation_tokens[5m])", "not in /metrics"),
+        ("rate(vllm:num_requests_running[5m])", "is a gauge"),
+        ("vllm:generation_tokens_total > 5", "is a counter"),
+        ("rate(vllm:generation_tokens_total)", "a range is for rates"),
+        ("histogram_quantile(0.5, sum(rate(vllm:time_to_first_token_seconds_bucket[5m])))", "without le"),
+        ("histogram_quantile(0.5, sum by (le) (rate(vllm:time_to_first_token_seconds_sum[5m])))", "of buckets"),
+        ("sum by (tenant) (vllm:num_requests_running)", "has no"),
+        ('vllm:num_requests_running{nonsense="x"}', "has no"),
+        ("sum(vllm:num_requests_running", "too early"),
+        ("sum(vllm:num_requests_running))", "too much"),
+        ("rate(vllm:generation_tokens_total[5 minutes])", "bad range"),
+        ("histogram_quantile(99, vllm:num_requests_running)", "quantile is 99"),
+        ("rat(vllm:generation_tokens_total[5m])", "no function"),
+        ("vllm:num_requests_running ! 5", "not understood"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(query: str, trouble: str, known: Known) -> None:
+    with pytest.raises(BadQuery, match=trouble):
+        check_all(query, known)
+
+
+def test_the_dashboard_s_shape() -> None:
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    for panel in PANELS:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    cells = [(x, y) for panel in DASHBOARD["panels"] for x, y in _cells(panel["gridPos"])]
+    assert len(cells) == len(set(cells)), "panels overlap"
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    used = {name for name in re.findall(r"\$\{?(\w+)", json.dumps(PANELS)) if not name.startswith("__")}
+    assert used == variables
+
+
+def test_the_alerts_shape() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert set(rule["annotations"]) == {"summary", "description"}
+
+
+def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
+    for x in range(place["x"], place["x"] + place["w"]):
+        for y in range(place["y"], place["y"] + place["h"]):
+            yield x, y
