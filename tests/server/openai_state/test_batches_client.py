@@ -13,6 +13,7 @@ import openai
 import pytest
 from fake_llm import FakeLLM, serving
 
+from headrace import AsyncLLM, EngineConfig
 from headrace.errors import ConfigError, EngineError, Overloaded
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
@@ -172,6 +173,19 @@ def test_other_endpoints(client: openai.OpenAI) -> None:
     assert client.responses.retrieve(one["response"]["body"]["id"]).status == "incomplete"
     inputs[0]["body"]["background"] = True
     assert wait(client, create(client, inputs, "/v1/responses")).request_counts.failed == 1
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    llm = AsyncLLM("stories", EngineConfig(kv_memory=2**24, threads=1))
+    with serving(llm, "stories", store_folder=tmp_path) as base:
+        client = client_of(base)
+        lines = [
+            line(n, "/v1/embeddings", messages=None, max_tokens=None, model="stories", input=n) for n in ("a", "b")
+        ]
+        batch = wait(client, create(client, lines, "/v1/embeddings"))
+        found = results(client, batch.output_file_id)
+        live = client.embeddings.create(model="stories", input="b", encoding_format="float")
+        assert found[1]["response"]["body"]["data"][0]["embedding"] == live.data[0].embedding
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,13 @@ class BatchRunner:
             start(self._run(record))
 
     async def _run(self, record: BatchRecord) -> None:
-        """A batch, up to its end. A disk that is full is waited for."""
+        """A batch, up to its end. Whatever stops it, such as a full disk, is waited out."""
         while True:
             files = self._store.open_files(record)
             try:
                 await self._work_off(record, files)
-            except (OSError, ExceptionGroup) as error:
-                logger.error("batch %s: %s; it goes on in %d s", record.id, error, _TRY_AGAIN_SECONDS)
+            except Exception:
+                logger.exception("batch %s has stopped; it goes on in %d s", record.id, _TRY_AGAIN_SECONDS)
             else:
                 return
             finally:
@@ -76,8 +76,6 @@ class BatchRunner:
     async def _work_off(self, record: BatchRecord, files: BatchFiles) -> None:
         do = self._store.folder.do
         if BatchStatus.IN_PROGRESS not in record.times:
-            if record.status is BatchStatus.VALIDATING and BatchStatus.VALIDATING not in record.times:
-                await self._store.move(record, BatchStatus.VALIDATING)
             if errors := await do(lambda: files.check(record, self._max_lines)):
                 record.errors = errors
                 await self._store.move(record, BatchStatus.FAILED)

@@ -62,7 +62,7 @@ class FileStore:
         record = self._record(new_id(PREFIX), tenant, filename, purpose, len(content), seconds)
         self._records[record.id] = record  # counted before it is written: others may come meanwhile
         try:
-            await self._folder.do(lambda: self._write(record, lambda path: write_file(path, bytes(content))))
+            await self._folder.do(lambda: self._write(record, lambda path: write_file(path, content)))
         except BaseException:
             self._records.pop(record.id, None)
             raise

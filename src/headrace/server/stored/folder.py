@@ -54,8 +54,8 @@ class Folder:
         return self._thread.submit(work)
 
     async def do(self, work: Callable[[], T]) -> T:
-        """`submit`, and wait for it."""
-        return await asyncio.wrap_future(self.submit(work))
+        """`submit`, and wait for it; who does not wait any longer does not stop it."""
+        return await asyncio.shield(asyncio.wrap_future(self.submit(work)))
 
     def close(self) -> None:
         """Finish what was submitted, and give the folder back."""
@@ -68,7 +68,7 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(16)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that there is either the old or the new one, whatever happens."""
     beside = path.with_name(f".{path.name}.new")
     with beside.open("wb") as file:

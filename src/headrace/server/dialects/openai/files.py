@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,10 +44,10 @@ def file_routes(kept: Kept, max_bytes: int) -> tuple[Route, ...]:
 
 
 def inquiry(work: Callable[[], Awaitable[bytes]], media_type: str = "application/json") -> Inquiry:
-    """What takes a while, and has nothing to do with the model."""
+    """What takes a while, and has nothing to do with the model. Once begun it is finished, if the client leaves too."""
 
     async def ask(_: AsyncLLM) -> bytes:
-        return await work()
+        return await asyncio.shield(work())
 
     return Inquiry(model=None, ask=ask, render=lambda body, _: body, media_type=media_type)
 
