@@ -73,6 +73,9 @@ def test_chat_stream(client: ollama.Client) -> None:
     assert [part.done for part in parts] == [False] * 9 + [True]
     assert all(part.eval_count is None and part.done_reason is None for part in parts[:-1])
     assert (parts[-1].done_reason, parts[-1].eval_count, parts[-1].message.content) == ("length", 9, "")
+    stamps = [datetime.fromisoformat(part.created_at) for part in parts]
+    assert stamps == sorted(stamps)
+    assert all(abs(stamp.timestamp() - datetime.now().timestamp()) < 60 for stamp in stamps)
 
 
 def test_durations_are_measured(serve) -> None:

@@ -63,6 +63,7 @@ class _Renderer:
         self._names = TokenNames(served)
         self._token_ids: list[int] = []
         self._reason: str | None = None
+        self._second = (0, b"")  # the last one that was written, and how
 
     def begin(self, _progress: Sequence[Progress]) -> bytes:
         """Nothing: every line says the same of the answer."""
@@ -114,7 +115,10 @@ class _Renderer:
         return self._said(output.text, output.reasoning, output.tool_calls)
 
     def _line(self, said: bytes, rest: bytes) -> bytes:
-        return b'%b%b",%b%b}\n' % (self._head, created_at(datetime.now(UTC)).encode(), said, rest)
+        second, nanosecond = divmod(time.time_ns(), 10**9)
+        if second != self._second[0]:
+            self._second = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        return b'%b%b.%06dZ",%b%b}\n' % (self._head, self._second[1], nanosecond // 1000, said, rest)
 
     def _logprobs(self, token_ids: Sequence[int], positions: Sequence[TokenLogprobs]) -> list[JsonObject]:
         count = self.options.logprobs or 0
@@ -147,6 +151,8 @@ class ChatRenderer(_Renderer):
         self._calls: dict[int, ToolCall] = {}  # those that may not be whole yet
 
     def _said(self, text: str, thinking: str, calls: Sequence[ToolCall]) -> bytes:
+        if not (thinking or calls):
+            return b'"message":{"role":"assistant","content":%b}' % encode(text)
         whole = [(call, arguments) for call in calls if (arguments := _arguments(call)) is not None]
         broken = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}'
                   for call in calls if _arguments(call) is None]  # fmt: skip
