@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fake_llm import FakeLLM, serving
 
+from headrace import AsyncLLM, EngineConfig
+
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
@@ -34,4 +36,17 @@ def quick_llm() -> FakeLLM:
 def quick(quick_llm: FakeLLM) -> Iterator[str]:
     """Base URL of a server that answers at once, shared by all tests."""
     with serving(quick_llm) as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def llm() -> AsyncLLM:
+    """The bundled model behind `base`."""
+    return AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1))
+
+
+@pytest.fixture(scope="session")
+def base(llm: AsyncLLM) -> Iterator[str]:
+    """Base URL of a server of the bundled model, shared by all tests."""
+    with serving(llm, "stories") as base:
         yield base

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_llm import serving
 from hypothesis import HealthCheck, Phase, given, settings
-
-from headrace import AsyncLLM, EngineConfig
 
 schemathesis = pytest.importorskip("schemathesis")
 conforms = pytest.importorskip("schemathesis.specs.openapi.checks")
@@ -21,12 +17,6 @@ pytestmark = pytest.mark.slow
 EXAMPLES = 15
 TGI = ("/", "/generate", "/generate_stream", "/info", "/tokenize")
 KSERVE = ("/v2/", "/v2/health/live", "/v2/health/ready", "/v2/models/stories/versions/1/infer")
-
-
-@pytest.fixture(scope="module")
-def base() -> Iterator[str]:
-    with serving(AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1)), "stories") as base:
-        yield base
 
 
 def plain(schema: Any) -> Any:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from fake_llm import serving
 
-from headrace import AsyncLLM, EngineConfig
+from headrace import AsyncLLM
 
 TEXT = "Zoë — a boat"
 MESSAGES = [{"role": "user", "content": "A boat"}]
-
-
-@pytest.fixture(scope="module")
-def llm() -> AsyncLLM:
-    return AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1))
-
-
-@pytest.fixture(scope="module")
-def base(llm: AsyncLLM) -> Iterator[str]:
-    with serving(llm, "stories") as base:
-        yield base
 
 
 def test_vllms_tokens_of_a_text(base: str, llm: AsyncLLM) -> None:

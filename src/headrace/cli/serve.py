@@ -172,8 +172,8 @@ def serve(
     limits: Mapping[str, Any],
     config: EngineConfig,
 ) -> None:
-    """Serve MODEL over HTTP with OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/decisions,
-    /v1/models; and /v1/rerank, /v1/score, /v1/classify, /health, /metrics.
+    """Serve MODEL over HTTP as OpenAI, Anthropic, vLLM, Ollama, text-generation-inference, KServe, Triton and
+    llama-server do, all on one port; with a page at /, /health and /metrics.
 
     The first Ctrl-C (or SIGTERM) lets open requests finish, a second one ends at once.
     """

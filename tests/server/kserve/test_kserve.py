@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,12 @@ import jsonschema
 import pytest
 from fake_llm import FakeLLM, FakeTokenizer, answer, broken, serving
 
-from headrace import AsyncLLM, EngineConfig
+from headrace import AsyncLLM
 from headrace.errors import EngineError
 
 IDS = FakeTokenizer().encode("hello")
 MODEL = "/v2/models/fake"
 Check = Callable[[str, Any], None]
-
-
-@pytest.fixture(scope="module")
-def llm() -> AsyncLLM:
-    return AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1))
-
-
-@pytest.fixture(scope="module")
-def base(llm: AsyncLLM) -> Iterator[str]:
-    with serving(llm, "org/stories") as base:
-        yield base
 
 
 @pytest.fixture(scope="session")
@@ -72,18 +61,18 @@ def test_health_needs_no_key_and_falls_with_the_engine() -> None:
 def test_metadata(base: str, check: Check) -> None:
     for path in ("/v2", "/v2/"):
         check("metadata_server_response", httpx.get(f"{base}{path}").json())
-    plain = httpx.get(f"{base}/v2/models/org/stories").json()
+    plain = httpx.get(f"{base}/v2/models/stories").json()
     check("metadata_model_response", plain)
-    assert (plain["name"], plain["versions"]) == ("org/stories", ["1"])
-    assert httpx.get(f"{base}/v2/models/org/stories/versions/1").json() == plain
-    for path in ("/v2/models/org/stories/ready", "/v2/models/org/stories/versions/1/ready"):
-        assert httpx.get(f"{base}{path}").json() == {"name": "org/stories", "ready": True}
-    for path in ("org/other", "org/other/ready", "org/stories/versions/2", "org/stories/versions/2/ready"):
+    assert (plain["name"], plain["versions"]) == ("stories", ["1"])
+    assert httpx.get(f"{base}/v2/models/stories/versions/1").json() == plain
+    for path in ("/v2/models/stories/ready", "/v2/models/stories/versions/1/ready"):
+        assert httpx.get(f"{base}{path}").json() == {"name": "stories", "ready": True}
+    for path in ("other", "other/ready", "stories/versions/2", "stories/versions/2/ready"):
         response = httpx.get(f"{base}/v2/models/{path}")
         assert response.status_code == 404
         check("metadata_model_error_response", response.json())
     assert httpx.post(f"{base}/v2/repository/index").json() == [
-        {"name": "org/stories", "version": "1", "state": "READY", "reason": ""}
+        {"name": "stories", "version": "1", "state": "READY", "reason": ""}
     ]
 
 
@@ -205,7 +194,7 @@ def test_infer_generates_for_each_text(base: str, check: Check) -> None:
     both = ["Once upon a time", "The boat"]
     body = texts(*both, max_tokens=8, temperature=0, exclude_input_in_output=True, return_num_output_tokens=True)
     body["id"] = "42"
-    found = httpx.post(f"{base}/v2/models/org/stories/infer", json=body).json()
+    found = httpx.post(f"{base}/v2/models/stories/infer", json=body).json()
     check("inference_response", found)
     assert found["id"] == "42"
     assert [(output["name"], output["datatype"], output["shape"]) for output in found["outputs"]] == [
@@ -214,7 +203,7 @@ def test_infer_generates_for_each_text(base: str, check: Check) -> None:
     ]
     alone = [
         httpx.post(
-            f"{base}/v2/models/org/stories/generate",
+            f"{base}/v2/models/stories/generate",
             json={"text_input": text, "parameters": {**body["parameters"], "return_num_output_tokens": False}},
         ).json()["text_output"]
         for text in both
@@ -233,7 +222,7 @@ def test_parameters_may_be_tensors(base: str) -> None:
     other = texts("Once upon a time", exclude_input_in_output=True)
     settings = json.dumps({"max_tokens": 8, "temperature": 0})
     other["inputs"].append({"name": "sampling_parameters", "shape": [1], "datatype": "BYTES", "data": [settings]})
-    url = f"{base}/v2/models/org/stories/versions/1/infer"
+    url = f"{base}/v2/models/stories/versions/1/infer"
     found = httpx.post(url, json=body).json()
     assert found == httpx.post(url, json=other).json()
     assert len(found["outputs"][0]["data"][0]) > 10
@@ -241,9 +230,19 @@ def test_parameters_may_be_tensors(base: str) -> None:
 
 def test_infer_embeds(base: str, check: Check, llm: AsyncLLM) -> None:
     body = texts("a boat", "a house") | {"outputs": [{"name": "embedding"}]}
-    found = httpx.post(f"{base}/v2/models/org/stories/infer", json=body).json()
+    found = httpx.post(f"{base}/v2/models/stories/infer", json=body).json()
     check("inference_response", found)
     [tensor] = found["outputs"]
     assert tensor["shape"] == [2, llm.card.embedding_size]
-    same = httpx.post(f"{base}/v1/embeddings", json={"model": "org/stories", "input": ["a boat", "a house"]}).json()
+    same = httpx.post(f"{base}/v1/embeddings", json={"model": "stories", "input": ["a boat", "a house"]}).json()
     assert tensor["data"] == pytest.approx([value for one in same["data"] for value in one["embedding"]])
+
+
+def test_names_with_slashes() -> None:
+    with serving(FakeLLM(), "org/fake") as base:
+        for end in ("", "/ready", "/versions/1", "/versions/1/ready"):
+            assert httpx.get(f"{base}/v2/models/org/fake{end}").json()["name"] == "org/fake"
+        body = {"text_input": "hello", "exclude_input_in_output": True, "max_tokens": 4}
+        for end in ("/generate", "/versions/1/generate"):
+            found = httpx.post(f"{base}/v2/models/org/fake{end}", json=body).json()
+            assert found["text_output"] == answer(IDS, 0, 4)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fake_llm import FakeLLM, FakeTokenizer, answer, broken, serving
 
-from headrace import AsyncLLM, EngineConfig
+from headrace import AsyncLLM
 from headrace.errors import EngineError
 from headrace.server.dialects.llama_server.requests import SAMPLERS
 from headrace.structured_output import StructuredOutput
@@ -20,17 +19,6 @@ from headrace.text.infill import Infill, infill_of
 IDS = FakeTokenizer().encode("hello")
 MESSAGES = [{"role": "user", "content": "A boat"}]
 OPENING = "Once upon a time"
-
-
-@pytest.fixture(scope="module")
-def llm() -> AsyncLLM:
-    return AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1))
-
-
-@pytest.fixture(scope="module")
-def base(llm: AsyncLLM) -> Iterator[str]:
-    with serving(llm, "stories") as base:
-        yield base
 
 
 def complete(base: str, path: str = "/completion", **fields: Any) -> Any:

@@ -1,28 +1,14 @@
-"""The bundled model behind a live server, and TGI's own description of its answers."""
+"""TGI's own description of its answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from fake_llm import serving
-
-from headrace import AsyncLLM, EngineConfig
-
-
-@pytest.fixture(scope="module")
-def llm() -> AsyncLLM:
-    return AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1))
-
-
-@pytest.fixture(scope="module")
-def base(llm: AsyncLLM) -> Iterator[str]:
-    with serving(llm, "stories") as base:
-        yield base
 
 
 @pytest.fixture(scope="session")
