@@ -46,7 +46,7 @@ def test_statuses_and_request_ids_of_a_dialect(serve, monkeypatch) -> None:
         statuses={503: 529},
         request_id_header="its-request",
     )
-    monkeypatch.setattr(app.own, "dialect", lambda _: own)
+    monkeypatch.setattr(app.own, "dialect", lambda *_: own)
     base = serve(FakeLLM())
     full = httpx.get(f"{base}/other/full")
     assert (full.status_code, full.headers["retry-after"]) == (529, "1")
