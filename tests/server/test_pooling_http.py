@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -215,3 +217,14 @@ def test_embeddings_of_a_model_that_generates(serve: Callable[..., str]) -> None
         f"{base}/v1/completions", json={"model": "stories", "prompt": "Once", "max_tokens": 4}, timeout=60
     )
     assert text.status_code == 200
+
+
+def test_what_an_embedding_took_stands_in_the_log(bases: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "headrace.requests")
+    answer = httpx.post(f"{bases['embedder']}/v1/embeddings", json={"model": "embedder", "input": TEXTS}, timeout=60)
+    deadline = time.monotonic() + 20
+    while not (lines := [r.facts for r in caplog.records if r.name == "headrace.requests"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert lines[0]["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"] > 0
+    assert "completion_tokens" not in lines[0]

@@ -62,6 +62,8 @@ class Caller:
     """Of what of it waits or runs"""
     num_waiting: int = 0
     """Of its prompts"""
+    tokens_used: int = 0
+    """Of prompts and outputs that have ended"""
 
 
 CALLER: ContextVar[Caller] = ContextVar("headrace_caller")
@@ -408,6 +410,7 @@ class Admission:
         entry.caller.tokens -= entry.cost
         used = entry.prompt_tokens + entry.output_tokens
         self.counts.tenant_tokens[entry.tenant] += used
+        entry.caller.tokens_used += used
         self._queue.correct(entry, used)
         if isinstance(entry.request, Request) and not entry.request.continuations:
             self._mean_output += _FORGETS * (entry.output_tokens / entry.width - self._mean_output)

@@ -300,6 +300,7 @@ async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> An
     except RequestError as error:
         error.param = inquiry.param_names.get(error.param or "", error.param)
         raise
+    record.prompt_tokens = CALLER.get(Caller()).tokens_used
     return Answer(body=inquiry.render(given, served), status=inquiry.status, media_type=inquiry.media_type)
 
 

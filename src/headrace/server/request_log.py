@@ -36,9 +36,10 @@ def _facts(record: RequestRecord) -> dict[str, Any]:
         "finish_reasons": record.finish_reasons or None,
         "seconds": round(record.seconds, 6),
     }
+    if record.submitted is not None or record.prompt_tokens:
+        facts["prompt_tokens"] = record.prompt_tokens
     if record.submitted is not None:
         facts |= {
-            "prompt_tokens": record.prompt_tokens,
             "cached_tokens": record.cached_tokens,
             "completion_tokens": record.completion_tokens,
             "seconds_queued": round(record.seconds_queued, 6),
@@ -53,7 +54,8 @@ def _line(facts: dict[str, Any]) -> str:
     if "model" in facts:
         parts.append(facts["model"])
     if "prompt_tokens" in facts:
-        parts.append(f"{facts['prompt_tokens']} + {facts['completion_tokens']} tokens")
+        parts.append(f"{facts['prompt_tokens']} + {facts.get('completion_tokens', 0)} tokens")
+    if "seconds_queued" in facts:
         parts.append(f"queue {1000 * facts['seconds_queued']:.1f} ms")
     if "seconds_to_first_token" in facts:
         parts.append(f"first token {1000 * facts['seconds_to_first_token']:.1f} ms")

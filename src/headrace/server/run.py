@@ -141,7 +141,9 @@ def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     """Let pages of these origins ask; without any, no page may."""
     if not origins:
         return app
-    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    return CORSMiddleware(
+        app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["x-request-id"]
+    )
 
 
 class Server(uvicorn.Server):

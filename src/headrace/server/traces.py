@@ -127,9 +127,10 @@ def _attributes(record: RequestRecord) -> dict[str, Any]:
         }
     if record.params is not None:
         attributes |= _of_params(record.params) | {"gen_ai.request.stream": record.is_streamed}
+    if record.submitted is not None or record.prompt_tokens:
+        attributes["gen_ai.usage.input_tokens"] = record.prompt_tokens
     if record.submitted is not None:
         attributes |= {
-            "gen_ai.usage.input_tokens": record.prompt_tokens,
             "gen_ai.usage.output_tokens": record.completion_tokens,
             "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
             "gen_ai.response.finish_reasons": tuple(record.finish_reasons),
