@@ -6,6 +6,7 @@
                       ├─ Inquiry: one call of the engine → its render
                       └─ Answer:  what is said at once
                     errors → the dialect's render_failure
+                    record, what is known of it → metrics, request_log, traces
     stored/batch_runner → batch_door → unattended: parse, generate and render as above, without HTTP
 
 A dialect knows neither Starlette nor the engine's ways: it parses requests and renders chunks (dialects/base.py).
