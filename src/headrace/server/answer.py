@@ -95,7 +95,8 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
             incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
         dialect = match.dialect
         record.dialect, record.route = dialect.name, match.route.path
-        await _answer(service, incoming, match, record, deadline, scope, receive, send_noting)
+        if await _is_gone(_answer(service, incoming, match, record, deadline, scope, receive, send_noting)):
+            record.client_left, record.failure = True, None
     except ClientDisconnect:
         record.client_left, record.failure = True, None
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
@@ -105,9 +106,21 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
             allowed = [(b"allow", error.allowed.encode())] if isinstance(error, MethodNotAllowed) else []
             response = failure_response(dialect, replace(failure, request_id=record.id))
             response.raw_headers += allowed
-            await response(scope, receive, send_noting)
+            record.client_left = await _is_gone(response(scope, receive, send_noting))
     finally:
         service.ended(record)
+
+
+async def _is_gone(answering: Awaitable[None]) -> bool:
+    """Answer; whether the client has reset its connection a moment ago, of which the protocol has not heard yet."""
+    try:
+        await answering
+    except RuntimeError as error:
+        if "the handler is closed" not in str(error):  # uvloop's words for a write to such a connection
+            raise
+        await asyncio.sleep(0)  # now it hears of it
+        return True
+    return False
 
 
 def failure_response(dialect: Dialect, failure: Failure) -> Response:

@@ -46,7 +46,7 @@ class Scalars:
                 if value and plain in schema:
                     found[keyword] = found.pop(plain, schema[plain])
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
                 raise SchemaError(f"{path}.{keyword}", f"expected a number, and it is {short(value)}")
             if abs(value) > LARGEST_EXACT:
                 raise SchemaError(f"{path}.{keyword}", "numbers beyond 2^53 cannot be enforced exactly")
@@ -125,3 +125,7 @@ def anchored(expression: str) -> str:
 def counted(schema: Mapping[str, Any]) -> str:
     """The lengths of a schema as a quantifier."""
     return f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= 1e308  # no conversion: a whole number may be larger than any float

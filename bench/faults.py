@@ -1,0 +1,378 @@
+"""Kill the engine of a live server, again and again, under streams of every dialect, and compare what clients get.
+
+    python bench/faults.py [--kills 50] [--streams 32] [--seed 0] [--json FILE]
+
+A real `headrace serve stories` answers `--streams` clients that ask one thing after the other, of those in `ASKS`.
+First nobody disturbs it; then its engine's process gets SIGKILL at random moments, now and then while it still loads.
+Every answer must be, to the character and the log-probability, the undisturbed one.
+
+Prints a line for each kind of request and one JSON object; exit status 1 if any answer differed or failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+TEMPLATE = """{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}{{- '<|user|>' + message.content -}}
+{%- else -%}{{- '<|story|>' + (message.content or '') -}}
+{%- for call in message.tool_calls or [] -%}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
+{{- call.function.arguments | tojson + '}\\n</tool_call>' -}}
+{%- endfor -%}{{- '<|end|>' -}}
+{%- endif -%}{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|story|>' -}}{%- endif -%}"""
+"""The model's own knows no tools"""
+
+_SAID = frozenset(
+    {
+        *("content", "text", "reasoning_content", "arguments", "partial_json", "thinking", "response", "delta"),
+        *("generated_text", "text_output", "name", "finish_reason", "stop_reason", "done_reason", "stop_sequence"),
+        *("token", "logprob", "token_logprobs", "tokens", "id_of_token", "bytes", "error", "message"),
+    }
+)
+"""Keys of what must not differ; ids, times and what came from the cache may"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request. One more dialect is one more row."""
+
+    name: str
+    path: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_CHAT: dict[str, Any] = {"model": "stories", "messages": [{"role": "user", "content": "Tell me of a cat"}]}
+_TEXT: dict[str, Any] = {"model": "stories", "prompt": "Once upon a time", "max_tokens": 150}
+_COLD, _WARM = {"temperature": 0}, {"temperature": 1, "seed": 7}
+_SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 80}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+_FUNCTION = {"name": "look", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}
+_TOOLS = {"tools": [{"type": "function", "function": _FUNCTION}], "tool_choice": "required"}
+_MESSAGES = {"model": "stories", "max_tokens": 150, "messages": _CHAT["messages"]}
+_GENERATE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 150, "details": True}}
+_SAMPLED = {"max_new_tokens": 150, "do_sample": True, "seed": 7, "temperature": 1.0}
+
+
+def _both(name: str, path: str, body: Mapping[str, Any], **options: Any) -> Iterator[Ask]:
+    yield Ask(name=f"{name}, streamed", path=path, body={**body, "stream": True}, **options)
+    yield Ask(name=f"{name}, whole", path=path, body=body, **options)
+
+
+ASKS: tuple[Ask, ...] = (
+    *_both("OpenAI chat, t=0", "/v1/chat/completions", _CHAT | _COLD | {"max_tokens": 150}),
+    *_both("OpenAI chat, t=1, n=2", "/v1/chat/completions", _CHAT | _WARM | {"max_tokens": 150, "n": 2}),
+    *_both("OpenAI chat, logprobs", "/v1/chat/completions", _CHAT | _WARM | {"logprobs": True, "top_logprobs": 2}),
+    *_both("OpenAI chat, tools", "/v1/chat/completions", _CHAT | _WARM | _TOOLS | {"max_tokens": 150}),
+    *_both(
+        "OpenAI chat, JSON schema",
+        "/v1/chat/completions",
+        _CHAT
+        | _WARM
+        | {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA}},
+            "max_tokens": 150,
+        },
+    ),
+    *_both("OpenAI completions, t=0, stop", "/v1/completions", _TEXT | _COLD | {"stop": [" the end"], "logprobs": 1}),
+    *_both("OpenAI completions, t=1, two prompts", "/v1/completions", _TEXT | _WARM | {"prompt": ["Once", "A dog"]}),
+    *_both("vLLM regex", "/v1/completions", _TEXT | _WARM | {"structured_outputs": {"regex": "[a-z ]{90,140}"}}),
+    *_both("vLLM mirostat", "/v1/completions", _TEXT | {"seed": 3, "mirostat": 2}),
+    *_both("vLLM beams", "/v1/completions", _TEXT | _COLD | {"use_beam_search": True, "n": 2, "max_tokens": 40}),
+    *_both("Anthropic messages, t=0", "/v1/messages", _MESSAGES | _COLD),
+    *_both(
+        "Anthropic messages, tools",
+        "/v1/messages",
+        _MESSAGES
+        | _COLD
+        | {"tools": [{"name": "look", "input_schema": _FUNCTION["parameters"]}], "tool_choice": {"type": "any"}},
+    ),
+    Ask(name="TGI, t=0, whole", path="/generate", body=_GENERATE),
+    Ask(name="TGI, t=0, streamed", path="/generate_stream", body=_GENERATE),
+    Ask(name="TGI, t=1, streamed", path="/generate_stream", body={"inputs": "A dog", "parameters": _SAMPLED}),
+)
+
+
+def said(data: bytes) -> dict[str, list[Any] | str]:
+    """What an answer says, however it was cut into pieces: for each place in it the texts put together."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for event in _events(data):
+        _collect(event, "", found)
+    return {
+        place: "".join(values) if all(isinstance(value, str) for value in values) else values
+        for place, values in found.items()
+    }
+
+
+def _events(data: bytes) -> Iterator[Any]:
+    """Server-sent events, a line of JSON each, or one JSON document."""
+    text = data.decode()
+    if not re.match(r"(event|data|id|:)", text):
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:
+            yield from map(json.loads, text.splitlines())
+        return
+    for line in text.splitlines():
+        if line.startswith("data:") and line[5:].strip() != "[DONE]":
+            yield json.loads(line[5:])
+
+
+def _collect(value: Any, place: str, found: dict[str, list[Any]]) -> None:
+    if isinstance(value, Mapping):
+        if "index" in value:
+            place += f"[{value['index']}]"
+        for key, inner in value.items():
+            _collect(inner, f"{place}.{key}", found)
+    elif isinstance(value, list):
+        for inner in value:
+            _collect(inner, f"{place}[]" if "index" not in place else place, found)
+    elif value is not None and place.rpartition(".")[2].rstrip("[]") in _SAID:
+        found[place].append(value)
+
+
+class Server:
+    """`headrace serve stories`, and its engine's process."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.url = _address(process, log)
+        self.log = log
+        self.process = psutil.Process(process.pid)
+        self._killed = 0
+
+    @property
+    def engine(self) -> psutil.Process | None:
+        """The process that is to be killed; None while there is none."""
+        children = [child for child in self.process.children() if child.status() != psutil.STATUS_ZOMBIE]
+        return children[0] if children else None
+
+    async def kill(self) -> float:
+        """Kill the engine, once there is another than the last that was; returns the time."""
+        while True:
+            engine = self.engine
+            if engine is not None and engine.pid != self._killed:
+                break
+            await asyncio.sleep(0.005)
+        self._killed = engine.pid
+        engine.send_signal(signal.SIGKILL)
+        return time.monotonic()
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Server]:
+    """A server in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        template = Path(folder) / "template.jinja"
+        template.write_text(TEMPLATE)
+        log = Path(folder) / "log"
+        command = [sys.executable, "-m", "headrace", "serve", "stories", "--port", "0"]
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [*command, "--chat-template", str(template), *options], stderr=stderr, text=True, stdout=stderr
+            )
+        try:
+            yield Server(process, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _address(process: subprocess.Popen[str], log: Path) -> str:
+    for _ in range(1200):
+        if match := re.search(r"serves stories at (http://\S+)", log.read_text()):
+            return match[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise SystemExit(f"the server did not start:\n{log.read_text()}")
+
+
+@dataclass(slots=True)
+class Found:
+    """What clients have seen."""
+
+    right: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
+
+
+class Clients:
+    """Clients that ask one thing after the other, until told to stop."""
+
+    def __init__(self, url: str, asks: Sequence[Ask], num_streams: int) -> None:
+        limits = httpx.Limits(max_connections=num_streams + 4)
+        self._http = httpx.AsyncClient(base_url=url, timeout=120, limits=limits)
+        self._asks = asks
+        self._num_streams = num_streams
+        self._expected: dict[str, Any] = {}
+        self.found = Found()
+        self.is_over = False
+
+    async def learn(self) -> None:
+        """Ask everything once, undisturbed."""
+        for ask in self._asks:
+            status, data = await self._ask(ask)
+            if status != 200:
+                raise SystemExit(f"{ask.name}: {status} {data.decode()[:300]}")
+            self._expected[ask.name] = said(data)
+            if not any(self._expected[ask.name].values()):
+                raise SystemExit(f"{ask.name}: nothing was said: {data.decode()[:300]}")
+
+    async def run(self) -> None:
+        """Ask until `is_over`; what was begun is ended."""
+        try:
+            await asyncio.gather(*(self._one_after_the_other(number) for number in range(self._num_streams)))
+        finally:
+            await self._http.aclose()
+
+    async def health(self) -> tuple[int, int, str]:
+        """Status of /health/live and /health/ready, and what the latter says."""
+        live, ready = await asyncio.gather(self._http.get("/health/live"), self._http.get("/health/ready"))
+        return live.status_code, ready.status_code, ready.text
+
+    async def _one_after_the_other(self, number: int) -> None:
+        while not self.is_over:
+            ask = self._asks[number % len(self._asks)]
+            number += self._num_streams + 1  # so that each client has its turn with each
+            try:
+                status, data = await self._ask(ask)
+                got = said(data)
+            except (httpx.HTTPError, ValueError) as error:
+                self.found.wrong.append(f"{ask.name}: {type(error).__name__}: {error}")
+                continue
+            if status == 200 and got == self._expected[ask.name]:
+                self.found.right[ask.name] += 1
+            else:
+                self.found.wrong.append(f"{ask.name}: {status} {_difference(self._expected[ask.name], got)}")
+
+    async def _ask(self, ask: Ask) -> tuple[int, bytes]:
+        parts = []
+        async with self._http.stream("POST", ask.path, json=ask.body, headers=dict(ask.headers)) as response:
+            async for part in response.aiter_bytes():
+                self.found.arrivals.append(time.monotonic())
+                parts.append(part)
+        return response.status_code, b"".join(parts)
+
+
+def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+    places = [place for place in {**expected, **got} if expected.get(place) != got.get(place)]
+    return (
+        f"{places[0]}: expected {expected.get(places[0])!r}, got {got.get(places[0])!r}" if places else "no difference"
+    )
+
+
+def pauses(kills: Sequence[float], arrivals: Sequence[float]) -> list[float]:
+    """Seconds from each kill to the first token of the next engine: the end of the longest silence that follows it.
+
+    Of kills that came before there was one only the first counts.
+    """
+    found: list[float] = []
+    silent_until = 0.0
+    for number, killed in enumerate(kills):
+        if killed < silent_until:
+            continue
+        end = kills[number + 1] + 5 if number + 1 < len(kills) else killed + 30
+        times = [killed, *(each for each in arrivals if killed < each < end)]
+        if len(times) < 2:
+            continue
+        silences = [(after - before, after) for before, after in itertools.pairwise(times)]
+        _, silent_until = max(silences)
+        found.append(silent_until - killed)
+    return found
+
+
+async def _kill(server: Server, clients: Clients, num_kills: int, seed: int) -> tuple[list[float], Counter[str]]:
+    moments, kills, health = random.Random(seed), [], Counter[str]()
+    for _ in range(num_kills):
+        is_loading = moments.random() < 0.15
+        if not is_loading:
+            while (await clients.health())[1] != 200:
+                await asyncio.sleep(0.02)
+            num_arrivals = len(clients.found.arrivals)
+            while len(clients.found.arrivals) < num_arrivals + 20:  # it is at work again
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(moments.uniform(0.0, 1.0))
+        kills.append(await server.kill())
+        await asyncio.sleep(0.05)
+        live, ready, text = await clients.health()
+        health[f"live {live}, ready {ready}"] += 1
+        assert ready != 503 or "SIGKILL" in text, text
+    return kills, health
+
+
+async def measure(server: Server, asks: Sequence[Ask], num_streams: int, num_kills: int, seed: int) -> dict[str, Any]:
+    """Run everything; the result is plain data."""
+    clients = Clients(server.url, asks, num_streams)
+    await clients.learn()
+    running = asyncio.create_task(clients.run())
+    kills, health = await _kill(server, clients, num_kills, seed)
+    clients.is_over = True
+    await running
+    seconds = sorted(pauses(kills, sorted(clients.found.arrivals)))
+    return {
+        "kills": len(kills),
+        "streams": num_streams,
+        "right": dict(sorted(clients.found.right.items())),
+        "wrong": clients.found.wrong,
+        "health_after_a_kill": dict(health),
+        "pauses": len(seconds),
+        "seconds_to_next_token_median": round(statistics.median(seconds), 3) if seconds else None,
+        "seconds_to_next_token_worst": round(seconds[-1], 3) if seconds else None,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    with serving() as server:
+        figures = asyncio.run(measure(server, ASKS, options.streams, options.kills, options.seed))
+    for name, count in figures["right"].items():
+        print(f"{name}: {count} answers, all as undisturbed")
+    for line in figures["wrong"]:
+        print(f"WRONG {line[:1000]}")
+    figures |= {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2))
+    print(json.dumps({**figures, "right": sum(figures["right"].values()), "wrong": len(figures["wrong"])}))
+    sys.exit(1 if figures["wrong"] else 0)
+
+
+if __name__ == "__main__":
+    main()
