@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _LONG_PROMPT = 10_000
 """Characters; fewer take less time than the way to a thread and back is worth"""
 
+_MANY_MESSAGES = 100
+"""Templates may look at each message for each other one"""
+
 Piece: TypeAlias = tuple[int, list[Chunk]]
 """The index of a prompt within its call, and what one step gave for it."""
 
@@ -181,7 +184,7 @@ async def _open_prompt(
 ) -> OpenPrompt:
     text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
     try:
-        is_long = _num_characters(prompt) + len(call.prediction or "") >= _LONG_PROMPT
+        is_long = _takes_long(prompt) or len(call.prediction or "") >= _LONG_PROMPT
         encode = partial(_encode_all, prompt, call, llm)
         encoded, reading, predicted = await asyncio.to_thread(encode) if is_long else encode()
         await llm.prepare(call.params, reading)
@@ -235,6 +238,13 @@ def _truncated(token_ids: list[int], call: Call, max_context: int) -> list[int]:
     if count == -1:
         count = max(max_context - (call.params.max_tokens or 1), 1)
     return token_ids[:count] if call.truncation.keeps_start else token_ids[-count:]
+
+
+def _takes_long(prompt: ChatPrompt | TextPrompt) -> bool:
+    """Whether other streams would notice: long texts, many messages, and templates that nobody here knows."""
+    if isinstance(prompt, ChatPrompt) and (prompt.chat_template is not None or len(prompt.messages) > _MANY_MESSAGES):
+        return True
+    return _num_characters(prompt) >= _LONG_PROMPT
 
 
 def _num_characters(prompt: ChatPrompt | TextPrompt) -> int:

@@ -1,14 +1,16 @@
 """The sandbox in which chat templates run, with what templates from Hugging Face expect to find there.
 
-Templates come with models and are not trusted: they reach nothing but their arguments, and the size of what they can
-build is bounded.
+Templates come with models and are not trusted: they reach nothing but their arguments, and what they take of time and
+memory is bounded (`template_budget`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from datetime import datetime
+from functools import wraps
 from typing import Any, NoReturn
 
 import jinja2
@@ -16,10 +18,17 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
-MAX_CHARACTERS = 32 * 1024 * 1024
-"""What a template may render or build by repetition, in characters or items."""
+from headrace.text.template_budget import MAX_CHARACTERS, MAX_SECONDS, Budget, check_size
+
+_BUDGET: ContextVar[Budget] = ContextVar("headrace_template_budget")
+"""Of the rendering in progress. A context's variable, as filters and `concat` are called without anything of it."""
+
+_TEXT_FILTERS = ("center", "indent", "replace", "wordwrap", "format")
+"""Filters of a text that can give a larger one"""
 
 
 class RaisedByTemplateError(jinja2.TemplateError):
@@ -39,48 +48,191 @@ class GenerationTag(Extension):
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox with bounded repetition, and the filters and functions of chat templates."""
+    """jinja2's sandbox within a budget, and the filters and functions of chat templates."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+        del self.globals["lipsum"]
         self.filters["tojson"] = _to_json
+        for name in _TEXT_FILTERS:
+            self.filters[name] = _bounded_text(name, self.filters[name])
+        for name, bounded in (("join", _bounded_join), ("sum", _bounded_sum), ("batch", _bounded_rows)):
+            self.filters[name] = bounded(self.filters[name])
+        self.filters["slice"] = _bounded_rows(self.filters["slice"])
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
 
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """`left * right` and `left ** right` within bounds."""
-        if operator == "**" and not (_is_small(left) and _is_small(right)):
-            raise SecurityError(f"{left!r} ** {right!r} is out of bounds")
-        for sequence, count in ((left, right), (right, left)):
-            if isinstance(sequence, (str, list, tuple)) and isinstance(count, int):
-                _check_size(len(sequence) * count)
-        return super().call_binop(context, operator, left, right)
+    def count(self, *_: object) -> bool:
+        """A turn of a loop (a call, which the budget counts)."""
+        return True
+
+    def weighed(self, value: Any) -> Any:
+        """A list, tuple or dict that a template has just made."""
+        budget = _BUDGET.get(None)
+        if budget is not None:
+            budget.weigh(value)
+        return value
+
+    def joined(self, *parts: Any) -> str:
+        """`a ~ b ~ c`."""
+        budget = _budget()
+        budget.build(sum(map(budget.weigh, parts)))
+        return "".join(map(str, parts))
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """What a macro, or a block that is assigned to a variable, has written."""
+        written = list(parts)
+        budget = _BUDGET.get(None)
+        if budget is not None:
+            budget.tick()
+            budget.build(sum(map(len, written)))
+        return "".join(written)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  as jinja2 has it
+        """Call something, within bounds."""
+        budget = _budget()
+        budget.tick()
+        method = getattr(__obj, "__wrapped__", __obj)  # as the sandbox wraps str.format
+        owner = getattr(method, "__self__", None)
+        if isinstance(owner, str):
+            budget.method(owner, method.__name__, args, kwargs)
+        found = super().call(__context, __obj, *args, **kwargs)
+        if isinstance(found, list | tuple | dict | Namespace):
+            budget.weigh(found)
+        return found
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Operations, within bounds."""
+        budget = _budget()
+        budget.operate(operator, left, right)
+        made = super().call_binop(context, operator, left, right)
+        if operator == "+" and isinstance(made, list | tuple):
+            budget.know(made, budget.weigh(left) + budget.weigh(right))
+        return made
+
+    def _generate(
+        self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
+    ) -> str:
+        _meter(source)
+        source.set_environment(self)
+        return super()._generate(source, name, filename, defer_init)
 
 
-def render(template: jinja2.Template, arguments: dict[str, Any]) -> str:
-    """Render a template, at most MAX_CHARACTERS.
+def render(template: jinja2.Template, arguments: dict[str, Any], seconds: float = MAX_SECONDS) -> str:
+    """Render a template, at most MAX_CHARACTERS, in at most `seconds` of CPU time.
 
     Raises:
-        SecurityError: the text grows beyond that.
+        SecurityError: it goes beyond that.
     """
     parts: list[str] = []
     size = 0
-    for part in template.generate(arguments):
-        parts.append(part)
-        size += len(part)
-        _check_size(size)
+    budget = Budget(seconds)
+    token = _BUDGET.set(budget)
+    try:
+        for part in template.generate(arguments):
+            parts.append(part)
+            size += len(part)
+            check_size(size)
+            budget.tick()
+    finally:
+        _BUDGET.reset(token)
     return "".join(parts)
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_CHARACTERS:
-        raise SecurityError(f"it builds a text or list of {size:,} or more, at most {MAX_CHARACTERS:,} are allowed")
+def _budget() -> Budget:
+    return _BUDGET.get(None) or Budget()  # constants are folded, and macros of a module called, outside of a rendering
 
 
-def _is_small(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) <= 64
+def _meter(template: nodes.Template) -> None:
+    """Put calls of `count` into its loops, and of `weighed` and `joined` around what it makes."""
+    for loop in template.find_all(nodes.For):
+        counted = _call("count", [], loop.lineno)
+        if loop.test is None:
+            loop.body.insert(0, nodes.ExprStmt(counted, lineno=loop.lineno))
+        else:  # turns that it sorts out are turns too
+            loop.test = nodes.And(counted, loop.test, lineno=loop.lineno)
+    _wrap(template)
+
+
+def _wrap(node: nodes.Node) -> None:
+    """Put `weighed` and `joined` around what builds something, below a node."""
+    for name, value in node.iter_fields():
+        if isinstance(value, list):
+            value[:] = [_wrapped(each) for each in value]
+        elif isinstance(value, nodes.Node):
+            setattr(node, name, _wrapped(value))
+
+
+def _wrapped(node: Any) -> Any:
+    if not isinstance(node, nodes.Node):
+        return node
+    _wrap(node)
+    if isinstance(node, nodes.Concat):
+        return _call("joined", node.nodes, node.lineno)
+    is_made = isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load")
+    if not is_made or not any(True for _ in node.find_all((nodes.Name, nodes.Getattr))):
+        return node
+    return _call("weighed", [node], node.lineno)
+
+
+def _call(name: str, arguments: list[Any], lineno: int) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute(name), arguments, [], None, None, lineno=lineno)
+
+
+def _split(arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """What a filter is applied to, and its own arguments; some get the environment first."""
+    if arguments and isinstance(arguments[0], jinja2.Environment | Context | nodes.EvalContext):
+        arguments = arguments[1:]
+    return (arguments[0], arguments[1:]) if arguments else ("", ())
+
+
+def _bounded_text(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def bounded(*arguments: Any, **options: Any) -> Any:
+        value, rest = _split(arguments)
+        _budget().method(str(value), name, rest, options)
+        return apply(*arguments, **options)
+
+    return bounded
+
+
+def _bounded_join(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def bounded(context: Any, value: Any, d: Any = "", attribute: Any = None) -> Any:
+        items = list(value)
+        _budget().method(str(d), "join", (items,), {})
+        return apply(context, items, d, attribute)
+
+    return bounded
+
+
+def _bounded_sum(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def bounded(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
+        items = list(iterable)
+        if not isinstance(start, int | float) and len(items) > _MOST_SUMMED:
+            raise SecurityError(f"it adds up more than {_MOST_SUMMED:,} lists")
+        return apply(environment, items, attribute, start)
+
+    return bounded
+
+
+_MOST_SUMMED = 1000
+
+
+def _bounded_rows(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def bounded(*arguments: Any, **options: Any) -> Any:
+        given = [*_split(arguments)[1], *options.values()]
+        number = max((abs(one) for one in given[:1] if isinstance(one, int)), default=1)
+        budget = _budget()
+        budget.build(number * (1 + sum(map(budget.weigh, given[1:]))))
+        return apply(*arguments, **options)
+
+    return bounded
 
 
 def _to_json(
@@ -91,6 +243,10 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON as it is, without the HTML escapes of jinja2's own filter."""
+    budget = _budget()
+    width = indent if isinstance(indent, int) else len(indent or "")
+    between = sum(map(len, separators or ()))
+    budget.build(budget.weigh(value) * (1 + min(abs(width), MAX_CHARACTERS) + between))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
