@@ -7,7 +7,7 @@ import time
 import pytest
 
 from headrace.errors import HeadraceError
-from headrace.text import template_environment
+from headrace.text import chat
 from headrace.text.chat import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "x" * 1000}, {"role": "assistant", "content": "y"}]
@@ -63,8 +63,8 @@ BOMBS = {
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_environment, "MAX_SECONDS", 0.5)
-    monkeypatch.setattr(template_environment.render, "__defaults__", (0.5,))
+    monkeypatch.setattr(chat, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(chat.CompiledTemplate.render, "__defaults__", (0.1,))
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -113,7 +113,8 @@ def test_templates_are_what_they_were(template: str, text: str) -> None:
     assert ChatTemplate(template, {}).render(MESSAGES) == text
 
 
-def test_a_long_conversation_is_no_bomb() -> None:
+def test_a_long_conversation_is_no_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat.CompiledTemplate.render, "__defaults__", (5.0,))
     loop = "{% for m in messages %}{% set ns.a = ns.a + [m] %}{% endfor %}"
     template = "{% set ns = namespace(a=[]) %}" + loop + "{{ ns.a[0].role }}"
     assert ChatTemplate(template, {}).render([{"role": "user", "content": "x" * 100}] * 2000) == "user"

@@ -20,6 +20,7 @@ from headrace.hub.files import ModelFiles
 from headrace.text import folder_vocab, gguf_vocab
 from headrace.text import messages as chat_messages
 from headrace.text.messages import Message
+from headrace.text.template_budget import MAX_SECONDS
 from headrace.text.template_environment import RaisedByTemplateError, TemplateEnvironment, render
 from headrace.text.tools.format import IdForm
 from headrace.text.tools.known import find_known
@@ -35,6 +36,8 @@ _PROBE_TOOL: dict[str, Any] = {
 }
 
 _PROBE_ID = "call00001"
+_PROBE_SECONDS = 0.5
+"""CPU time; there are some ten probes, of a template that may have come with a request"""
 
 
 class _NoCalls(Enum):
@@ -163,10 +166,10 @@ class CompiledTemplate:
                 "give another with --chat-template FILE"
             ) from error
 
-    def render(self, arguments: dict[str, Any]) -> str:
-        """Render, with the errors of the house."""
+    def render(self, arguments: dict[str, Any], seconds: float = MAX_SECONDS) -> str:
+        """Render within `seconds` of CPU time, with the errors of the house."""
         try:
-            return render(self._template, arguments)
+            return render(self._template, arguments, seconds)
         except RaisedByTemplateError as error:
             raise RequestError(f"the model's chat template refuses the messages: {error}", param="messages") from error
         except (SecurityError, RecursionError, MemoryError) as error:
@@ -284,7 +287,8 @@ class CompiledTemplate:
         arguments = {**self._special_tokens, "documents": None, "add_generation_prompt": False}
         messages: list[Message] = [{"role": "user", "content": "hello"}]
         try:
-            self.render({**arguments, "messages": messages, "tools": [{"type": "function", "function": function}]})
+            tools = [{"type": "function", "function": function}]
+            self.render({**arguments, "messages": messages, "tools": tools}, _PROBE_SECONDS)
         except HeadraceError:
             return not self._try(messages)
         return True
@@ -301,7 +305,7 @@ class CompiledTemplate:
         for tools in (None, [_PROBE_TOOL]):
             arguments = {**self._special_tokens, "documents": None, "tools": tools, "add_generation_prompt": False}
             try:
-                return self.render({**arguments, "messages": conversation})
+                return self.render({**arguments, "messages": conversation}, _PROBE_SECONDS)
             except HeadraceError:
                 continue
         return ""
