@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fake_llm import CARD, FakeLLM
 
 from headrace.errors import RequestError
 from headrace.model_card import ModelCard
+from headrace.pooled import EmbeddingOutput, EmbeddingRequestOutput
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, Incoming, Served, TextPrompt
 from headrace.server.dialects.ollama.models import show_model
 from headrace.server.dialects.ollama.parse import parse_chat, parse_generate
-from headrace.server.dialects.ollama.render import render_failure
+from headrace.server.dialects.ollama.render import ChatRenderer, RenderOptions, render_failure
 from headrace.server.errors import describe
 from headrace.text.infill import Infill
+from headrace.types import CompletionOutput, RequestOutput, Times
 
 SERVED = Served(
     name="org/Model",
@@ -378,3 +382,26 @@ def test_every_field_of_the_spec_is_known(shared: Path) -> None:
     for name, kind in kinds.items():
         known_fields = {*kind.__struct_fields__, *UNSUPPORTED.get(kind, {})}
         assert set(spec["components"]["schemas"][name]["properties"]) <= known_fields
+
+
+def test_vectors_of_embed_have_length_one_and_those_of_embeddings_are_the_models(serve) -> None:
+    class Embedding(FakeLLM):
+        async def embed(self, inputs: list[str], **_: Any) -> list[EmbeddingRequestOutput]:
+            vector = np.array([3, 4], np.float32)
+            return [EmbeddingRequestOutput("e", EmbeddingOutput(vector), [1, 2]) for _ in inputs]
+
+    base = serve(Embedding())
+    answered = httpx.post(f"{base}/api/embed", json={"model": "fake", "input": ["a", "b"]}).json()
+    assert answered["embeddings"] == [pytest.approx([0.6, 0.8])] * 2
+    assert answered["prompt_eval_count"] == 4
+    old = httpx.post(f"{base}/api/embeddings", json={"model": "fake", "prompt": "a"}).json()
+    assert old == {"embedding": [3, 4]}
+
+
+def test_durations_are_those_between_the_times() -> None:
+    times = Times(time.perf_counter() - 10, time.perf_counter() - 9, time.perf_counter() - 7, time.perf_counter() - 3)
+    output = RequestOutput("r", None, [1, 2], [CompletionOutput(0, "x", [3], finish_reason="stop")], times=times)
+    answered = json.loads(ChatRenderer(SERVED, RenderOptions(model="m")).whole([output]))
+    seconds = [round(answered[f"{name}_duration"] / 1e9) for name in ("total", "load", "prompt_eval", "eval")]
+    assert seconds == [10, 1, 2, 4]
+    assert (answered["prompt_eval_count"], answered["eval_count"]) == (2, 1)

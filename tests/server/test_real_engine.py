@@ -178,3 +178,20 @@ def test_metrics_agree_with_the_engine(base: str, llm: AsyncLLM) -> None:
     assert f"vllm:generation_tokens_total{labels} {float(stats.generation_tokens)}" in text
     assert f"vllm:prompt_tokens_total{labels} {float(stats.prompt_tokens)}" in text
     assert f"vllm:kv_cache_usage_perc{labels} 0.0" in text
+
+
+def test_steps_and_waits_are_counted(llm: AsyncLLM, client: openai.OpenAI, base: str) -> None:
+    before = llm.stats()
+    client.completions.create(model="stories260k", prompt=OPENING, max_tokens=12)
+    after = llm.stats()
+    assert sum(after.step_sizes) == after.num_steps > before.num_steps
+    computed = after.step_tokens - before.step_tokens
+    assert computed >= 12
+    assert sum(after.accepted_by_position) == after.accepted_tokens
+    metrics = httpx.get(f"{base}/metrics").text
+    labels = '{engine="0",model_name="stories260k"}'
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(values[f"vllm:iteration_tokens_total_count{labels}"]) == after.num_steps
+    assert float(values[f"vllm:request_queue_time_seconds_sum{labels}"]) > 0
+    phases = sum(float(values[f"vllm:request_{phase}_time_seconds_sum{labels}"]) for phase in ("prefill", "decode"))
+    assert phases == pytest.approx(float(values[f"vllm:request_inference_time_seconds_sum{labels}"]), rel=0.01)

@@ -54,7 +54,7 @@ class Traces:
             )
             child.end(_on_the_wall(record, end))
         failure = record.failure
-        if failure is not None and (failure.status >= 500 or record.final_status < 400):
+        if failure is not None and failure.status >= 500:
             span.set_status(Status(StatusCode.ERROR, failure.code))
         span.end(_on_the_wall(record, record.end))
 
