@@ -33,7 +33,7 @@ import httpx
 import msgspec
 from faults import ASKS, Server, serving
 
-from headrace.server import dialects
+from headrace.server import app, dialects  # app first: it knows in which order the dialects are imported
 
 _SECONDS = 60.0
 """For an answer; a machine with other work is slow"""
@@ -150,6 +150,7 @@ _MESSAGES: tuple[Any, ...] = (
 
 def field_names() -> list[str]:
     """Names of all fields of all requests."""
+    assert app
     names: set[str] = set()
     for module in pkgutil.walk_packages(dialects.__path__, f"{dialects.__name__}."):
         for value in vars(importlib.import_module(module.name)).values():
