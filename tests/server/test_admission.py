@@ -147,6 +147,15 @@ def test_a_request_takes_the_room_of_its_completions() -> None:
     assert bench.given == ["wide", "wider", "narrow"]
 
 
+def test_a_request_wider_than_all_room_runs_alone() -> None:
+    bench = Bench(room=2)
+    bench.ask("narrow")
+    bench.ask("widest", n=50)
+    assert bench.given == ["narrow"]
+    bench.say("narrow", 1, ends=True)
+    assert bench.given == ["narrow", "widest"]
+
+
 def test_what_has_given_nothing_yet_keeps_the_next_ones_here() -> None:
     """Prompts of 30 tokens against steps of 10: the engine has enough to do, and who comes later may be more urgent."""
     bench = Bench(room=100)
