@@ -129,7 +129,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, kind in _LISTS.items():
             values = getattr(self, name)
-            if values is None and name == "allowed_token_ids":  # where () is something else
+            if isinstance(values, tuple) or (
+                values is None and name == "allowed_token_ids"
+            ):  # where () is something else
                 continue
             values = (values,) if isinstance(values, str) and name == "stop" else () if values is None else values
             if not isinstance(values, Iterable) or isinstance(values, str | bytes):

@@ -78,7 +78,6 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         return send(message)
 
     try:
-        incoming = replace(incoming, request_id=record.id)
         try:
             matches = service.routes.find(scope["method"], scope["path"])
         except RequestError:
@@ -87,12 +86,12 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         dialect = _likely(matches, incoming)
         record.dialect, record.route = dialect.name, matches[-1].route.path
         tenant = service.access.check((match.route for match in matches), incoming.headers)
-        record.tenant = tenant.name
+        incoming, record.tenant = replace(incoming, request_id=record.id, tenant=tenant.name), tenant.name
         service.draining.check(incoming.method)
         CALLER.set(Caller(tenant))
         deadline = deadline_of(incoming.headers, service.settings.request_seconds)
         async with deadline.within():
-            incoming, match = await _read(matches, service.settings, replace(incoming, tenant=tenant.name), receive)
+            incoming, match = await _read(matches, service.settings, incoming, receive)
         dialect = match.dialect
         record.dialect, record.route = dialect.name, match.route.path
         if await _is_gone(_answer(service, incoming, match, record, deadline, scope, receive, send_noting)):
@@ -172,7 +171,7 @@ async def _read(
         )
         incoming = replace(incoming, body=body)
     match = chosen(matches, incoming)
-    return replace(incoming, path_params=match.path_params), match
+    return (replace(incoming, path_params=match.path_params) if match.path_params else incoming), match
 
 
 async def _answer(
@@ -378,28 +377,34 @@ async def _stream(
 
 
 async def _unless_disconnected(answer: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Run `answer` until it is done or the client has left, whichever comes first.
+    """Run `answer` until it is done or the client has left, which cancels it, whichever comes first.
 
     Raises:
         ClientDisconnect: the client has left.
         Exception: what `answer` raises.
     """
-    task = asyncio.create_task(answer)
-    gone = asyncio.create_task(_disconnected(receive))
+    runner = asyncio.current_task()
+    assert runner is not None
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        has_left = True
+        runner.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        task.result()
+        await answer
+    except asyncio.CancelledError:
+        if not has_left:
+            raise
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
+    if has_left:
+        runner.uncancel()
+        raise ClientDisconnect
 
 
 def _refuse_templates(call: Call) -> None:

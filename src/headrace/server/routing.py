@@ -59,6 +59,8 @@ class RouteTable:
 
     def dialect_of(self, path: str) -> Dialect:
         """The dialect that a path without a route was most likely meant for: the one with a route just above it."""
+        if path in self._exact:
+            return self._exact[path][0].dialect
         parent = path.rsplit("/", 1)[0]
         for dialect in self._dialects:
             paths = [route.path for route in dialect.routes]
