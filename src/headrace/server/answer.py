@@ -110,12 +110,17 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         service.ended(record)
 
 
+def _is_reset(error: BaseException) -> bool:
+    """Whether it is what uvloop raises for a write to a connection that was reset."""
+    return isinstance(error, RuntimeError) and "the handler is closed" in str(error)
+
+
 async def _is_gone(answering: Awaitable[None]) -> bool:
     """Answer; whether the client has reset its connection a moment ago, of which the protocol has not heard yet."""
     try:
         await answering
     except RuntimeError as error:
-        if "the handler is closed" not in str(error):  # uvloop's words for a write to such a connection
+        if not _is_reset(error):
             raise
         await asyncio.sleep(0)  # now it hears of it
         return True
@@ -368,7 +373,7 @@ async def _stream(
         if call.settle is not None:
             await call.settle()
     except (Exception, asyncio.CancelledError) as error:
-        if not has_begun:
+        if not has_begun or _is_reset(error):
             raise
         close_call(opened)  # the client may take its time to read why
         record.failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
