@@ -28,7 +28,7 @@ import psutil
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from headrace import AsyncLLM
+from headrace import AsyncLLM, EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.engine_port import EngineListener
 from headrace.server.run import listen, make_server, url
@@ -188,7 +188,7 @@ def serve(kind: str) -> None:
             print(url(listener), flush=True)  # it listens already
             uvicorn.Server(config).run(sockets=[listener])
             return
-        llm = AsyncLLM("stories")
+        llm = AsyncLLM("stories", EngineConfig(max_sequences=1024))  # nobody waits for room
         llm._engine = ScriptedEngine(stops=kind == "stops", paced=kind == "paced")  # type: ignore[assignment]
         server = make_server(llm, "stories")
         server.on_started = lambda: print(url(listener), flush=True)
