@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 MODEL ?= stories
 
-.PHONY: run test check check-native check-arm64 format features bench wheel clean
+.PHONY: run test check check-native check-arm64 format features api bench wheel clean
 
 run: $(VENV)/.installed  ## stream a story from the bundled model; chat on a terminal
 	@$(BIN)/headrace run $(MODEL)
@@ -32,6 +32,9 @@ format: $(VENV)/.check  ## what `check` wants, done
 
 features: $(VENV)/.test  ## docs/features.md, after every parameter in it has been called
 	PYTHONPATH=tests $(BIN)/python -m features.table
+
+api: $(VENV)/.test  ## docs/api.md, from the server's routes
+	PYTHONPATH=tests $(BIN)/python -m api_document
 
 bench: $(VENV)/.installed  ## speed beside the machine's own limits
 	@$(BIN)/headrace bench $(MODEL)

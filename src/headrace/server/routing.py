@@ -25,7 +25,7 @@ class RouteTable:
     """All routes of all dialects. The first dialect's error shape is used for paths that are nobody's."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
-        self._dialects = dialects
+        self.dialects = tuple(dialects)
         self._exact: dict[str, list[Match]] = {}
         self._patterns: list[tuple[re.Pattern[str], Match]] = []
         for dialect in dialects:
@@ -62,11 +62,11 @@ class RouteTable:
         if path in self._exact:
             return self._exact[path][0].dialect
         parent = path.rsplit("/", 1)[0]
-        for dialect in self._dialects:
+        for dialect in self.dialects:
             paths = [route.path for route in dialect.routes]
             if any(known == path or (parent and known.startswith(f"{parent}/")) for known in paths):
                 return dialect
-        return self._dialects[0]
+        return self.dialects[0]
 
 
 def chosen(matches: Sequence[Match], incoming: Incoming) -> Match:
