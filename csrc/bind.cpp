@@ -184,6 +184,7 @@ std::vector<std::tuple<std::string_view, size_t, size_t>> codecs() {
 
 NB_MODULE(_core, m) {
     using namespace headrace;
+    nb::set_leak_warnings(false);  // an engine that nobody closed keeps its thread, and the thread its arrays, to the very end
     m.doc() = "Native kernels of the CPU backend; headrace.ops.cpu is their face.";
     m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that this machine has, best first.");
     m.def("codecs", &codecs, "(name, values in a block, bytes in a block) of every codec that can be computed with.");
