@@ -18,7 +18,7 @@ from headrace.logs import FORMATS, LEVELS, LogSettings, set_up
 logger = logging.getLogger("headrace.server")
 
 
-@click.command(short_help="Serve a model with OpenAI's HTTP API.")
+@click.command(short_help="Serve a model over HTTP, in every client's API.")
 @click.argument("model")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help='Address to listen on; "0.0.0.0" is all.'
