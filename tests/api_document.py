@@ -32,6 +32,7 @@ TITLES = {
     "kserve": "KServe and Triton",
     "llama_server": "llama-server",
     "headrace": "headrace's own",
+    "page": "The page",
 }
 HEAD = """# Every path and field
 
