@@ -14,9 +14,9 @@ def test_the_document_is_current() -> None:
 
 def test_what_the_main_routes_take_is_seen() -> None:
     service = create_app(AsyncLLM("stories"), "stories")._service
-    routes = {route.path: route for dialect in service.routes.dialects for route in dialect.routes}
-    body = body_of(routes["/v1/chat/completions"], service.served)
+    routes = {(dialect.name, route.path): route for dialect in service.routes.dialects for route in dialect.routes}
+    body = body_of(routes["openai", "/v1/chat/completions"], service.served)
     assert body is not None
     assert body.kind.__name__ == "ChatFields"
     assert "audio" in body.refused
-    assert body_of(routes["/health"], service.served) is None
+    assert body_of(routes["headrace", "/health"], service.served) is None
