@@ -10,6 +10,7 @@ from typing import Any
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
 from headrace.text.grammar import gbnf, regex, structural_tag, tag_format
+from headrace.text.grammar.endless import endless_rules
 from headrace.text.grammar.json_schema import checked_schema
 
 _MOST_HINTS = 100
@@ -97,7 +98,12 @@ def regex_grammar(expression: str) -> str:
 
 
 def lark_grammar(lark: str) -> str:
-    """The text of a grammar in llguidance's Lark."""
+    """The text of a grammar in llguidance's Lark.
+
+    Raises:
+        RequestError: one of its rules never ends.
+    """
+    _refuse_endless(lark)
     return _as_text({"lark_grammar": lark}, [json.loads(text) for text in _JSON_TEXT.findall(lark)[:_MOST_HINTS]])
 
 
@@ -111,6 +117,7 @@ def _written_grammar(text: str) -> str:
             lark, literals = gbnf.as_lark(text)
         except gbnf.GbnfError as error:
             raise _wrong(f"grammar: {error}") from error
+        _refuse_endless(lark)
         return _as_text({"lark_grammar": lark}, literals[:_MOST_HINTS])
     if _LARK_START.search(outside) is None:
         raise _wrong(
@@ -125,6 +132,11 @@ def _written_grammar(text: str) -> str:
     if _TOKEN_IDS.search(outside) is not None:
         raise _wrong("grammar: token ids <[…]> are not supported; name special tokens as <|name|>")
     return lark_grammar(_with_checked_schemas(text))
+
+
+def _refuse_endless(lark: str) -> None:
+    if endless := endless_rules(lark):
+        raise _wrong(f"grammar: no text satisfies the rule {endless[0]}: it always holds itself again; let it end")
 
 
 def _tag_grammar(tag: Any) -> str:
