@@ -84,8 +84,8 @@ _REGEXES = (
     "^$",
     "|" * 3000,
 )
-# Without 'start: /(a|a)*/ start': a pattern that may be empty in a recursion is more than llguidance comes back from.
 _GRAMMARS = (
+    "start: /(a|a)*/ start",
     "start: start",
     'start: start start | "a"',
     "root ::= root root | root",
