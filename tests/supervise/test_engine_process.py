@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import faulty_child
@@ -125,3 +125,21 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 def test_a_process_that_ends_while_it_loads_says_so() -> None:
     with pytest.raises(EngineError, match="ended while it loaded the model: it exited with status 3"):
         AsyncLLM("stories", supervision=Supervision(command=(sys.executable, "-c", "raise SystemExit(3)")))
+
+
+async def test_two_kills_from_outside_do_not_condemn_what_gives_nothing_before_its_end(llm: AsyncLLM) -> None:
+    search = SamplingParams(beam_width=4, n=2, temperature=0.0, max_tokens=300, ignore_eos=True)
+    with LLM("stories") as plain:
+        expected = [one.text for one in plain.generate(PROMPT, search, use_tqdm=False)[0].outputs]
+    task = asyncio.create_task(llm.generate(PROMPT, search))
+    for kills in (1, 2):
+        await asyncio.wait_for(_until(lambda: llm.trouble is None and llm.stats().num_running > 0), 30)
+        os.kill(pid_of(llm), signal.SIGKILL)
+        await asyncio.wait_for(_until(lambda kills=kills: llm.restarts.count == kills), 30)
+    output = await asyncio.wait_for(task, 60)
+    assert [one.text for one in output.outputs] == expected
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)

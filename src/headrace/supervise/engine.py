@@ -343,13 +343,15 @@ class SupervisedEngine:
         if self._is_gone:
             return
         reason = f"its process {end}" + (f": {self._last_words}" if self._last_words else "")
+        is_killed = self._process is not None and self._process.is_killed_from_outside
+        most = self._supervision.most_kills if is_killed else self._supervision.most_strikes
         self._process, self._last_words, self._is_loaded = None, None, False
         self._trouble = f"the engine is being started again: {reason}"
         self._stats_before, self._stats = counting_on(self._stats_before, self._stats), None
         delay = self._lives.died(reason, has_work=bool(self._ledger.works))
         of_requests = not self._adapters.is_loading
-        self._adapters.died(self._supervision.most_strikes)
-        for request_id in self._ledger.died(self._supervision.most_strikes, of_requests=of_requests):
+        self._adapters.died(most)
+        for request_id in self._ledger.died(most, of_requests=of_requests):
             self._condemn(request_id)
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")

@@ -65,6 +65,9 @@ class EngineProcess:
         with contextlib.suppress(OSError):  # `wait` or `_read` hears that it is gone
             self._connection.sendall(encode(start))
         self.pid = self._process.pid
+        self._is_killed_here = False
+        self.is_killed_from_outside = False
+        """Once it is gone: by SIGKILL, which an operator sends, or the system when memory is short"""
 
     def wait(self) -> FromEngine:
         """Block until the next message.
@@ -109,6 +112,7 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End the process at once."""
+        self._is_killed_here = True
         self._process.kill()
 
     def abandon(self) -> None:
@@ -146,7 +150,7 @@ class EngineProcess:
             except MsgspecError as error:
                 logger.error("the engine's process %s: %s", _NO_MESSAGE, error)
                 self._detach()
-                self._process.kill()
+                self.kill()
                 self._died(f"{_NO_MESSAGE} and {self._end()}")
                 return
             self._heard(message)
@@ -177,8 +181,9 @@ class EngineProcess:
         try:
             status = self._process.wait(0.1)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.kill()
             status = self._process.wait()
+        self.is_killed_from_outside = status == -signal.SIGKILL and not self._is_killed_here
         if status < 0:
             return f"was killed by {signal.Signals(-status).name}"
         return f"exited with status {status}"
