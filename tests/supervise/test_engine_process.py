@@ -128,7 +128,7 @@ def test_a_process_that_ends_while_it_loads_says_so() -> None:
 
 
 async def test_two_kills_from_outside_do_not_condemn_what_gives_nothing_before_its_end(llm: AsyncLLM) -> None:
-    search = SamplingParams(beam_width=4, n=2, temperature=0.0, max_tokens=300, ignore_eos=True)
+    search = SamplingParams(beam_width=16, n=2, temperature=0.0, max_tokens=450, ignore_eos=True)
     with LLM("stories") as plain:
         expected = [one.text for one in plain.generate(PROMPT, search, use_tqdm=False)[0].outputs]
     task = asyncio.create_task(llm.generate(PROMPT, search))

@@ -350,7 +350,7 @@ class SupervisedEngine:
         self._stats_before, self._stats = counting_on(self._stats_before, self._stats), None
         delay = self._lives.died(reason, has_work=bool(self._ledger.works))
         of_requests = not self._adapters.is_loading
-        self._adapters.died(most)
+        self._adapters.died(self._supervision.most_strikes)
         for request_id in self._ledger.died(most, of_requests=of_requests):
             self._condemn(request_id)
         if self._lives.is_hopeless:

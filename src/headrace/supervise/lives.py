@@ -22,7 +22,7 @@ class Supervision:
     """After more in a row open requests are given up, and no more are taken until a start succeeds"""
     most_strikes: int = 2
     """Deaths for which only one request can be to blame, until it is refused"""
-    most_kills: int = 3
+    most_kills: int = 4
     """The same of deaths by SIGKILL, which mostly comes from outside and says less"""
     command: Sequence[str] = COMMAND
     """What starts the process; see `EngineProcess`"""
