@@ -77,7 +77,9 @@ async def test_a_request_that_kills_is_refused_and_the_others_go_on(
         await asyncio.wait_for(poison, 90)
     outputs = await asyncio.wait_for(asyncio.gather(*good), 60)
     assert [[(one.text, one.token_ids) for one in output.outputs] for output in outputs] == undisturbed[:4]
-    assert llm.trouble is None
+    async with asyncio.timeout(60):  # the last death may have come with nobody else left to wait for
+        while llm.trouble is not None:
+            await asyncio.sleep(0.01)
     again = await llm.generate(PROMPT, params(0))
     assert again.outputs[0].text == undisturbed[0][0][0]
 
