@@ -178,7 +178,7 @@ def test_serve_answers_and_ends_on_a_signal(stories260k: str) -> None:
         while "http://" not in (line := process.stderr.readline()):
             assert line, lines
             lines.append(line)
-        assert lines[-1].startswith("no chat template: only /v1/completions answers")
+        assert lines[-1].startswith("no chat template: chats are refused")
         address = re.search(r"http://\S+", line)
         assert address is not None
         with urllib.request.urlopen(f"{address[0]}/v1/models", timeout=10) as answer:
