@@ -261,7 +261,7 @@ async def _run_later(
                 renderer.failure(beside.failure)
                 raise
 
-    task = service.jobs.start(run())
+    task = service.jobs.start(run(), is_promised=True)
     await asyncio.wait((task, queued), return_when=asyncio.FIRST_COMPLETED)
     if not queued.done():
         task.result()

@@ -105,6 +105,11 @@ class App:
         """How far the server is with stopping; whoever stops it says so here."""
         return self._service.draining
 
+    @property
+    def has_promised(self) -> bool:
+        """Whether something runs without an open connection that a client counts on (a response in the background)."""
+        return self._service.jobs.has_promised
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         if scope["type"] == "lifespan":

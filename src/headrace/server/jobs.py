@@ -12,11 +12,19 @@ class Jobs:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._promised: set[asyncio.Task[Any]] = set()
 
-    def start(self, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    @property
+    def has_promised(self) -> bool:
+        """Whether something runs that a client counts on: a server that stops gives it time, as it does to streams."""
+        return bool(self._promised)
+
+    def start(self, job: Coroutine[Any, Any, Any], *, is_promised: bool = False) -> asyncio.Task[Any]:
         """Run `job` beside the others."""
         task = asyncio.create_task(job)
         self._tasks.add(task)
+        if is_promised:
+            self._promised.add(task)
         task.add_done_callback(self._forget)
         return task
 
@@ -29,5 +37,6 @@ class Jobs:
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._promised.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited for it was told

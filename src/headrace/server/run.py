@@ -19,8 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from headrace.errors import ConfigError
-from headrace.server.app import create_app
-from headrace.server.draining import Draining
+from headrace.server.app import App, create_app
 from headrace.server.protocol import bounded
 from headrace.server.settings import ServerSettings
 
@@ -134,7 +133,7 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
             f"the certificate {settings.tls_certificate} or its key cannot be used ({error}); give PEM files that are"
             " a pair"
         ) from error
-    return Server(config, app.draining, settings)
+    return Server(config, app, settings)
 
 
 def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -153,9 +152,10 @@ class Server(uvicorn.Server):
         on_started: Called once the server listens.
     """
 
-    def __init__(self, config: uvicorn.Config, draining: Draining, settings: ServerSettings) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, settings: ServerSettings) -> None:
         super().__init__(config)
-        self._draining = draining
+        self._app = app
+        self._draining = app.draining
         self._settings = settings
         self.on_started: Callable[[], None] = lambda: None
 
@@ -181,9 +181,13 @@ class Server(uvicorn.Server):
     async def _keep_serving(self, seconds: float, *, until_idle: bool) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while loop.time() < end and not (until_idle and not self.server_state.tasks):
+        while loop.time() < end and not (until_idle and self._is_idle):
             await self.on_tick(0)  # the date in answers' headers
             await asyncio.sleep(_LOOK_SECONDS)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self.server_state.tasks and not self._app.has_promised
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

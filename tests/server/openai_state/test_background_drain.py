@@ -1,0 +1,123 @@
+"""Responses in the background when the server stops: they are finished, or say that they were not; never left open."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fake_llm import FakeLLM, FakeStream, answer
+
+from headrace.server.run import Server, listen, make_server, url
+from headrace.server.settings import ServerSettings
+from headrace.types import Chunk
+
+IDS = list(b"user: Hi.\n")
+
+
+@dataclass
+class HeldLLM(FakeLLM):
+    """Gives its first token, and the others once it is let go."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def submit(self, *args: Any, **options: Any) -> FakeStream:
+        stream = super().submit(*args, **options)
+        give = stream.next_chunks
+
+        async def next_chunks() -> list[Chunk]:
+            while not stream.is_over and stream.num_steps and not self.go.is_set():
+                await asyncio.sleep(0.005)
+            return await give()
+
+        stream.next_chunks = next_chunks  # type: ignore[method-assign]
+        return stream
+
+
+@contextmanager
+def running(llm: FakeLLM, store: Path, **settings: Any) -> Iterator[tuple[Server, openai.OpenAI, threading.Thread]]:
+    listener = listen("127.0.0.1", 0)
+    server = make_server(llm, "fake", ServerSettings(store_folder=store, keep_responses=True, **settings))
+    started = threading.Event()
+    server.on_started = started.set
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    assert started.wait(20)
+    try:
+        yield server, openai.OpenAI(base_url=f"{url(listener)}/v1", api_key="none", max_retries=0), thread
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def is_refused(client: openai.OpenAI) -> bool:
+    try:
+        client.responses.create(model="fake", input="Hi.", max_output_tokens=1)
+    except openai.InternalServerError as error:
+        return error.status_code == 503
+    return False
+
+
+def test_a_stop_waits_for_them_as_it_does_for_streams(tmp_path: Path) -> None:
+    llm = HeldLLM()
+    with running(llm, tmp_path) as (server, client, thread):
+        made = client.responses.create(model="fake", input="Hi.", background=True, max_output_tokens=8)
+        server.should_exit = True
+        while not is_refused(client):
+            pass
+        assert client.responses.retrieve(made.id).status == "in_progress"
+        llm.go.set()
+        thread.join(30)
+        assert not thread.is_alive()
+    with running(FakeLLM(), tmp_path) as (_, client, _):
+        found = client.responses.retrieve(made.id)
+    assert (found.status, found.output_text) == ("incomplete", answer(IDS, 0, 8))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_what_does_not_end_in_time_has_failed_and_says_why(tmp_path: Path, seconds: float) -> None:
+    llm = HeldLLM()
+    with running(llm, tmp_path, shutdown_seconds=seconds) as (server, client, thread):
+        made = client.responses.create(model="fake", input="Hi.", background=True)
+        assert made.status == "in_progress"
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+    assert llm.streams[0].is_cancelled
+    with running(FakeLLM(), tmp_path) as (_, client, _):
+        found = client.responses.retrieve(made.id)
+        assert found.status == "failed"
+        assert found.error is not None
+        assert "shutting down" in found.error.message
+        assert client.responses.create(model="fake", input="Hi.", max_output_tokens=2).status == "incomplete"
+
+
+def test_one_that_was_cancelled_holds_nothing_up(tmp_path: Path) -> None:
+    with running(HeldLLM(), tmp_path) as (server, client, thread):
+        made = client.responses.create(model="fake", input="Hi.", background=True)
+        client.responses.cancel(made.id)
+        server.should_exit = True
+        thread.join(20)  # less than the 30 s that open ones have
+        assert not thread.is_alive()
+    with running(FakeLLM(), tmp_path) as (_, client, _):
+        assert client.responses.retrieve(made.id).status == "cancelled"
+
+
+def test_readiness_falls_while_they_end(tmp_path: Path) -> None:
+    llm = HeldLLM()
+    with running(llm, tmp_path) as (server, client, _):
+        client.responses.create(model="fake", input="Hi.", background=True, max_output_tokens=8)
+        server.should_exit = True
+        root = str(client.base_url).removesuffix("/v1/")
+        while httpx.get(f"{root}/health/ready").status_code != 503:
+            pass
+        assert httpx.get(f"{root}/health/live").status_code == 200
+        llm.go.set()
