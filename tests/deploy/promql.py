@@ -1,22 +1,20 @@
-"""Enough of PromQL to see that a query means something: its grammar, and what rates and quantiles are taken of.
+"""What a PromQL query is about: which metrics it names, and what it does with them.
 
-Source: https://prometheus.io/docs/prometheus/latest/querying/basics/ and .../operators/
+Grammar and types (functions, ranges, scalars) are checked by promql_parser; here is what that cannot know: what each
+metric is, and which labels it has.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<range>\[[^\]]*\])|(?P<number>\d+(?:\.\d+)?(?![a-z_]))|(?P<string>\"(?:[^\"\\]|\\.)*\")"
-    r"|(?P<word>[a-zA-Z_:][a-zA-Z0-9_:]*)|(?P<sign>=~|!~|==|!=|>=|<=|[-+*/^%<>=(){},]))"
-)
-_RANGE = re.compile(r"\[(?:\d+[smhd]|\$__rate_interval)\]")
-_AGGREGATIONS = ("sum", "max", "min", "avg", "count")
+import promql_parser as promql
+
 _OF_COUNTERS = ("rate", "increase", "irate")
-_LEVELS = (("or",), ("and", "unless"), ("==", "!=", ">", "<", ">=", "<="), ("+", "-"), ("*", "/", "%"))
+_OF_GRAFANA = {"$__rate_interval": "5m"}
+"""What Grafana writes into a query"""
 
 
 class BadQuery(ValueError):
@@ -29,7 +27,6 @@ class Selector:
 
     name: str
     matchers: dict[str, str]
-    is_range: bool = False
     function: str | None = None
     """The one of _OF_COUNTERS around it"""
     labels_kept: list[tuple[str, ...]] = field(default_factory=list)
@@ -37,117 +34,82 @@ class Selector:
     in_quantile: bool = False
 
 
-def selectors(query: str) -> list[Selector]:
+def parsed(query: str) -> Any:
+    """Its syntax tree."""
+    for name, value in _OF_GRAFANA.items():
+        query = query.replace(name, value)
+    try:
+        return promql.parse(query)
+    except ValueError as error:
+        raise BadQuery(str(error)) from None
+
+
+def selectors(node: Any) -> list[Selector]:
     """All metrics that a query names."""
-    return list(_Parser(query).whole())
-
-
-class _Parser:
-    def __init__(self, query: str) -> None:
-        self._tokens: list[tuple[str, str]] = []
-        at = 0
-        while query[at:].strip():
-            match = _TOKEN.match(query, at)
-            if match is None:
-                raise BadQuery(f"{query[at:]!r} is not understood")
-            kind = match.lastgroup or ""
-            self._tokens.append((kind, match[kind]))
-            at = match.end()
-
-    def whole(self) -> Iterator[Selector]:
-        found = self._binary(0)
-        if self._tokens:
-            raise BadQuery(f"{self._tokens[0][1]!r} is too much")
-        return iter(found)
-
-    def _binary(self, level: int) -> list[Selector]:
-        if level == len(_LEVELS):
-            return self._one()
-        found = self._binary(level + 1)
-        while self._next() in _LEVELS[level]:
-            self._take()
-            found += self._binary(level + 1)
-        return found
-
-    def _one(self) -> list[Selector]:
-        kind, text = self._take()
-        if kind == "number":
-            return []
-        if text == "(":
-            found = self._binary(0)
-            self._expect(")")
+    match node:
+        case promql.VectorSelector():
+            return [Selector(node.name or "", {each.name: each.value for each in node.matchers.matchers})]
+        case promql.MatrixSelector():
+            return selectors(node.vector_selector)
+        case promql.Call():
+            return _called(node)
+        case promql.AggregateExpr():
+            found = selectors(node.expr)
+            for selector in found:
+                selector.labels_kept.append(_kept(node))
             return found
-        if kind != "word":
-            raise BadQuery(f"{text!r} is no expression")
-        if text in _AGGREGATIONS:
-            return self._aggregation()
-        if self._next() == "(":
-            return self._call(text)
-        return [self._selector(text)]
+        case promql.BinaryExpr():
+            return selectors(node.lhs) + selectors(node.rhs)
+        case promql.ParenExpr() | promql.UnaryExpr():
+            return selectors(node.expr)
+        case promql.NumberLiteral():
+            return []
+    raise BadQuery(f"{node} is of no kind that is expected here")
 
-    def _aggregation(self) -> list[Selector]:
-        kept: tuple[str, ...] = ()
-        if self._next() == "by":
-            self._take()
-            kept = tuple(text for kind, text in self._until(")") if kind == "word")
-        self._expect("(")
-        found = self._binary(0)
-        self._expect(")")
-        for selector in found:
-            selector.labels_kept.append(kept)
-        return found
 
-    def _call(self, function: str) -> list[Selector]:
-        self._expect("(")
-        if function == "histogram_quantile":
-            kind, share = self._take()
-            if kind != "number" or not 0 <= float(share) <= 1:
-                raise BadQuery(f"the quantile is {share}")
-            self._expect(",")
-        elif function not in _OF_COUNTERS:
-            raise BadQuery(f"{function} is no function that is known here")
-        found = self._binary(0)
-        self._expect(")")
-        for selector in found:
-            if function == "histogram_quantile":
-                selector.in_quantile = True
-            else:
-                selector.function = function
-        return found
+def labels_of(node: Any, known: Mapping[str, set[str]]) -> set[str] | None:
+    """The labels of a query's answer, None for a number.
 
-    def _selector(self, name: str) -> Selector:
-        matchers: dict[str, str] = {}
-        if self._next() == "{":
-            tokens = self._until("}")
-            while tokens:
-                (_, label), (_, sign), (kind, value), *tokens = tokens
-                if sign not in ("=", "=~", "!=", "!~") or kind != "string":
-                    raise BadQuery(f"{name}: {label} {sign} {value} is no matcher")
-                matchers[label] = value
-                tokens = tokens[1:]
-        selector = Selector(name, matchers)
-        if self._tokens and self._tokens[0][0] == "range":
-            if not _RANGE.fullmatch(self._take()[1]):
-                raise BadQuery(f"{name} has a bad range")
-            selector.is_range = True
-        return selector
+    Raises:
+        BadQuery: an operator is between vectors whose labels differ, which match nothing.
+    """
+    match node:
+        case promql.VectorSelector():
+            return known.get(node.name or "", set()) - {"le"}
+        case promql.MatrixSelector():
+            return labels_of(node.vector_selector, known)
+        case promql.Call():
+            return labels_of(node.args[-1], known)
+        case promql.AggregateExpr():
+            inside = labels_of(node.expr, known)
+            return None if inside is None else inside & set(_kept(node))
+        case promql.BinaryExpr():
+            sides = [labels_of(node.lhs, known), labels_of(node.rhs, known)]
+            is_told = node.modifier is not None and node.modifier.matching is not None
+            if None not in sides and not is_told and sides[0] != sides[1]:
+                raise BadQuery(f"{sides[0]} on one side and {sides[1]} on the other: nothing matches")
+            return sides[0] if sides[0] is not None else sides[1]
+        case promql.ParenExpr() | promql.UnaryExpr():
+            return labels_of(node.expr, known)
+    return None
 
-    def _until(self, end: str) -> list[tuple[str, str]]:
-        self._take()
-        found = []
-        while (token := self._take())[1] != end:
-            found.append(token)
-        return found
 
-    def _next(self) -> str:
-        return self._tokens[0][1] if self._tokens else ""
+def _called(node: Any) -> list[Selector]:
+    name = node.func.name
+    if name == "histogram_quantile" and not 0 <= getattr(node.args[0], "val", -1) <= 1:
+        raise BadQuery(f"the quantile is {node.args[0]}")
+    found = [selector for argument in node.args for selector in selectors(argument)]
+    for selector in found:
+        if name == "histogram_quantile":
+            selector.in_quantile = True
+        elif name in _OF_COUNTERS:
+            selector.function = name
+    return found
 
-    def _take(self) -> tuple[str, str]:
-        if not self._tokens:
-            raise BadQuery("it ends too early")
-        return self._tokens.pop(0)
 
-    def _expect(self, text: str) -> None:
-        found = self._take()[1]
-        if found != text:
-            raise BadQuery(f"{found!r} instead of {text!r}")
+def _kept(node: Any) -> tuple[str, ...]:
+    if node.modifier is None:
+        return ()
+    if node.modifier.type != promql.AggModifierType.By:
+        raise BadQuery("without(): say by which labels instead")
+    return tuple(node.modifier.labels)
