@@ -18,6 +18,7 @@
     ├── DeadlineExceeded             504   the answer was not there in the time that was given for it
     ├── ReaderTooSlow                408   the client reads more slowly than the answer comes, for too long
     └── EngineError                  500   the engine failed; a bug of ours
+        └── DeadlyRequest            500   the engine died of this request, more than once
 
 `raise` these for what a user can cause; `assert` is for our own bugs only.
 """
@@ -123,3 +124,7 @@ class ReaderTooSlow(HeadraceError):
 
 class EngineError(HeadraceError):
     """The engine failed; the requests in flight get this error."""
+
+
+class DeadlyRequest(EngineError):
+    """The engine died of this request more than once; it is not to be sent again."""

@@ -14,7 +14,7 @@ import faulty_child
 import pytest
 
 from headrace import LLM, AsyncLLM, SamplingParams, StructuredOutput
-from headrace.errors import EngineError, ModelError
+from headrace.errors import DeadlyRequest, EngineError, ModelError
 from headrace.supervise.lives import Supervision
 
 FAULTY = Supervision(stall_seconds=2.0, command=(sys.executable, faulty_child.__file__))
@@ -73,7 +73,7 @@ async def test_a_request_that_kills_is_refused_and_the_others_go_on(
     poison = asyncio.create_task(
         llm.generate([getattr(faulty_child, name), 1, 2], SamplingParams(max_tokens=20, ignore_eos=True))
     )
-    with pytest.raises(EngineError, match="died of this request more than once"):
+    with pytest.raises(DeadlyRequest, match="died of this request more than once"):
         await asyncio.wait_for(poison, 90)
     outputs = await asyncio.wait_for(asyncio.gather(*good), 60)
     assert [[(one.text, one.token_ids) for one in output.outputs] for output in outputs] == undisturbed[:4]

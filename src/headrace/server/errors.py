@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headrace.errors import (
     ContextTooLong,
     DeadlineExceeded,
+    DeadlyRequest,
     DoesNotFit,
     EngineError,
     HeadraceError,
@@ -97,6 +98,7 @@ _CODES: tuple[tuple[type[HeadraceError], str], ...] = (
     (DeadlineExceeded, "deadline_exceeded"),
     (RequestTooSlow, "request_too_slow"),
     (ReaderTooSlow, "reader_too_slow"),
+    (DeadlyRequest, "deadly_request"),
     (EngineError, "engine_error"),
 )
 
@@ -113,10 +115,14 @@ class Failure:
     """Of the request that failed, where the answer has not begun"""
     retry_after: int | None = None
     """Seconds after which it is worth another try, where that is known"""
+    is_final: bool = False
+    """Another try costs the same and ends the same, though the status looks as if it helped"""
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that go with the status."""
+        """Headers that go with the failure."""
+        if self.is_final:  # OpenAI's and Anthropic's clients send again what was answered 408, 409, 429 or 5xx
+            return {"x-should-retry": "false"}
         if self.status in (429, 503):
             return {"retry-after": str(self.retry_after or RETRY_AFTER_SECONDS)}
         if self.status == 401:
@@ -140,6 +146,7 @@ def describe(error: Exception) -> Failure:
         param and _clip(param, _LONGEST_PARAM),
         code,
         retry_after=getattr(error, "retry_after", None),
+        is_final=isinstance(error, DeadlyRequest | DeadlineExceeded),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from headrace.config import EngineConfig
 from headrace.engine.stats import EngineStats, counting_on
 from headrace.engine_port import EngineListener
-from headrace.errors import EngineError, HeadraceError, RequestError
+from headrace.errors import DeadlyRequest, EngineError, HeadraceError, RequestError
 from headrace.hub.files import ModelFiles
 from headrace.loaded_engine import EngineFacts
 from headrace.pooled import PoolingRequest
@@ -364,7 +364,7 @@ class SupervisedEngine:
         facts = {"event": "request_condemned", "engine_request_id": request_id}
         logger.error("the request %s is refused: the engine died of it", request_id, extra={"facts": facts})
         self._end(request_id)
-        error = EngineError("the engine died of this request more than once; do not send it again")
+        error = DeadlyRequest("the engine died of this request more than once; do not send it again")
         self._listener.drop(request_id, error)
 
     def _give_up(self, reason: str) -> None:

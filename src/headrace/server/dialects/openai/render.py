@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.json import encode
@@ -57,9 +57,13 @@ class RenderOptions:
     """Events of a stream are padded, so that their sizes say less of their text."""
 
 
+_KINDS: Mapping[int, str] = {429: "rate_limit_error"}
+"""Of errors that are neither the request's nor the server's"""
+
+
 def render_failure(failure: Failure) -> bytes:
     """OpenAI's error object."""
-    kind = "invalid_request_error" if failure.status < 500 else "server_error"
+    kind = _KINDS.get(failure.status, "invalid_request_error" if failure.status < 500 else "server_error")
     body = {"message": failure.message, "type": kind, "param": failure.param, "code": failure.code}
     return encode({"error": body})
 

@@ -19,6 +19,7 @@ _ERROR_TYPES: Mapping[int, tuple[str, str]] = {
     500: ("generation", "Request failed during generation"),
     503: ("overloaded", "Model is overloaded"),
     429: ("overloaded", "Model is overloaded"),
+    504: ("incomplete_generation", "Incomplete generation"),
 }
 
 
