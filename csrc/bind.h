@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "float_mode.h"
 
 namespace headrace {
 
@@ -53,6 +54,7 @@ struct Session {
     }
     std::optional<nb::gil_scoped_release> released;
     std::unique_lock<std::mutex> lock;
+    IeeeFloats floats;
 };
 
 struct BoundWeight : Weight {

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include "float_mode.h"
+
 namespace headrace {
 
 namespace {
@@ -74,6 +76,7 @@ void Pool::take_pieces(size_t thread) {
 }
 
 void Pool::serve(size_t thread) {
+    const IeeeFloats floats;
     uint32_t seen = 0;
     while (true) {
         for (int spins = 0; spins < SPINS_BEFORE_SLEEP && epoch_.load(std::memory_order_acquire) == seen; ++spins) pause();

@@ -35,6 +35,7 @@ def scripts() -> Iterator[Scripts]:
     before = {name: sys.modules.pop(name, None) for name in NAMES}
     sys.path.insert(0, str(FOLDER))
     yield Scripts({name: importlib.import_module(name) for name in NAMES})
+    torch.set_flush_denormal(False)  # training sets it, for all that follows in this process
     sys.path.remove(str(FOLDER))
     for name in NAMES:
         sys.modules.pop(name, None)

@@ -39,6 +39,28 @@ def test_sums_too_small_for_a_float_have_one_sign(ops: CpuOps) -> None:
         assert same_bits(ops.linear(x[:count], weight), whole[:count])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_library_that_flushes_subnormals_changes_nothing(threads: int) -> None:
+    """Training does (`torch.set_flush_denormal`), for its thread and those that are started from there."""
+    torch = pytest.importorskip("torch")
+    x, weights = floats(1, 64, 512) * np.float32(1e-22), floats(2, 600, 512) * np.float32(1e-22)
+
+    def result() -> FloatArray:
+        ops = CpuOps(threads)
+        return ops.linear(x, dense(ops, weights))
+
+    whole = result()
+    assert 0 < np.abs(whole).max() < np.finfo(np.float32).tiny, "all of them are subnormal"
+    assert torch.set_flush_denormal(True)
+    try:
+        flushed = result()
+        caller_flushes = np.float64(5e-324) * 1.0 == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+    assert same_bits(flushed, whole)
+    assert caller_flushes, "the caller's thread is as it was"
+
+
 @given(rows=st.integers(1, 40), columns=st.integers(1, 300), tokens=st.integers(1, 70), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_linear_of_every_shape(rows: int, columns: int, tokens: int, seed: int) -> None:
