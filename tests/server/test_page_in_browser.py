@@ -16,6 +16,7 @@ from headrace.types import Chunk, FinishReason, ToolCallDelta
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect: Callable[[Any], Any] = playwright.expect
 
+ARGUMENTS = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&amp;"
 
 
@@ -44,7 +45,7 @@ def browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as started:
         try:
-            browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            browser = started.chromium.launch(executable_path=found, args=ARGUMENTS)
         except playwright.Error as error:
             pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
         yield browser
@@ -251,6 +252,27 @@ def test_keys_and_colours(visit: Callable[..., Any], serve: Callable[..., str]) 
     page.keyboard.press("Escape")
     page.keyboard.press("t")
     expect(page.get_by_role("button", name="Colours: light")).to_be_visible()
+
+
+FETCH = """([url, type, method]) => fetch(url, {
+    method, ...(type ? {headers: {"content-type": type}, body: "{}"} : {}),
+}).then((answer) => answer.status, () => "blocked")"""
+
+
+def test_pages_of_others_get_nothing_out_of_it(browser: Any, serve: Callable[..., str]) -> None:
+    """A foreign page is held back by the browser or by us; one whose name leads to us gets a 403."""
+    llm = FakeLLM()
+    base, evil = serve(llm, allowed_hosts=()), serve(FakeLLM())
+    page = browser.new_page()
+    page.goto(evil)
+    sends = ([f"{base}/v1/completions", "application/json", "POST"], [f"{base}/api/generate", "text/plain", "POST"])
+    for send in (*sends, [f"{base}/v1/models", None, "GET"], [f"{base}/v1/responses/x", None, "DELETE"]):
+        assert page.evaluate(FETCH, send) == "blocked", send
+    assert page.goto(base.replace("127.0.0.1", "evil.example")).status == 403
+    assert page.goto(evil.replace("127.0.0.1", "evil.example")).status == 200, "the name leads here"
+    assert page.goto(base).status == 200
+    page.close()
+    assert llm.streams == []
 
 
 def test_tab_goes_round_the_whole_page(visit: Callable[..., Any], serve: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +105,8 @@ def serve(
     if not keys and not _is_local(host):
         warning = f"{host} is open to others and no key is asked for; give one with --api-key-file"
         _say(logs, warning, logging.WARNING)
+    if not keys and _is_local(host) and settings.allowed_hosts is None:
+        settings = replace(settings, allowed_hosts=())
     if port:
         listen(host, port).close()  # before the model is loaded, which may take a while
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes

@@ -70,6 +70,14 @@ _OPTIONS = {
         metavar="ORIGIN",
         help="Let pages of this origin ask; may be repeated.  [default: none]",
     ),
+    "allowed_hosts": click.option(
+        "--allowed-host",
+        "allowed_hosts",
+        multiple=True,
+        metavar="NAME",
+        help="Answer to this name too; may be repeated.  [default: any; only localhost where no other can reach the"
+        " server and no key is asked for]",
+    ),
     "tls_certificate": click.option(
         "--tls-cert",
         "tls_certificate",
@@ -180,6 +188,7 @@ def server_options(command: _Command) -> _Command:
 def _settings(
     *,
     api_keys: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
     tls_certificate: Path | None,
     tls_key: Path | None,
     store_folder: Path | None,
@@ -192,6 +201,7 @@ def _settings(
     of_environment = api_key()
     return ServerSettings(
         api_keys=api_keys if of_environment is None else (*api_keys, of_environment),
+        allowed_hosts=allowed_hosts or None,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         store_folder=store_folder or state_folder(),

@@ -25,6 +25,7 @@ from headrace.server.errors import Failure, MethodNotAllowed, describe
 from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
 from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
+from headrace.server.origins import Origins
 from headrace.server.pacing import Pacing
 from headrace.server.record import RequestRecord
 from headrace.server.routing import Match, RouteTable, chosen
@@ -51,6 +52,7 @@ class Service:
     settings: ServerSettings
     routes: RouteTable
     access: Access
+    origins: Origins
     jobs: Jobs
     kept: Kept
     draining: Draining
@@ -78,6 +80,7 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         return send(message)
 
     try:
+        service.origins.check_host(incoming.headers)
         try:
             matches = service.routes.find(scope["method"], scope["path"])
         except RequestError:
@@ -91,7 +94,7 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         CALLER.set(Caller(tenant))
         deadline = deadline_of(incoming.headers, service.settings.request_seconds)
         async with deadline.within():
-            incoming, match = await _read(matches, service.settings, incoming, receive)
+            incoming, match = await _read(service, matches, incoming, receive)
         dialect = match.dialect
         record.dialect, record.route = dialect.name, match.route.path
         if await _is_gone(_answer(service, incoming, match, record, deadline, scope, receive, send_noting)):
@@ -159,10 +162,12 @@ def _likely(matches: Sequence[Match], incoming: Incoming) -> Dialect:
 
 
 async def _read(
-    matches: Sequence[Match], settings: ServerSettings, incoming: Incoming, receive: Receive
+    service: Service, matches: Sequence[Match], incoming: Incoming, receive: Receive
 ) -> tuple[Incoming, Match]:
     """The request with its body, and the route among those of its path that it is for."""
+    settings = service.settings
     if incoming.method not in _BODILESS:
+        service.origins.check_page(incoming.headers)
         limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]
         types = [match.route.media_types for match in matches]
         allowed = None if None in types else [one for each in types for one in each or ()]

@@ -23,6 +23,7 @@ from headrace.server.draining import Draining
 from headrace.server.jobs import Jobs
 from headrace.server.loop_lag import measure_lag
 from headrace.server.metrics import Metrics
+from headrace.server.origins import Origins
 from headrace.server.request_log import log_request
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
@@ -68,6 +69,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             settings=settings,
             routes=RouteTable(dialects),
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
+            origins=Origins(settings.allowed_hosts, settings.cors_origins),
             jobs=Jobs(),
             kept=kept,
             watchers=(metrics.take, log_request, *([] if traces is None else [traces.take])),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from headrace.server.errors import BodyTooLarge, ForeignOrigin, RequestTooSlow, WrongContentType
+from headrace.server.errors import BodyTooLarge, RequestTooSlow, WrongContentType
 
 
 async def read_body(
@@ -24,7 +24,6 @@ async def read_body(
 
     Raises:
         WrongContentType: it is declared as something else, or not at all.
-        ForeignOrigin: a page of another site sends it, as what a browser sends without asking first.
         BodyTooLarge: it is longer than `limit`.
         RequestTooSlow: it takes longer than `seconds`, or nothing of it comes for `idle_seconds`.
         ClientDisconnect: the client left.
@@ -33,8 +32,6 @@ async def read_body(
     kind = content_type.partition(";")[0].strip().lower()
     if media_types is not None and kind not in media_types:
         raise WrongContentType(f"Content-Type is {content_type!r}, expected {' or '.join(media_types)}")
-    if kind != "application/json":
-        _refuse_foreign_pages(headers)
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"The body has {int(declared):,} bytes, expected at most {limit:,}")
@@ -62,12 +59,3 @@ async def _read(receive: Receive, limit: int, idle_seconds: float | None) -> byt
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
-
-
-def _refuse_foreign_pages(headers: Mapping[str, str]) -> None:
-    origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
-        raise ForeignOrigin(
-            f"A page of {origin[:100]} may not send this here without being allowed to; send it with"
-            " Content-Type: application/json"
-        )

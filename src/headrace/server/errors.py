@@ -64,6 +64,12 @@ class ForeignOrigin(RequestError):
     status = 403
 
 
+class ForeignHost(RequestError):
+    """A name that is none of this server's."""
+
+    status = 403
+
+
 class PathNotFound(RequestError):
     """No route has this path."""
 
@@ -91,6 +97,7 @@ _CODES: tuple[tuple[type[HeadraceError], str], ...] = (
     (Unauthorized, "invalid_api_key"),
     (Forbidden, "forbidden"),
     (ForeignOrigin, "foreign_origin"),
+    (ForeignHost, "foreign_host"),
     (PathNotFound, "not_found"),
     (MethodNotAllowed, "method_not_allowed"),
     (QueueFull, "queue_full"),

@@ -27,6 +27,8 @@ class ServerSettings:
     """Keys that open all routes."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may ask from a browser ("https://example.org"; "*" is all)."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Names that requests may call the server by, besides localhost and addresses (see `server.origins`); None: any."""
     tls_certificate: Path | None = None
     """PEM file; with `tls_key` the server speaks HTTPS."""
     tls_key: Path | None = None
