@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from headrace import AsyncLLM, EngineConfig
 from headrace.engine.stats import EngineStats
 from headrace.engine_port import EngineListener
-from headrace.server.run import listen, make_server, url
+from headrace.server.run import listen, run_server, url
 from headrace.types import FinishReason, Request, StepOutput
 
 _WORDS = (300, 400, 500)
@@ -181,18 +181,16 @@ def serve(kind: str) -> None:
     """Serve one of KINDS; the address goes to standard output."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {0})
-    with listen("127.0.0.1", 0) as listener:
-        if kind.startswith("bare"):
-            app = BareApp(paced=kind == "bare paced")
-            config = uvicorn.Config(app, http="httptools", ws="none", log_level="warning", access_log=False)
+    if kind.startswith("bare"):
+        app = BareApp(paced=kind == "bare paced")
+        config = uvicorn.Config(app, http="httptools", ws="none", log_level="warning", access_log=False)
+        with listen("127.0.0.1", 0) as listener:
             print(url(listener), flush=True)  # it listens already
             uvicorn.Server(config).run(sockets=[listener])
-            return
-        llm = AsyncLLM("stories", EngineConfig(max_sequences=1024))  # nobody waits for room
-        llm._engine = ScriptedEngine(stops=kind == "stops", paced=kind == "paced")  # type: ignore[assignment]
-        server = make_server(llm, "stories")
-        server.on_started = lambda: print(url(listener), flush=True)
-        server.run(sockets=[listener])
+        return
+    llm = AsyncLLM("stories", EngineConfig(max_sequences=1024))  # nobody waits for room
+    llm._engine = ScriptedEngine(stops=kind == "stops", paced=kind == "paced")  # type: ignore[assignment]
+    run_server(llm, "127.0.0.1", 0, "stories", announce=lambda line: print(line, flush=True))
 
 
 class Served:

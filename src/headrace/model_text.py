@@ -70,7 +70,7 @@ class ModelText:
         thread.shutdown(wait=False)
         return building
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """None for a folder without a tokenizer, which runs on token ids.
 

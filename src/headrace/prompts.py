@@ -35,6 +35,7 @@ Message: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
 
 _LONGEST_SALT = 1024
+_INTEGERS = (int, np.integer)
 _KEYS = ("prompt", "prompt_token_ids", "cache_salt", "prediction")
 
 
@@ -141,4 +142,4 @@ def check_priority(priority: object) -> None:
 def _are_ids(ids: object) -> TypeGuard[Sequence[int]]:
     if not isinstance(ids, Sequence) or isinstance(ids, str | bytes | bytearray):
         return False
-    return all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in ids)
+    return all(isinstance(each, _INTEGERS) and not isinstance(each, bool) for each in ids)

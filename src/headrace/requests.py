@@ -213,12 +213,12 @@ class Requests:
         return tuple(given or ())
 
     def _check_ids(self, param: str, token_ids: Sequence[int] | Mapping[int, float]) -> None:
-        for token_id in token_ids:
-            if not 0 <= token_id < self._spec.vocab_size:
-                raise RequestError(
-                    f"{param} has token id {token_id}; the model's ids are 0 to {self._spec.vocab_size - 1}",
-                    param=param,
-                )
+        if not token_ids or (min(token_ids) >= 0 and max(token_ids) < self._spec.vocab_size):
+            return
+        wrong = next(token_id for token_id in token_ids if not 0 <= token_id < self._spec.vocab_size)
+        raise RequestError(
+            f"{param} has token id {wrong}; the model's ids are 0 to {self._spec.vocab_size - 1}", param=param
+        )
 
     def _check_beams(self, request: Request) -> None:
         """There must be as many tokens to go on with as beams, besides those that end."""

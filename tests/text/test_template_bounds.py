@@ -104,6 +104,9 @@ def test_a_bomb_is_stopped_soon(name: str) -> None:
         ("{% for i in range(3) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02"),
         ("{% for x in [[1, [2]], 3] recursive %}{% if x is sequence %}{{ loop(x) }}{% else %}{{ x }}{% endif %}"
          "{% endfor %}", "123"),
+        ("{{ {'keys': 7}.keys()|list }}{{ {'keys': 7}['keys'] }}{{ {'a': 7}.a }}{{ {'a': 7}.b }}.", "['keys']77."),
+        ("{% macro f() %}{% for m in messages if m.role == 'user' %}{{ m.content|length }}{% endfor %}{% endmacro %}"
+         "{{ f() }}{% block b %}{% for m in messages %}{{ m.role }}{% endfor %}{% endblock %}", "1000userassistant"),
         ("{{ undefined_thing }}{% for x in undefined_thing %}{% endfor %}.", "."),
         ("{% set ns = namespace(a=[]) %}{% for m in messages %}{% set ns.a = ns.a + [m] %}{% endfor %}"
          "{{ ns.a|length }}", "2"),

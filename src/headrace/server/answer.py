@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -208,12 +208,13 @@ async def _answer(
 
 @asynccontextmanager
 async def running(
-    service: Service, call: Call, record: RequestRecord
+    service: Service, call: Call, record: RequestRecord, deadline: Deadline
 ) -> AsyncIterator[tuple[list[OpenPrompt], Renderer]]:
     """A call on the engine, from the moment that it is queued; leaving cancels what still runs.
 
     Raises:
         RequestError: it cannot run, or may not here.
+        DeadlineExceeded: it was not queued in time.
         EngineError: the engine is down.
     """
     adapter = _adapter_of(call.model, service.served)
@@ -221,7 +222,8 @@ async def running(
     if not service.settings.trust_request_chat_template:
         _refuse_templates(call)
     _check_logprobs(call, service.settings.max_logprobs)
-    opened = await open_call(call, service.llm, service.metrics, record, adapter)
+    async with deadline.within():
+        opened = await open_call(call, service.llm, service.metrics, record, adapter)
     try:
         yield opened, call.renderer(service.served if adapter is None else replace(service.served, name=adapter))
     finally:
@@ -237,9 +239,7 @@ async def _generate(
     receive: Receive,
     send: Send,
 ) -> None:
-    async with AsyncExitStack() as until:
-        async with deadline.within():
-            opened, renderer = await until.enter_async_context(running(service, call, record))
+    async with running(service, call, record, deadline) as (opened, renderer):
         if call.stream:
             for one in opened:
                 one.stream.most_unread = service.settings.max_unread_tokens
@@ -256,7 +256,10 @@ async def _run_later(
     queued: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run() -> None:
-        async with unattended(service, record) as beside, running(service, later.call, beside) as (opened, renderer):
+        async with (
+            unattended(service, record) as beside,
+            running(service, later.call, beside, Deadline(None)) as (opened, renderer),
+        ):
             later.started(task.cancel)
             queued.set_result(None)
             try:

@@ -36,20 +36,25 @@ async def read_body(
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(f"The body has {int(declared):,} bytes, expected at most {limit:,}")
     try:
-        async with asyncio.timeout(seconds):
-            return await _read(receive, limit, idle_seconds)
+        async with asyncio.timeout(None) as timeout:
+            return await _read(receive, limit, timeout, seconds, idle_seconds)
     except TimeoutError:
         raise RequestTooSlow(
             f"The body did not come in time: within {seconds} s, and no {idle_seconds} s without any of it"
         ) from None
 
 
-async def _read(receive: Receive, limit: int, idle_seconds: float | None) -> bytes:
+async def _read(
+    receive: Receive, limit: int, timeout: asyncio.Timeout, seconds: float | None, idle_seconds: float | None
+) -> bytes:
+    now = asyncio.get_running_loop().time
+    end = None if seconds is None else now() + seconds
     parts: list[bytes] = []
     size = 0
     while True:
-        async with asyncio.timeout(idle_seconds):
-            message = await receive()
+        limits = [end, None if idle_seconds is None else now() + idle_seconds]
+        timeout.reschedule(min((at for at in limits if at is not None), default=None))
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")

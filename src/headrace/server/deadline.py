@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from headrace.errors import DeadlineExceeded, RequestError
 
@@ -19,17 +19,17 @@ class Deadline:
         self._seconds = seconds
         self._at = None if seconds is None else asyncio.get_running_loop().time() + seconds
 
-    @asynccontextmanager
-    async def within(self) -> AsyncIterator[None]:
+    def within(self) -> AbstractAsyncContextManager[None]:
         """What is in it is cancelled at the deadline.
 
         Raises:
             DeadlineExceeded: it was.
         """
-        if self._at is None:
-            yield
-            return
-        limit = asyncio.timeout_at(self._at)
+        return nullcontext() if self._at is None else self._limited(self._at)
+
+    @asynccontextmanager
+    async def _limited(self, at: float) -> AsyncIterator[None]:
+        limit = asyncio.timeout_at(at)
         try:
             async with limit:
                 yield

@@ -9,6 +9,7 @@ from dataclasses import replace
 from headrace.errors import UnsupportedParameter
 from headrace.server.admission import CALLER, Caller
 from headrace.server.answer import Service, found, running, unattended, whole
+from headrace.server.deadline import Deadline
 from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Later
 from headrace.server.errors import describe
 from headrace.server.record import RequestRecord
@@ -60,7 +61,7 @@ async def _attempt(
         if meant.stream:
             raise UnsupportedParameter("stream is not supported in a batch; leave it out", param="stream")
         call = change(meant)
-        async with running(service, call, record) as (opened, renderer):
+        async with running(service, call, record, Deadline(None)) as (opened, renderer):
             return await whole(call, opened, renderer)
     except Exception as error:  # noqa: BLE001  the outermost handler
         record.failure = failure = replace(describe(error), request_id=incoming.request_id)

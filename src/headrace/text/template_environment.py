@@ -7,7 +7,7 @@ memory is bounded (`template_budget`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -26,6 +26,10 @@ from headrace.text.template_budget import MAX_CHARACTERS, MAX_SECONDS, Budget, c
 
 _BUDGET: ContextVar[Budget] = ContextVar("headrace_template_budget")
 """Of the rendering in progress. A context's variable, as filters and `concat` are called without anything of it."""
+
+_ATTRIBUTES_OF_DICTS = frozenset(dir(dict))
+_COUNTED = "headrace counted"
+"""A test, of anything: no name that a template could write, and cheaper than a call, which the sandbox looks at"""
 
 _TEXT_FILTERS = ("center", "indent", "replace", "wordwrap", "format")
 """Filters of a text that can give a larger one"""
@@ -61,12 +65,21 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         for name, bounded in (("join", _bounded_join), ("sum", _bounded_sum), ("batch", _bounded_rows)):
             self.filters[name] = bounded(self.filters[name])
         self.filters["slice"] = _bounded_rows(self.filters["slice"])
+        self.tests[_COUNTED] = _count_turn
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
 
-    def count(self, *_: object) -> bool:
-        """A turn of a loop (a call, which the budget counts)."""
-        return True
+    def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
+        """The globals of a template, as a plain dict: each rendering copies them, and jinja2's own ChainMap copies
+        slowly."""
+        return {**self.globals, **(d or {})}
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As jinja2's, which looks for an item only when an AttributeError has said that there is no attribute: for
+        every field of every message, where most of a rendering's time would go."""
+        if type(obj) is dict and attribute in obj and attribute not in _ATTRIBUTES_OF_DICTS:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
     def weighed(self, value: Any) -> Any:
         """A list, tuple or dict that a template has just made."""
@@ -147,9 +160,9 @@ def _budget() -> Budget:
 
 
 def _meter(template: nodes.Template) -> None:
-    """Put calls of `count` into its loops, and of `weighed` and `joined` around what it makes."""
+    """Put a test that counts into its loops, and calls of `weighed` and `joined` around what it makes."""
     for loop in template.find_all(nodes.For):
-        counted = _call("count", [], loop.lineno)
+        counted = nodes.Test(nodes.Const(True), _COUNTED, [], [], None, None, lineno=loop.lineno)
         if loop.test is None:
             loop.body.insert(0, nodes.ExprStmt(counted, lineno=loop.lineno))
         else:  # turns that it sorts out are turns too
@@ -176,6 +189,13 @@ def _wrapped(node: Any) -> Any:
     if not is_made or not any(True for _ in node.find_all((nodes.Name, nodes.Getattr))):
         return node
     return _call("weighed", [node], node.lineno)
+
+
+@jinja2.pass_context
+def _count_turn(_context: Context, _value: object) -> bool:
+    """A turn of a loop. It takes the context, so that jinja2 does not take it for a constant."""
+    _budget().tick()
+    return True
 
 
 def _call(name: str, arguments: list[Any], lineno: int) -> nodes.Call:

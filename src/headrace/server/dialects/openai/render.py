@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from msgspec.json import encode
 
@@ -85,9 +86,13 @@ class AnswerRenderer:
         self.options = options
         self.id = f"{self.id_prefix}-{options.request_id or secrets.token_hex(16)}"
         self.created = int(time.time())
-        self._head = sse.DATA + encode(self._identity(self.chunk_kind))[:-1] + b',"choices":['
         self._names = TokenNames(served, as_ids=options.tokens_as_ids)
         self._tail = (b'],"usage":null}' if options.include_usage else b"]}") + sse.END
+
+    @cached_property
+    def _head(self) -> bytes:
+        """What all events of a stream begin with."""
+        return sse.DATA + encode(self._identity(self.chunk_kind))[:-1] + b',"choices":['
 
     def end(self, progress: Sequence[Progress]) -> bytes:
         """The usage, when asked for, and the end mark."""
