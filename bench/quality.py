@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace import LLM
+from headrace.batch import Batch
 from headrace.config import CacheType, EngineConfig, available_threads
-from headrace.types import Batch, FloatArray, IntArray
+from headrace.types import FloatArray, IntArray
 
 BLOCK_SIZE = 16
 KV_MEMORY = 1 << 30

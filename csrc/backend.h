@@ -58,7 +58,7 @@ struct AdaptJob {
     float* y;
 };
 
-// As headrace.types.Batch, with the block tables' row stride.
+// As headrace.batch.Batch, with the block tables' row stride.
 struct BatchView {
     const int32_t* positions;
     const int32_t* query_start;  // [num_sequences + 1]

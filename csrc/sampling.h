@@ -15,7 +15,7 @@ namespace headrace {
 
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
-// One row's parameters; the same record as SAMPLING_ROW in types.py, which says what each field means.
+// One row's parameters; the same record as SAMPLING_ROW in batch.py, which says what each field means.
 struct SamplingRow {
     uint64_t seed;
     uint32_t stream, position;
@@ -35,7 +35,7 @@ struct SamplingRow {
 };
 static_assert(sizeof(SamplingRow) == 152);
 
-// As headrace.types.SamplingBatch.
+// As headrace.batch.SamplingBatch.
 struct SampleJob {
     const float* logits;  // [num_rows, vocabulary]
     size_t num_rows, vocabulary;

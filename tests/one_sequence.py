@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from headrace.batch import Batch
 from headrace.model.decoder import Decoder
-from headrace.types import Batch
 
 BLOCK_SIZE = 16
 

@@ -23,7 +23,7 @@ A request's way through the house:
     ops/            the operations: base (the contract), reference (numpy oracle), cpu (native kernels)
     formats/        safetensors, GGUF, codecs of quantised blocks
     hub/            model names → files; the bundled model
-    types.py        the nouns that all share; pooled.py: those of embeddings and scores
+    types.py        the nouns that all share; batch.py: of a step; pooled.py: of embeddings and scores
     errors.py       the error tree; config.py: frozen settings
 """
 

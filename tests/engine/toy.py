@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from headrace.batch import Batch
 from headrace.config import EngineConfig
 from headrace.engine.constraint import NewConstraint, unconstrained
 from headrace.engine.engine import Engine
 from headrace.engine.memory import KVPlan
 from headrace.ops.reference import ReferenceOps
 from headrace.sampling_params import SamplingParams
-from headrace.types import Batch, Request, StepOutput
+from headrace.types import Request, StepOutput
 
 VOCABULARY = 64
 

@@ -16,6 +16,7 @@ from one_sequence import OneSequence
 from tiny_adapters import make_adapter, merge
 from tiny_models import VARIANTS, prompt, reference, reference_logits
 
+from headrace.batch import Batch
 from headrace.config import CacheType
 from headrace.errors import DamagedFile, HeadraceError, ModelNotFound, UnsupportedModel, WeightsMismatch
 from headrace.formats.safetensors import open_safetensors, write_safetensors
@@ -23,7 +24,7 @@ from headrace.formats.tensor import Tensor
 from headrace.hub.files import ModelFiles
 from headrace.model.decoder import Decoder
 from headrace.model.loader import load_adapter, load_decoder
-from headrace.types import Batch, IntArray
+from headrace.types import IntArray
 
 Tiny = Callable[[str], Path]
 TOLERANCE = 1e-4

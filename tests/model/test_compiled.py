@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from tiny_models import VARIANTS, prompt
 
+from headrace.batch import Batch
 from headrace.config import CacheType
 from headrace.hub.files import ModelFiles
 from headrace.model import rope
 from headrace.model.decoder import Decoder
 from headrace.model.loader import load_decoder
 from headrace.ops.base import Forward, RecordableForward
-from headrace.types import Batch
 
 cpu = pytest.importorskip("headrace.ops.cpu", reason="the kernels are not built")
 from headrace import _core  # noqa: E402, TID251

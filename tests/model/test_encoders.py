@@ -21,6 +21,7 @@ from tiny_encoders import (
 from tiny_gguf import write_gguf
 from tiny_models import WINDOW
 
+from headrace.batch import Batch
 from headrace.config import CacheType
 from headrace.engine.pooling import PoolingEngine
 from headrace.errors import DamagedFile, UnsupportedModel
@@ -30,7 +31,6 @@ from headrace.model.embedding import Embedder, EmbeddingRecipe, read_recipe
 from headrace.model.loader import load_decoder, read_spec
 from headrace.model.spec import Pooling
 from headrace.pooled import PoolingRequest
-from headrace.types import Batch
 
 Made = Callable[..., Path]
 TOLERANCE = 2e-5

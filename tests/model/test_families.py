@@ -13,13 +13,13 @@ from one_sequence import OneSequence
 from tiny_encoders import ENCODERS
 from tiny_models import SWITCH, VARIANTS, WINDOW, prompt, reference, reference_logits
 
+from headrace.batch import Batch
 from headrace.formats.tensor import Tensor
 from headrace.hub.files import ModelFiles
 from headrace.model.decoder import Decoder
 from headrace.model.loader import families, load_decoder, read_spec
 from headrace.model.spec import NormPlacement
 from headrace.model.weights import pack_weights
-from headrace.types import Batch
 
 Tiny = Callable[[str], Path]
 TOLERANCE = 1e-3

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.batch import Batch
 from headrace.formats.codecs import Codec
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, Ops, RopeTable, Weight
 from headrace.ops.cpu import CpuOps, instruction_sets
-from headrace.types import Batch, FloatArray
+from headrace.types import FloatArray
 
 INSTRUCTION_SETS = instruction_sets()
 

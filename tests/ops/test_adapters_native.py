@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.batch import Batch
 from headrace.formats.codecs import BF16, F16, F32, Q8_0, Codec
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, LowRankPart
 from headrace.ops.reference import ReferenceOps
-from headrace.types import Batch
 
 cpu = pytest.importorskip("headrace.ops.cpu", reason="the kernels are not built")
 from headrace import _core  # noqa: E402, TID251

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from ops_cases import all_cpu_ops, assert_close, batch_on, floats, make_batch, qkv_width, rope_table, same_bits
 
+from headrace.batch import Batch
 from headrace.config import CacheType
 from headrace.ops.base import HeadLayout, Ops, QkNormWeights, RopeTable
 from headrace.ops.cpu import CpuOps
 from headrace.ops.kinds import QkNorm
 from headrace.ops.reference import ReferenceOps
-from headrace.types import Batch, FloatArray
+from headrace.types import FloatArray
 
 
 def _attend(

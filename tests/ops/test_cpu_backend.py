@@ -13,6 +13,7 @@ import pytest
 from ops_cases import batch_on, dense, floats, make_batch, qkv_width, rope_table, same_bits
 
 from headrace import _core  # noqa: TID251
+from headrace.batch import SamplingBatch
 from headrace.config import EngineConfig
 from headrace.errors import ConfigError
 from headrace.formats.codecs import CODECS
@@ -23,7 +24,6 @@ from headrace.ops.cpu.self_test import self_test
 from headrace.ops.kinds import Activation, NormKind
 from headrace.ops.reference import ReferenceOps
 from headrace.ops.select import select_ops
-from headrace.types import SamplingBatch
 
 LAYOUT = HeadLayout(4, 2, 16)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from headrace.batch import SamplingBatch
 from headrace.ops.cpu import CpuOps
-from headrace.types import SamplingBatch
 
 DRAWS = 20_000
 VOCABULARY = 40

@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from ops_cases import floats
 
+from headrace.batch import SAMPLING_ROW, SamplingBatch
 from headrace.ops.cpu import CpuOps
 from headrace.ops.reference import ReferenceOps
-from headrace.types import SAMPLING_ROW, FloatArray, SamplingBatch
+from headrace.types import FloatArray
 
 
 def _agree(ops: CpuOps, reference: ReferenceOps, logits: FloatArray, batch: SamplingBatch, allowed: int = 0) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from headrace import __version__
+from headrace.batch import Batch, SamplingBatch
 from headrace.cli.cost import Work
 from headrace.cli.machine import Limits, describe_machine, measure_limits, median_limits
 from headrace.config import CacheType
@@ -21,7 +22,7 @@ from headrace.formats.tensor import Tensor
 from headrace.ops.base import HeadLayout, MoeWeights, RopeTable, Weight
 from headrace.ops.cpu import CpuOps, codec_names
 from headrace.ops.kinds import Activation, NormKind
-from headrace.types import Batch, FloatArray, SamplingBatch
+from headrace.types import FloatArray
 
 _T = TypeVar("_T")
 _BLOCK = 16

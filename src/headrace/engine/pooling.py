@@ -14,12 +14,13 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.batch import Batch
 from headrace.config import CacheType
 from headrace.model.decoder import Decoder
 from headrace.model.embedding import Embedder
 from headrace.model.spec import Pooling
 from headrace.pooled import PoolingOutput, PoolingRequest
-from headrace.types import Batch, FloatArray, IntArray
+from headrace.types import FloatArray, IntArray
 
 BLOCK_SIZE = 16
 

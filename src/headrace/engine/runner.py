@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from headrace.batch import Batch
 from headrace.engine.adapters import AdapterTable
 from headrace.engine.beams import Candidates
 from headrace.engine.rows import Masks, MaskTable, Row, accept
@@ -18,7 +19,7 @@ from headrace.engine.scoring import Path, Scoring
 from headrace.engine.sequence import Sequence
 from headrace.model.decoder import Decoder
 from headrace.ops.base import Array, KVCache, Ops
-from headrace.types import Batch, FloatArray, IntArray, Logprob, TokenLogprobs
+from headrace.types import FloatArray, IntArray, Logprob, TokenLogprobs
 
 _NO_ADAPTERS = np.empty(0, np.int32)
 _ROWS_AT_ONCE = 64

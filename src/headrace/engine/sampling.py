@@ -9,9 +9,10 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.batch import SamplingBatch, neutral_rows
 from headrace.engine.rows import MaskTable, Row
 from headrace.engine.sequence import Sequence
-from headrace.types import FloatArray, IntArray, Request, SamplingBatch, neutral_rows
+from headrace.types import FloatArray, IntArray, Request
 
 _COPIED = (
     *("temperature", "dynatemp_range", "dynatemp_exponent", "top_n_sigma", "min_p", "top_k", "typical_p", "top_p"),

@@ -6,13 +6,14 @@ from collections import Counter
 
 import numpy as np
 
+from headrace.batch import Batch
 from headrace.config import CacheType
 from headrace.model.adapters import Adapters
 from headrace.model.rope import RopeTables
 from headrace.model.spec import ModelSpec, NormPlacement
 from headrace.model.weights import DecoderWeights, LayerWeights, Linear, MlpWeights, Norm
 from headrace.ops.base import Array, Forward, ForwardOps, HeadLayout, KVCache, Ops, RecordableForward
-from headrace.types import Batch, IntArray
+from headrace.types import IntArray
 
 
 class Decoder:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from headrace.batch import Batch, SamplingBatch
 from headrace.config import CacheType
 from headrace.formats.tensor import Tensor
 from headrace.ops.kinds import Activation, NormKind, QkNorm
-from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+from headrace.types import FloatArray, IntArray
 
 Array: TypeAlias = Any
 """A backend's array: numpy.ndarray on the CPU, torch.Tensor on a GPU."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headrace.batch import Batch, SamplingBatch
 from headrace.config import CacheType
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import (
@@ -24,7 +25,7 @@ from headrace.ops.base import (
 from headrace.ops.kinds import Activation, NormKind, QkNorm
 from headrace.ops.reference_lookup import ReferenceLookup
 from headrace.ops.reference_sampling import sample_row
-from headrace.types import Batch, FloatArray, IntArray, SamplingBatch
+from headrace.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.types import FloatArray, IntArray, SamplingBatch
+from headrace.batch import SamplingBatch
+from headrace.types import FloatArray, IntArray
 
 Weights: TypeAlias = NDArray[np.float64]
 Record: TypeAlias = Any

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace import _core
+from headrace.batch import SAMPLING_ROW, Batch, SamplingBatch
 from headrace.config import CacheType, available_threads
 from headrace.errors import ConfigError, UnsupportedModel
 from headrace.formats.tensor import Tensor
@@ -28,7 +29,7 @@ from headrace.ops.base import (
 from headrace.ops.cpu.tape import Clock, record
 from headrace.ops.cpu.weight import CpuDeltas, CpuWeight, native_deltas, native_weight
 from headrace.ops.kinds import Activation, NormKind
-from headrace.types import SAMPLING_ROW, Batch, FloatArray, IntArray, SamplingBatch
+from headrace.types import FloatArray, IntArray
 
 _CODECS: Final = MappingProxyType({name: (values, size) for name, values, size in _core.codecs()})
 

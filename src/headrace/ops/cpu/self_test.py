@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headrace.batch import Batch, SamplingBatch
 from headrace.formats.tensor import Tensor
 from headrace.ops.base import Array, HeadLayout, KVCache, LowRankPart, MoeWeights, Ops, RopeTable, Weight
 from headrace.ops.kinds import Activation, NormKind
 from headrace.ops.reference import ReferenceOps
-from headrace.types import Batch, FloatArray, SamplingBatch
+from headrace.types import FloatArray
 
 _LAYOUT = HeadLayout(num_heads=4, num_kv_heads=2, head_dim=24)
 _TOLERANCE = 2e-4

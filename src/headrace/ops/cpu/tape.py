@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from headrace import _core
+from headrace.batch import Batch
 from headrace.ops.base import (
     Deltas,
     Forward,
@@ -23,7 +24,7 @@ from headrace.ops.base import (
 )
 from headrace.ops.cpu.weight import native_deltas, native_weight
 from headrace.ops.kinds import Activation, NormKind
-from headrace.types import Batch, FloatArray, IntArray
+from headrace.types import FloatArray, IntArray
 
 _CACHE: Final = object()
 """Stands for every cache while a tape is recorded."""
