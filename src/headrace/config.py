@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from headrace.errors import ConfigError
 
-QUANTIZE_CHOICES = ("q8", "q4")
+QUANTIZE_CODECS: Mapping[str, str] = {"q8": "q8_0", "q4": "q4_0"}
+"""What `quantize` does to float matrices. Embeddings and the output head are q8_0 in both; norms, biases, learned
+positions and routers stay as they are, and so does a matrix whose columns are not whole blocks of 32."""
 ACTIVATION_CHOICES = ("int8", "f32")
 SPECULATION_CHOICES = ("auto", "off")
 BACKENDS = ("cpu", "reference")
@@ -66,8 +69,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend is {self.backend!r}, expected one of {', '.join(BACKENDS)}")
-        if self.quantize is not None and self.quantize not in QUANTIZE_CHOICES:
-            raise ConfigError(f"quantize is {self.quantize!r}, expected one of {', '.join(QUANTIZE_CHOICES)}")
+        if self.quantize is not None and self.quantize not in QUANTIZE_CODECS:
+            raise ConfigError(f"quantize is {self.quantize!r}, expected one of {', '.join(QUANTIZE_CODECS)}")
         if self.speculation not in SPECULATION_CHOICES:
             choices = ", ".join(SPECULATION_CHOICES)
             raise ConfigError(f"speculation is {self.speculation!r}, expected one of {choices}")

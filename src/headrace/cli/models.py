@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from headrace.cli.options import debug_option
+from headrace.config import QUANTIZE_CODECS
 
 
 @click.command(short_help="List what can be run, and what is here.")
@@ -40,7 +41,6 @@ def _listing() -> dict[str, Any]:
     from headrace.hub.resolve import BUNDLED
     from headrace.hub.store import cache_folder, cached_models
     from headrace.model.loader import families
-    from headrace.model.weights import QUANTIZE_CODECS
 
     return {
         "families": [

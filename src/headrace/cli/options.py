@@ -16,7 +16,7 @@ from headrace.config import (
     ACTIVATION_CHOICES,
     BACKENDS,
     MOST_THREADS,
-    QUANTIZE_CHOICES,
+    QUANTIZE_CODECS,
     SPECULATION_CHOICES,
     CacheType,
     EngineConfig,
@@ -135,7 +135,7 @@ def debug_option(command: Command) -> Command:
 
 
 ENGINE_OPTIONS = (
-    click.option("--quantize", type=click.Choice(QUANTIZE_CHOICES), help="Quantise float weights when loading."),
+    click.option("--quantize", type=click.Choice(tuple(QUANTIZE_CODECS)), help="Quantise float weights when loading."),
     click.option(
         "--max-context",
         type=click.IntRange(min=1),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.config import QUANTIZE_CODECS
 from headrace.errors import ConfigError, ModelNotFound, UnsupportedModel
 from headrace.formats.safetensors import open_safetensors
 from headrace.formats.tensor import Tensor
@@ -21,7 +22,7 @@ from headrace.model.fields import Fields
 from headrace.model.peft import read_peft
 from headrace.model.recipes import NameTable
 from headrace.model.spec import ModelSpec
-from headrace.model.weights import QUANTIZE_CODECS, name_parts, pack_weights
+from headrace.model.weights import name_parts, pack_weights
 from headrace.ops.base import Ops
 
 

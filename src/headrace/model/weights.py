@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headrace.config import QUANTIZE_CODECS
 from headrace.errors import WeightsMismatch
 from headrace.formats.codecs import CODECS, Codec
 from headrace.formats.storage import release
@@ -14,10 +15,6 @@ from headrace.formats.tensor import Tensor
 from headrace.model.recipes import NameTable
 from headrace.model.spec import ClassifierSpec, LayerSpec, ModelSpec
 from headrace.ops.base import Array, Deltas, MoeWeights, Ops, QkNormWeights, Weight
-
-QUANTIZE_CODECS: Mapping[str, str] = {"q8": "q8_0", "q4": "q4_0"}
-"""What `quantize` does to float matrices. Embeddings and the output head are q8_0 in both; norms, biases, learned
-positions and routers stay as they are, and so does a matrix whose columns are not whole blocks of 32."""
 
 _SHOWN = 5
 
