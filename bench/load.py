@@ -184,7 +184,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     options = parse_options(sys.argv[1:])
     options.url = options.url.rstrip("/")
-    options.model = options.model or served_model(options.url)
+    options.model = options.model or served_model(options.url).name
     result = measure(options)
     print(json.dumps(result))
     sys.exit(1 if result["failed"] else 0)

@@ -69,7 +69,8 @@ def test_a_run_is_printed_written_and_drawn(headrace: Headrace, target: str, tmp
 
     done = headrace("bench", "serve", "--compare", str(json_file), str(json_file), "--picture", str(picture))
     assert done.code == 0, done.err
-    ratios = [line.split()[-1] for line in done.out.splitlines()[1:]]
+    assert done.out.startswith("A: a.json, stories: 9 requests at 100.0 requests/s\nB: a.json")
+    ratios = [line.split()[-1] for line in done.out.splitlines()[4:]]
     assert set(ratios) <= {"1.000", "–"}
     assert picture.read_text().count('stroke-width="2"') == 12
 
@@ -96,14 +97,40 @@ def test_what_fails_is_said(headrace: Headrace, target: str, tmp_path: Path) -> 
     assert "context" in too_long.err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
-    assert "give --model" in headrace("bench", "serve", f"http://127.0.0.1:{free}").err
-    assert "cannot connect" in headrace("bench", "serve", f"http://127.0.0.1:{free}", "--model", "m").err
-    assert "no address" in headrace("bench", "serve", "ftp://x", "--model", "m").err
+    assert "is the server running there" in headrace("bench", "serve", f"http://127.0.0.1:{free}").err
+    assert "is the server running there" in headrace("bench", "serve", f"http://127.0.0.1:{free}", "--model", "m").err
+    key = (target, "--api-key", "secret")
+    unknown = headrace("bench", "serve", *key, "--model", "nope", *IDS).err
+    assert "404 Not Found: The model 'nope' is not served here" in unknown
+    assert "x-request-id" not in unknown, "headers are no message"
+    for address in ("ftp://x", "http://", "http://x:port", "http://x/?y"):
+        assert "no server's address" in headrace("bench", "serve", address, "--model", "m").err
+    nowhere = headrace("bench", "serve", *key, "--json", str(tmp_path / "no" / "x.json")).err
+    assert "cannot be written" in nowhere, "said before anything is measured"
+    for option in ("--rate", "--time-scale", "--length-scale", "--seconds", "--temperature"):
+        assert "is no number" in headrace("bench", "serve", *key, option, "nan").err
+    assert "no end within a time" in headrace("bench", "serve", *key, "--seconds", "3").err
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert "no file of" in headrace("bench", "serve", "--compare", str(other), str(other)).err
     assert "is no limit" in headrace("bench", "serve", target, "--goodput", "ttft").err
     assert "leave --rate" in headrace("bench", "serve", target, "--trace", str(other), "--rate", "2").err
+
+
+@pytest.mark.parametrize("more", [(), ("--chat",), ("--words",)])
+def test_without_options_it_fits_what_the_server_lists(
+    headrace: Headrace, target: str, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    trace = tmp_path / "long.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 9000, "output_length": 3, "hash_ids": [1, 2]}\n' * 3)
+    done = headrace("bench", "serve", f"{target}/v1/", "--api-key", "secret", "--trace", str(trace), *more)
+    assert done.code == 0, done.err
+    assert "Successful requests:                                       3" in done.out
+
+
+def test_a_key_may_be_in_the_environment(headrace: Headrace, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_API_KEY", "secret")
+    assert headrace("bench", "serve", target, "--requests", "2", "--output-tokens", "2").code == 0
 
 
 def test_traces_in_both_forms(tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def scrape(at: float, tokens: int, few: int, all_: int) -> Scrape:
     return Scrape.of(VLLM.format(tokens=tokens, few=few, all=all_), at)
 
 
-def drawn(*history: Scrape) -> str:
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+def drawn(*history: Scrape, width: int = 100) -> str:
+    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(frame(history, "here"))
     return console.export_text()
 
@@ -86,6 +86,21 @@ def test_a_frame_of_vllm_s() -> None:
     assert "100" in text
     assert "438 ms" in text
     assert "–" in drawn(scrape(10, 100, 0, 0))
+
+
+def test_what_lies_in_the_outer_buckets_is_said_by_their_bounds() -> None:
+    quick = drawn(scrape(10, 100, 0, 0), scrape(12, 300, 10, 10))
+    assert quick.count("<100 ms") == 3
+    text = VLLM.format(tokens=1, few=0, all=0).replace('le="+Inf",model_name="a"} 0', 'le="+Inf",model_name="a"} 5')
+    assert drawn(Scrape.of(text, 0)).count(">1 s") == 3
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_every_width_shows_all_figures(width: int) -> None:
+    text = drawn(scrape(10, 100, 90, 100), scrape(12, 300, 92, 110), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for words in ("running", "waiting", "out", "100", "438 ms", "KV cache", "preempted 0", "x ", "100%", "tokens/s"):
+        assert words in text, words
 
 
 def test_once_prints_a_frame_and_ends() -> None:

@@ -7,6 +7,7 @@ import json
 import click
 
 from headrace.cli.options import debug_option, plain_engine_options
+from headrace.cli.values import Number
 from headrace.config import MOST_THREADS, EngineConfig
 
 
@@ -35,7 +36,7 @@ from headrace.config import MOST_THREADS, EngineConfig
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.01),
+    type=Number(0.01),
     default=1.0,
     show_default=True,
     metavar="S",

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import random
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.cli.load_options import load_options
 from headrace.cli.options import debug_option
+from headrace.cli.values import ServerUrl
+from headrace.config import api_key
 from headrace.errors import ConfigError
 
 if TYPE_CHECKING:
     from headrace.cli.load.client import Answer, Client, Job
-    from headrace.cli.load.jobs import Shape
+    from headrace.cli.load.plan import Load
+    from headrace.cli.load.run import Run
 
 _LIMIT = re.compile(r"(ttft|tpot|itl|e2el):(\d+(?:\.\d+)?)")
 
@@ -48,71 +51,17 @@ class _Limit(click.ParamType[tuple[str, float]]):
         return found[1], float(found[2])
 
 
+_Result = dict[str, Any]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
 @click.command(name="bench serve", cls=_Limits, short_help="Load a server, and measure what comes back.")
-@click.argument("url", default="http://127.0.0.1:8000")
+@click.argument("url", type=ServerUrl(), default="http://127.0.0.1:8000")
 @click.option("--model", metavar="NAME", help="Model to ask for.  [default: the first that the server lists]")
-@click.option("--api-key", metavar="KEY", help="Sent as a bearer token.")
-@click.option("--chat", is_flag=True, help="Use /v1/chat/completions instead of /v1/completions.")
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    default=math.inf,
-    metavar="R",
-    help='Mean requests a second, as a Poisson process.  [default: "inf", all at once]',
-)
-@click.option("--trace", type=_FILE, metavar="FILE", help="Send when the requests of a trace came, and as long ones.")
-@click.option(
-    "--time-scale",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="Multiplies the trace's times; 0.5 is twice as fast.",
-)
-@click.option(
-    "--length-scale",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="Multiplies the trace's lengths.",
-)
-@click.option("--max-context", type=click.IntRange(min=2), metavar="N", help="Shorten what of a trace is longer.")
-@click.option(
-    "--dataset",
-    default="random",
-    show_default=True,
-    metavar="FILE",
-    help='"random", or a JSONL file: prompt or messages in each line, and max_tokens if it likes.',
-)
-@click.option("--requests", type=click.IntRange(min=1), metavar="N", help="How many.  [default: 100, or the trace's]")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Send none after that.")
+@click.option("--api-key", "key", metavar="KEY", help="The server's key (also HEADRACE_API_KEY).")
+@load_options
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Wait while so many run.")
-@click.option("--input-tokens", type=click.IntRange(min=1), default=256, show_default=True, metavar="N")
-@click.option("--output-tokens", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
-@click.option("--words", is_flag=True, help="Random prompts are words; else token ids, which some servers refuse.")
-@click.option(
-    "--vocabulary",
-    type=click.IntRange(min=302),
-    default=32_000,
-    show_default=True,
-    metavar="N",
-    help="Random token ids are from 300 to below N.",
-)
-@click.option("--stop-at-eos", is_flag=True, help="Let answers end early (without the parameter ignore_eos).")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    metavar="T",
-    help="Of every request.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of times and prompts.")
 @click.option(
     "--goodput",
     "limits",
@@ -129,24 +78,9 @@ def bench_serve(
     url: str,
     *,
     model: str | None,
-    api_key: str | None,
-    chat: bool,
-    rate: float,
-    trace: Path | None,
-    time_scale: float,
-    length_scale: float,
-    max_context: int | None,
-    dataset: str,
-    requests: int | None,
-    seconds: float | None,
+    key: str | None,
+    load: Load,
     concurrency: int | None,
-    input_tokens: int,
-    output_tokens: int,
-    words: bool,
-    vocabulary: int,
-    stop_at_eos: bool,
-    temperature: float,
-    seed: int,
     limits: tuple[tuple[str, float], ...],
     json_file: Path | None,
     picture: Path | None,
@@ -158,86 +92,45 @@ def bench_serve(
     prompts share their prefixes). One request goes first and is not counted. Figures have the names of vLLM's result
     files; tokens are counted by the server's own usage, and events that came in one read lie 0 ms apart.
     """
-    from headrace.cli.load.client import Client
-    from headrace.cli.load.figures import comparison, result, table
-    from headrace.cli.load.jobs import Shape
-    from headrace.cli.load.run import run_open, served_model
+    from headrace.cli.load.figures import result, table
+    from headrace.cli.load.run import served_model
 
+    _check_folders(json_file, picture)
     if compare is not None:
-        runs = [(path.name, _read(path)) for path in compare]
-        click.echo(comparison(runs[0][1], runs[1][1]))
-        _draw(picture, runs)
+        _compare(compare, picture)
         return
-    if trace is not None and (math.isfinite(rate) or dataset != "random"):
-        raise click.UsageError("a trace says when requests come and how long they are; leave --rate and --dataset out")
-    url = url.rstrip("/").removesuffix("/v1")
-    shape = Shape(
-        model=model or served_model(url, api_key),
-        chat=chat,
-        words=words,
-        vocabulary=vocabulary,
-        ignore_eos=not stop_at_eos,
-        temperature=temperature,
-    )
-    jobs = _jobs(
-        shape,
-        random.Random(seed),
-        trace,
-        (time_scale, length_scale, max_context),
-        dataset,
-        (rate, input_tokens, output_tokens),
-    )
-    count = requests or (None if trace is not None or seconds is not None else 100)
-    chosen = list(itertools.islice(itertools.takewhile(lambda job: seconds is None or job.at < seconds, jobs), count))
-
-    def connect(on_done: Any) -> Client:
-        return Client(url, shape.path, on_done, api_key)
-
-    _refuse_if_failed(run_open([_at_once(chosen[0])], connect).answers[0], url)
-    run = run_open(chosen, connect, most_at_once=concurrency)
+    key = key or api_key()
+    served = served_model(url, key, model)
+    shape = load.shape(served.name)
+    jobs = load.jobs(shape, served.max_context)
+    run = _run(url, shape.path, key, jobs, concurrency)
     found = {
         "target": url,
-        "model": shape.model,
-        "request_rate": rate if math.isfinite(rate) else "inf",
-        "trace": trace and trace.name,
-        "num_prompts": len(chosen),
+        "model": served.name,
+        "request_rate": load.rate if math.isfinite(load.rate) else "inf",
+        "trace": load.trace and load.trace.name,
+        "num_prompts": len(jobs),
         **result(run.answers, run.began, run.seconds, dict(limits)),
     }
     click.echo(table(found))
     if json_file is not None:
         json_file.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    _draw(picture, [(shape.model, found)])
+    _draw(picture, [(served.name, found)])
     if found["failed"]:
-        raise ConfigError(f"{found['failed']} of {len(chosen)} requests failed, the first with: {found['first_error']}")
+        raise ConfigError(f"{found['failed']} of {len(jobs)} requests failed, the first with: {found['first_error']}")
 
 
-def _jobs(
-    shape: Shape,
-    rng: random.Random,
-    trace: Path | None,
-    scales: tuple[float, float, int | None],
-    dataset: str,
-    plan: tuple[float, int, int],
-) -> Iterator[Job]:
-    from headrace.cli.load import jobs as made
+def _run(url: str, path: str, key: str | None, jobs: Sequence[Job], concurrency: int | None) -> Run:
+    """Send all, after one that is not counted."""
+    from headrace.cli.load.client import Client
+    from headrace.cli.load.run import run_open
 
-    if trace is not None:
-        time_scale, length_scale, most = scales
-        yield from made.traced_jobs(
-            shape, made.read_trace(trace), rng, time_scale=time_scale, length_scale=length_scale, max_context=most
-        )
-        return
-    rate, input_tokens, output_tokens = plan
-    rows = None if dataset == "random" else itertools.cycle(made.read_dataset(Path(dataset)))
-    for at in made.poisson(rate, rng):
-        if rows is None:
-            yield made.make_job(shape, at, made.random_prompt(shape, rng, input_tokens), output_tokens)
-        else:
-            yield made.dataset_job(shape, at, next(rows), output_tokens)
+    def connect(on_done: Any) -> Client:
+        return Client(url, path, on_done, key)
 
-
-def _at_once(job: Job) -> Job:
-    return type(job)(0.0, job.body)
+    first = jobs[0]
+    _refuse_if_failed(run_open([type(first)(0.0, first.body)], connect).answers[0], url)
+    return run_open(jobs, connect, most_at_once=concurrency)
 
 
 def _refuse_if_failed(answer: Answer, url: str) -> None:
@@ -245,16 +138,31 @@ def _refuse_if_failed(answer: Answer, url: str) -> None:
         raise ConfigError(f"{url} does not answer the first request: {answer.error}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _check_folders(*files: Path | None) -> None:
+    """Said before anything is measured, which would be lost."""
+    for file in files:
+        if file is not None and not os.access(file.parent, os.W_OK):
+            raise ConfigError(f"{file} cannot be written: {file.parent} is no folder that can be written to")
+
+
+def _compare(files: tuple[Path, Path], picture: Path | None) -> None:
+    from headrace.cli.load.figures import comparison
+
+    one, other = [(path.name, _read(path)) for path in files]
+    click.echo(comparison(one, other))
+    _draw(picture, [one, other])
+
+
+def _read(path: Path) -> _Result:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: _Result = json.loads(path.read_text(encoding="utf-8"))
         found["curves_ms"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no file of `headrace bench serve --json` ({error}); give one") from error
+        raise ConfigError(f"{path} is no file of `headrace bench serve --json` ({error!r}); give one") from error
     return found
 
 
-def _draw(picture: Path | None, runs: list[tuple[str, dict[str, Any]]]) -> None:
+def _draw(picture: Path | None, runs: list[tuple[str, _Result]]) -> None:
     if picture is not None:
         from headrace.cli.load.picture import draw
 

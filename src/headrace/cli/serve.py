@@ -12,6 +12,7 @@ import click
 
 from headrace.cli.options import NamedFolder, Text, debug_option, engine_options
 from headrace.cli.server_options import server_options
+from headrace.cli.values import Number
 from headrace.config import EngineConfig
 from headrace.logs import FORMATS, LEVELS, LogSettings, set_up
 
@@ -51,7 +52,7 @@ logger = logging.getLogger("headrace.server")
 )
 @click.option(
     "--stall-timeout",
-    type=click.FloatRange(min=0.1),
+    type=Number(0.1, infinite=True),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from headrace.cli.values import Number
 from headrace.config import api_key, state_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def _number(name: str, field: str, kind: Any, default: float | None, metavar: st
     )
 
 
-_SECONDS = click.FloatRange(min=0)
+_SECONDS = Number(0, infinite=True)
 _OPTIONS = {
     "trust_request_chat_template": click.option(
         "--trust-request-chat-template", is_flag=True, help="Let requests bring their own chat template (Jinja)."
@@ -140,7 +141,7 @@ _OPTIONS = {
     "request_seconds": _number(
         "--request-timeout",
         "request_seconds",
-        click.FloatRange(min=0, min_open=True),
+        Number(0, above=True, infinite=True),
         None,
         "SECONDS",
         "How long a request may take; the header x-request-timeout may ask for less.  [default: for ever]",
@@ -148,7 +149,7 @@ _OPTIONS = {
     "write_seconds": _number(
         "--write-timeout",
         "write_seconds",
-        click.FloatRange(min=0, min_open=True),
+        Number(0, above=True, infinite=True),
         60.0,
         "SECONDS",
         "Cut off a client that reads nothing of its answer for so long.",

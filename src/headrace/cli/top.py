@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from headrace.cli.options import debug_option
+from headrace.cli.values import Number, ServerUrl
 from headrace.config import api_key
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ _KEYS = "q quit   p pause"
 
 
 @click.command(short_help="Watch a running server in the terminal.")
-@click.argument("url", default="http://127.0.0.1:8000")
+@click.argument("url", type=ServerUrl(), default="http://127.0.0.1:8000")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.01, max=60),
+    type=Number(0.01, 60),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -47,18 +48,16 @@ def top(url: str, *, interval: float, once: bool, key: str | None) -> None:
     from headrace.cli.scrape import fetch
     from headrace.cli.top_frame import frame
 
-    title = url if "://" in url else f"http://{url}"
-    address = title.rstrip("/")
-    address = address if address.endswith("/metrics") else f"{address}/metrics"
+    address = f"{url}/metrics"
     key = key or api_key()
     history: deque[Scrape] = deque([fetch(address, key)], maxlen=max(int(_WINDOW_SECONDS / interval), 2))
     console = Console()
     if once or not console.is_terminal:
         time.sleep(interval)
         history.append(fetch(address, key))
-        console.print(frame(history, title))
+        console.print(frame(history, url))
         return
-    _watch(console, address, key, title, interval, history)
+    _watch(console, address, key, url, interval, history)
 
 
 def _watch(console: object, address: str, key: str | None, title: str, interval: float, history: deque[Scrape]) -> None:

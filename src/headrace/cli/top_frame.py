@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +16,8 @@ from headrace.cli.scrape import Scrape, quantiles, rate, rates_by
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _SPARKS = 30
 _BAR = 20
+_NARROW = 78
+"""Columns that three panels need"""
 _SHARES = (0.5, 0.9, 0.99)
 _LATENCIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("first", ("vllm:time_to_first_token_seconds",)),
@@ -30,15 +32,29 @@ _IN, _OUT = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 def frame(history: Sequence[Scrape], title: str, note: str = "") -> RenderableType:
     """The last of `history`, and what has changed since the first; `note` stands in the last line."""
     before, now = (history[0] if len(history) > 1 else None), history[-1]
-    top = Table.grid(expand=True, padding=(0, 1))
-    top.add_column(width=18)
-    top.add_column(ratio=1)
-    top.add_column(width=38)
-    top.add_row(_requests(before, now), _tokens(history), _latencies(before, now))
+    top = _Beside(_requests(before, now), _tokens(history), _latencies(before, now))
     parts: list[RenderableType] = [_title(now, title), top, _cache(before, now)]
     if keys := _keys(before, now):
         parts.append(keys)
     return Group(*parts, Text(note, style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+class _Beside:
+    """Three panels in a row, or where that is too narrow one below the other."""
+
+    def __init__(self, *panels: Panel) -> None:
+        self._panels = panels
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if options.max_width < _NARROW:
+            yield from self._panels
+            return
+        row = Table.grid(expand=True, padding=(0, 1))
+        row.add_column(width=18)
+        row.add_column(ratio=1)
+        row.add_column(width=38)
+        row.add_row(*self._panels)
+        yield row
 
 
 def _title(now: Scrape, title: str) -> Text:
@@ -85,13 +101,14 @@ def _latencies(before: Scrape | None, now: Scrape) -> Panel:
     for share in _SHARES:
         table.add_column(f"p{share * 100:.0f}", justify="right", no_wrap=True)
     for name, metrics in _LATENCIES:
-        table.add_row(name, *(_duration(seconds) for seconds in quantiles(before, now, metrics, _SHARES)))
+        bounds = [bound for bound in now.buckets(*metrics) if math.isfinite(bound)]
+        table.add_row(name, *(_estimate(each, bounds) for each in quantiles(before, now, metrics, _SHARES)))
     return Panel(table, title="latency of tokens and requests", title_align="left")
 
 
 def _cache(before: Scrape | None, now: Scrape) -> Panel:
     used = now.total("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
-    line = Text("", no_wrap=True, overflow="ellipsis")
+    line = Text()
     line.append_text(_bar(used, "red" if used > 0.95 else "green"))
     hits = _share(before, now, "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
     right = _share(before, now, "vllm:spec_decode_num_accepted_tokens_total", "vllm:spec_decode_num_draft_tokens_total")
@@ -109,13 +126,14 @@ def _keys(before: Scrape | None, now: Scrape) -> Panel | None:
     shares = rates if sum(rates.values()) else now.by(name, "tenant")
     waiting = now.by("headrace:tenant_requests_waiting", "tenant")
     table = Table(box=None, expand=True, padding=(0, 1), show_edge=False)
-    for column in ("key", "share of tokens", "tokens/s", "waiting"):
-        table.add_column(column, justify="right" if column in ("tokens/s", "waiting") else "left", no_wrap=True)
+    table.add_column("key", no_wrap=True, min_width=6, max_width=24)
+    table.add_column("share of tokens", no_wrap=True, overflow="crop")
+    for column in ("tokens/s", "waiting"):
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     whole = sum(shares.values()) or 1.0
     for tenant, value in sorted(shares.items(), key=lambda pair: -pair[1])[:_MOST_KEYS]:
-        bar = _bar(value / whole, "cyan")
-        bar.append(f" {value / whole:4.0%}")
-        table.add_row(Text(tenant), bar, f"{rates.get(tenant, 0.0):,.0f}", f"{waiting.get(tenant, 0.0):,.0f}")
+        share = Text(f"{value / whole:4.0%} ").append_text(_bar(value / whole, "cyan"))
+        table.add_row(Text(tenant), share, f"{rates.get(tenant, 0.0):,.0f}", f"{waiting.get(tenant, 0.0):,.0f}")
     rest = len(shares) - _MOST_KEYS
     title = "keys" if rest <= 0 else f"keys (and {rest} more)"
     return Panel(table, title=title, title_align="left")
@@ -150,6 +168,15 @@ def _spark(values: Sequence[float]) -> str:
     most = max(values, default=0.0)
     shown = values[-_SPARKS:]
     return "".join(_BLOCKS[math.ceil(8 * value / most) if most else 0] for value in shown)
+
+
+def _estimate(seconds: float, bounds: Sequence[float]) -> str:
+    """A quantile; of one in the lowest or the highest bucket no more is known than the bucket's bound."""
+    if bounds and seconds <= min(bounds):
+        return f"<{_duration(min(bounds))}"
+    if bounds and seconds >= max(bounds):
+        return f">{_duration(max(bounds))}"
+    return _duration(seconds)
 
 
 def _duration(seconds: float) -> str:

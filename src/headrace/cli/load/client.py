@@ -69,7 +69,7 @@ class Answer:
         self.error = broken
         body = b"".join(data for data, _ in parts)
         if not body.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")) and body:
-            self.error = body.decode("utf-8", "replace")[:_LONGEST_ERROR]
+            self.error = _said(body)[:_LONGEST_ERROR]
         if self.error is not None:
             return
         try:
@@ -89,12 +89,33 @@ class Answer:
 
     def _take(self, event: _Event, when: float) -> None:
         if event.error is not None:
-            self.error = str(event.error)[:_LONGEST_ERROR]
+            self.error = _message_in(event.error)[:_LONGEST_ERROR]
         if any(choice.says_something() for choice in event.choices):
             self.times.append(when)
         if event.usage is not None:
             self.prompt_tokens, self.tokens = event.usage.prompt_tokens, event.usage.completion_tokens
             self.cached_tokens = (event.usage.prompt_tokens_details or {}).get("cached_tokens") or 0
+
+
+def _said(answer: bytes) -> str:
+    """The status and the message of an answer that is an error."""
+    head, _, body = answer.partition(_HEAD_END)
+    status = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")[2]
+    try:
+        said = _message_in(msgspec.json.decode(body))
+    except (ValueError, msgspec.MsgspecError):
+        said = body.decode("utf-8", "replace").strip()
+    return f"{status}: {said}" if said else status
+
+
+def _message_in(error: Any) -> str:
+    """The words in an error of any API: {"error": {"message"}}, {"message"}, {"error"}, {"detail"}."""
+    while isinstance(error, dict):
+        found = next((error[name] for name in ("error", "message", "detail") if error.get(name)), None)
+        if found is None:
+            break
+        error = found
+    return error if isinstance(error, str) else msgspec.json.encode(error).decode()
 
 
 class _Choice(msgspec.Struct):

@@ -158,15 +158,26 @@ def latency_rows(name: str) -> list[tuple[str, str]]:
 
 
 def _line(label: str, value: float) -> str:
-    return f"{label + ':':<44}{value:>16,}" if isinstance(value, int) else f"{label + ':':<44}{value:>16,.2f}"
+    return f"{label + ':':<44}{_figure(value):>16}"
 
 
-def comparison(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Two runs beside each other, and how much more the second has."""
-    rows = [*ROWS, *(row for name in LATENCIES for row in latency_rows(name))]
-    lines = [f"{'':<44}{'A':>14}{'B':>14}{'B : A':>10}"]
-    for label, key in rows:
-        if key in one and key in other:
-            ratio = f"{other[key] / one[key]:>10.3f}" if one[key] else f"{'–':>10}"
-            lines.append(f"{label:<44}{one[key]:>14,.2f}{other[key]:>14,.2f}{ratio}")
+def comparison(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]) -> str:
+    """Two runs, each with its name, beside each other, and how much more the second has."""
+    named = {"A": one, "B": other}
+    lines = [f"{letter}: {name}, {_described(found)}" for letter, (name, found) in named.items()]
+    lines += ["", f"{'':<44}{'A':>14}{'B':>14}{'B : A':>10}"]
+    for label, key in [*ROWS, *(row for name in LATENCIES for row in latency_rows(name))]:
+        before, after = one[1].get(key), other[1].get(key)
+        if before is not None and after is not None:
+            ratio = f"{after / before:>10.3f}" if before else f"{'–':>10}"
+            lines.append(f"{label:<44}{_figure(before):>14}{_figure(after):>14}{ratio}")
     return "\n".join(lines)
+
+
+def _described(found: Mapping[str, Any]) -> str:
+    when = f"of {found['trace']}" if found.get("trace") else f"at {found.get('request_rate', '?')} requests/s"
+    return f"{found.get('model', '?')}: {found.get('num_prompts', '?')} requests {when}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

@@ -41,7 +41,7 @@ class Shape:
     """/v1/chat/completions instead of /v1/completions"""
     words: bool = False
     """Random prompts are words instead of token ids, about one token each; always in chats"""
-    vocabulary: int = 32_000
+    vocabulary: int = 2000
     """Random ids lie below this …"""
     lowest_id: int = 300
     """… and from this on: special tokens and bytes lie below"""

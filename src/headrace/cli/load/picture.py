@@ -66,7 +66,7 @@ def _panel(title: str, across: str, unit: str, lines: Sequence[_Points]) -> str:
         parts.append(f'<path d="M{_LEFT} {at}h{width}" stroke="#d5dcdc"/>')
         label = f"{share * top:,.6g}{unit}"
         parts.append(f'<text x="{_LEFT - 6}" y="{at + 4}" text-anchor="end" fill="#53605f">{label}</text>')
-        label = f"{share * right:,.4g}" + (f" {across}" if share == 1 else "")
+        label = f"{share * right:,.{1 if right < 20 else 0}f}".removesuffix(".0") + (f" {across}" if share == 1 else "")
         anchor = ("start", "middle", "end")[int(2 * share)]
         x = _LEFT + share * width
         parts.append(f'<text x="{x}" y="{_HEIGHT - 12}" text-anchor="{anchor}" fill="#53605f">{label}</text>')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -56,15 +58,36 @@ def run_open(
     return run
 
 
-def served_model(url: str, key: str | None = None) -> str:
-    """The first model that a server lists.
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that a server lists, and its longest context where it says so (headrace and vLLM do)."""
+
+    name: str
+    max_context: int | None = None
+
+
+def served_model(url: str, key: str | None = None, name: str | None = None) -> ServedModel:
+    """The model of that name, or the first that a server lists.
 
     Raises:
-        ConfigError: it cannot be asked.
+        ConfigError: it cannot be asked, and no name is given.
     """
     request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return str(json.load(answer)["data"][0]["id"])
-    except (OSError, ValueError, KeyError, IndexError) as error:  # urllib's errors are OSErrors
-        raise ConfigError(f"{url}/v1/models does not say which models there are ({error}); give --model") from error
+            listed = {str(model["id"]): model.get("max_model_len") for model in json.load(answer)["data"]}
+        name = name or next(iter(listed))
+    except urllib.error.HTTPError as error:
+        if name is None:
+            hint = "; give the server's key with --api-key" if error.code in (401, 403) else "; give --model"
+            raise ConfigError(f"{url}/v1/models answers {error.code} {error.reason}{hint}") from None
+        return ServedModel(name)
+    except (OSError, http.client.HTTPException) as error:  # urllib's own are OSErrors
+        reason = getattr(error, "reason", error)
+        raise ConfigError(f"{url} cannot be reached ({reason}); is the server running there?") from error
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        if name is None:
+            raise ConfigError(f"{url}/v1/models lists no models; give --model") from error
+        return ServedModel(name)
+    context = listed.get(name)
+    return ServedModel(name, context if isinstance(context, int) else None)

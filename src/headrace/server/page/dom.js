@@ -27,4 +27,5 @@ const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 export const shown = (number) => (Math.abs(number) < 100 ? tenths : whole).format(number);
 
 /** Seconds, as milliseconds where they are few. */
-export const seconds = (time) => (time < 1 ? `${whole.format(time * 1000)} ms` : `${tenths.format(time)} s`);
+export const seconds = (time) =>
+  time < 1 ? `${(time < 0.01 ? tenths : whole).format(time * 1000)} ms` : `${tenths.format(time)} s`;

@@ -1,0 +1,47 @@
+"""Kinds of values that several commands take."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+
+class Number(click.FloatRange):
+    """A number within a range; nan is in none, and infinity only where it is said to be."""
+
+    def __init__(
+        self, least: float | None = None, most: float | None = None, *, above: bool = False, infinite: bool = False
+    ) -> None:
+        super().__init__(least, most, min_open=above)
+        self._may_be_infinite = infinite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number) or (math.isinf(number) and not self._may_be_infinite):
+            self.fail(f"{value} is no number to use here", param, ctx)
+        return float(number)
+
+
+class ServerUrl(click.ParamType[str]):
+    """A server's address, without the path of an API: http://HOST:PORT, or HOST:PORT."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """With its scheme; without /v1 and /metrics at its end."""
+        url = str(value) if "://" in str(value) else f"http://{value}"
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of the port
+            is_address = False
+        if not is_address or parts.query or parts.fragment:
+            self.fail(f"{value!r} is no server's address, expected one such as http://127.0.0.1:8000", param, ctx)
+        url = url.rstrip("/")
+        for end in ("/v1", "/metrics"):
+            url = url.removesuffix(end).rstrip("/")
+        return url
