@@ -10,7 +10,7 @@ MODEL ?= stories
 run: $(VENV)/.installed  ## stream a story from the bundled model; chat on a terminal
 	@$(BIN)/headrace run $(MODEL)
 
-test: $(VENV)/.test  ## everything that proves the code, in parallel
+test: $(VENV)/.test $(VENV)/.clients  ## everything that proves the code, in parallel
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=headrace --cov-fail-under=90 --cov-report=
 
 check: $(VENV)/.check  ## formatter, linter, types, layers, stub of the compiled module
@@ -54,6 +54,16 @@ $(VENV)/.installed: $(VENV)/.venv $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+# Clients that do not go into the environment itself: npm's, where there is npm, and an older one of Python.
+CLIENTS := tests/server/clients
+$(VENV)/.clients: $(VENV)/.test $(CLIENTS)/openai2.txt $(CLIENTS)/package.json
+	rm -rf $(VENV)/clients
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/clients/openai2 --requirement $(CLIENTS)/openai2.txt
+	cp $(CLIENTS)/package.json $(VENV)/clients
+	npm --prefix $(VENV)/clients install --silent --ignore-scripts --no-audit --no-fund --omit=optional \
+	  || echo "npm's clients could not be installed: their tests will be skipped"
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.installed pyproject.toml
