@@ -153,6 +153,30 @@ def test_a_thought_that_would_not_end_is_closed_in_time(llms: dict[str, LLM]) ->
             jsonschema.validate(json.loads(output.text), SCHEMA)
 
 
+def test_the_tokens_that_are_needed_are_those_of_the_answer_and_of_the_end_of_its_thought(llms: dict[str, LLM]) -> None:
+    always_thinks = llms[NAMES[1]]
+    structured = StructuredOutput(json=SCHEMA)
+
+    def needed(llm: LLM) -> int:
+        with pytest.raises(RequestError, match="give at least") as refused:
+            llm.chat(MESSAGES, params(max_tokens=1, structured=structured))
+        return int(str(refused.value).rpartition(" ")[2])
+
+    closing = always_thinks.tokenizer.encode("\n</think>\n\n", add_special_tokens=False)
+    assert needed(always_thinks) == needed(llms[NAMES[2]]) + len(closing)
+    enough = params(max_tokens=needed(always_thinks), structured=structured)
+    output = always_thinks.chat(MESSAGES, enough)[0].outputs[0]
+    assert output.finish_reason == "stop"
+    jsonschema.validate(json.loads(output.text), SCHEMA)
+
+
+def test_where_the_prompt_has_closed_the_thought_a_mark_says_nothing(thinker: LLM) -> None:
+    (opening,) = thinker.tokenizer.encode("<think>", add_special_tokens=False)
+    asked = params(max_tokens=20, logit_bias={opening: 50.0}, thinking_token_budget=2, ignore_eos=True)
+    output = thinker.chat(MESSAGES, asked, chat_template_kwargs={"enable_thinking": False})[0].outputs[0]
+    assert output.token_ids == [opening] * 20, "nothing is closed"
+
+
 @pytest.mark.parametrize("budget", [0, 1, 7])
 def test_a_budget_closes_the_thought_as_the_template_does(llms: dict[str, LLM], budget: int) -> None:
     always_thinks, thinker = llms[NAMES[1]], llms[NAMES[0]]

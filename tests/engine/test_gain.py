@@ -118,6 +118,19 @@ def test_a_guess_that_may_be_worth_it_is_above_the_least_chance() -> None:
     assert learned(MACHINES["arithmetic"], 12).least_chance(8) > 0.9
 
 
+def test_steps_without_guesses_are_measured_at_times() -> None:
+    costs = learned(MACHINES["both"], 12)
+    hardly, clearly = [[0.35]], [[1.0, 1.0, 1.0, 1.0]]
+    costs.observe(1, MACHINES["both"](1))
+    assert any(most_gain(costs, 1, hardly))
+    for _ in range(100):
+        costs.observe(2, MACHINES["both"](2))
+    assert not any(most_gain(costs, 1, hardly)), "it is time for one"
+    assert any(most_gain(costs, 1, clearly)), "but not where that would cost much"
+    costs.observe(1, MACHINES["both"](1))
+    assert any(most_gain(costs, 1, hardly))
+
+
 def test_beside_prompts_a_guess_must_give_as_much_as_its_time_gives_otherwise() -> None:
     costs = learned(MACHINES["both"], 30)
     assert worth_beside_prompts(costs, 1, [[0.9, 0.5, 0.1, 0.05]]) == [2]

@@ -273,6 +273,11 @@ REFUSED_CONFIGS: dict[str, tuple[dict[str, Any], type[HeadraceError], str]] = {
     "activated": ({"alora_invocation_tokens": [5]}, UnsupportedModel, "alora_invocation_tokens"),
     "unknown": ({"new_maths": 3}, UnsupportedModel, "new_maths is 3"),
     "norms": ({"modules_to_save": ["norm"]}, WeightsMismatch, "1 missing: norm"),
+    "a head, said twice": (
+        {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["lm_head"]},
+        WeightsMismatch,
+        "1 missing: lm_head",
+    ),
     "rank": ({"r": 5}, WeightsMismatch, "of the wrong shape: .*lora_A.weight is"),
     "rank as text": ({"r": "four"}, DamagedFile, "r is 'four'"),
     "pattern": ({"rank_pattern": {"(": 4}}, DamagedFile, "not a regular expression"),
