@@ -104,12 +104,14 @@ def section(dialect: Dialect, served: Any) -> Iterator[str]:
     yield "|---|---|---|---|"
     for route in dialect.routes:
         body = body_of(route, served)
-        name = ""
-        if body is not None:
+        link = ""
+        if body is not None and body.kind is dict:  # the parts that are read are checked by OpenAI's own parser
+            link = "as [OpenAI's](#openai-chatfields)"
+        elif body is not None:
             name = body.kind.__name__
             bodies[name] = body
+            link = f"[{name}](#{anchor(dialect, name)})"
         notes = [word for word, holds in (("open", route.is_open), ("admin", route.is_admin)) if holds]
-        link = f"[{name}](#{anchor(dialect, name)})" if name else ""
         yield f"| {route.method} | `{route.path}` | {link} | {', '.join(notes)} |"
     yield ""
     written: set[str] = set()
