@@ -40,6 +40,8 @@ logger = logging.getLogger("headrace")
 
 _T = TypeVar("_T")
 
+_MANY_REQUESTS = 32
+"""Pooling requests of a call: what is done for all of them takes longer than other streams should wait"""
 _MANY_CHUNKS = 512
 """Unread ones, of all of a request's completions; more are put together"""
 
@@ -272,9 +274,13 @@ class AsyncLLM(LoadedModel):
         futures = {request.id: asyncio.get_running_loop().create_future() for request in job.requests}
         self._pooled |= futures
         try:
-            for request in job.requests:
+            for number, request in enumerate(job.requests, 1):
                 self._engine.pool(request)
-            return job.finish(await asyncio.gather(*futures.values()))
+                if not number % _MANY_REQUESTS:
+                    await asyncio.sleep(0)  # others have their turn in between
+            values = await asyncio.gather(*futures.values())
+            is_large = len(values) >= _MANY_REQUESTS
+            return await asyncio.to_thread(job.finish, values) if is_large else job.finish(values)
         finally:
             for request_id, future in futures.items():
                 if self._pooled.pop(request_id, None) is not None:

@@ -55,7 +55,7 @@ def prompt_parts(prompt: object, param: str = "prompt") -> tuple[str | None, lis
     if ids is None and isinstance(text, str):
         return text, None
     if _are_ids(ids) and isinstance(text, str | None):
-        return text, [int(token_id) for token_id in ids]
+        return text, _plain(ids)
     raise RequestError(
         f'the {param} must be a string, a list of token ids, {{"prompt": str}} or {{"prompt_token_ids": [int, ...]}}',
         param=param,
@@ -130,7 +130,7 @@ def predicted_part(prompt: object) -> str | list[int] | None:
         return given
     if not _are_ids(given):
         raise RequestError("prediction must be text or a list of token ids", param="prediction")
-    return [int(token_id) for token_id in given]
+    return _plain(given)
 
 
 def check_priority(priority: object) -> None:
@@ -142,4 +142,9 @@ def check_priority(priority: object) -> None:
 def _are_ids(ids: object) -> TypeGuard[Sequence[int]]:
     if not isinstance(ids, Sequence) or isinstance(ids, str | bytes | bytearray):
         return False
-    return all(isinstance(each, _INTEGERS) and not isinstance(each, bool) for each in ids)
+    return all(kind is not bool and issubclass(kind, _INTEGERS) for kind in set(map(type, ids)))
+
+
+def _plain(ids: Sequence[int]) -> list[int]:
+    """The same as Python's integers; there may be a million."""
+    return list(ids) if set(map(type, ids)) == {int} else [int(token_id) for token_id in ids]

@@ -174,6 +174,9 @@ _LISTS = {
     "logprob_token_ids": "token ids",
 }
 _MOST_LOGPROB_IDS = 1024
+_MOST_STRINGS = {"stop": (256, 4096), "bad_words": (1024, 16_384), "dry_sequence_breakers": (1024, 16_384)}
+"""How many, and their characters together. Stop strings are looked for in every token's text; all tokens of the others
+are found before the request is queued."""
 _FOR_MINUS_ONE: Mapping[str, float | None] = {
     "top_k": 0,
     "top_n_sigma": 0.0,
@@ -273,6 +276,7 @@ def _check_window(params: SamplingParams) -> None:
 
 def _check_collections(params: SamplingParams) -> None:
     for name in (name for name, kind in _LISTS.items() if kind == "strings"):
+        _check_number(name, getattr(params, name))
         for string in getattr(params, name):
             if not isinstance(string, str) or not string:
                 raise RequestError(f"{name} has {string!r}, expected non-empty strings", param=name)
@@ -292,6 +296,17 @@ def _check_collections(params: SamplingParams) -> None:
     for token_id, bias in (params.logit_bias or {}).items():
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -1e6 <= bias <= 1e6:
             raise RequestError(f"logit_bias for token {token_id} is {bias!r}, expected a number", param="logit_bias")
+
+
+def _check_number(name: str, strings: Sequence[str]) -> None:
+    most, most_characters = _MOST_STRINGS[name]
+    length = sum(len(string) for string in strings if isinstance(string, str))
+    if len(strings) > most or length > most_characters:
+        raise RequestError(
+            f"{name} has {len(strings):,} strings of {length:,} characters in all, expected at most {most:,} of"
+            f" {most_characters:,}",
+            param=name,
+        )
 
 
 def _check_structured(params: SamplingParams) -> None:

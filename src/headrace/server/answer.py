@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -17,7 +18,8 @@ from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedP
 from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.access import Access
 from headrace.server.admission import CALLER, Caller
-from headrace.server.body import read_body
+from headrace.server.beside import Beside
+from headrace.server.body import BodyRoom
 from headrace.server.deadline import Deadline, deadline_of
 from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Later, Renderer, Served
 from headrace.server.draining import Draining
@@ -27,6 +29,7 @@ from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
 from headrace.server.origins import Origins
 from headrace.server.pacing import Pacing
+from headrace.server.reading import Meant, Reading
 from headrace.server.record import RequestRecord
 from headrace.server.routing import Match, RouteTable, chosen
 from headrace.server.settings import ServerSettings
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 _SHUTTING_DOWN = Overloaded("The server is shutting down; send the request again later")
 """Said to a request that is cancelled: it has outlived the time that a shutdown gives (or nobody hears it)."""
 
-_BODILESS = ("GET", "HEAD")
+_LARGE_ANSWER = 4096
+"""Tokens, without log-probabilities; fewer are rendered in less time than other streams would notice"""
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))  # proxies pass tokens on at once
 
 
@@ -51,6 +55,9 @@ class Service:
     metrics: Metrics
     settings: ServerSettings
     routes: RouteTable
+    reading: Reading
+    bodies: BodyRoom
+    beside: Beside
     access: Access
     origins: Origins
     jobs: Jobs
@@ -93,12 +100,18 @@ async def answer(service: Service, scope: Scope, receive: Receive, send: Send) -
         service.draining.check(incoming.method)
         CALLER.set(Caller(tenant))
         deadline = deadline_of(incoming.headers, service.settings.request_seconds)
-        async with deadline.within():
-            incoming, match = await _read(service, matches, incoming, receive)
-        dialect = match.dialect
-        record.dialect, record.route = dialect.name, match.route.path
-        if await _is_gone(_answer(service, incoming, match, record, deadline, scope, receive, send_noting)):
-            record.client_left, record.failure = True, None
+        with service.bodies.share() as share:
+            async with deadline.within():
+                incoming = await service.reading.body_of(matches, incoming, receive, share)
+                match = await service.reading.choose(matches, incoming)
+                dialect = match.dialect
+                record.dialect, record.route = dialect.name, match.route.path
+                meant = await service.reading.parse(match, incoming)
+            if isinstance(meant, Call | Later):  # what is left of the body, the queue counts
+                incoming = replace(incoming, body=b"")
+                share.close()
+            if await _is_gone(_answer(service, meant, record, deadline, scope, receive, send_noting)):
+                record.client_left, record.failure = True, None
     except ClientDisconnect:
         record.client_left, record.failure = True, None
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  the outermost handler
@@ -161,40 +174,15 @@ def _likely(matches: Sequence[Match], incoming: Incoming) -> Dialect:
     return chosen(matches, incoming).dialect
 
 
-async def _read(
-    service: Service, matches: Sequence[Match], incoming: Incoming, receive: Receive
-) -> tuple[Incoming, Match]:
-    """The request with its body, and the route among those of its path that it is for."""
-    settings = service.settings
-    if incoming.method not in _BODILESS:
-        service.origins.check_page(incoming.headers)
-        limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]
-        types = [match.route.media_types for match in matches]
-        allowed = None if None in types else [one for each in types for one in each or ()]
-        body = await read_body(
-            incoming.headers,
-            receive,
-            max(limits),
-            allowed,
-            seconds=settings.body_seconds,
-            idle_seconds=settings.body_idle_seconds,
-        )
-        incoming = replace(incoming, body=body)
-    match = chosen(matches, incoming)
-    return (replace(incoming, path_params=match.path_params) if match.path_params else incoming), match
-
-
 async def _answer(
     service: Service,
-    incoming: Incoming,
-    match: Match,
+    meant: Meant,
     record: RequestRecord,
     deadline: Deadline,
     scope: Scope,
     receive: Receive,
     send: Send,
 ) -> None:
-    meant = match.route.parse(incoming, service.served)
     match meant:
         case Call():
             await _generate(service, meant, record, deadline, scope, receive, send)
@@ -222,8 +210,9 @@ async def running(
     if not service.settings.trust_request_chat_template:
         _refuse_templates(call)
     _check_logprobs(call, service.settings.max_logprobs)
+    _check_number(call, service.settings.max_completions)
     async with deadline.within():
-        opened = await open_call(call, service.llm, service.metrics, record, adapter)
+        opened = await open_call(call, service.llm, service.metrics, service.beside, record, adapter)
     try:
         yield opened, call.renderer(service.served if adapter is None else replace(service.served, name=adapter))
     finally:
@@ -326,7 +315,10 @@ async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> An
         error.param = inquiry.param_names.get(error.param or "", error.param)
         raise
     record.prompt_tokens = CALLER.get(Caller()).tokens_used
-    return Answer(body=inquiry.render(given, served), status=inquiry.status, media_type=inquiry.media_type)
+    is_large = record.prompt_tokens >= _LARGE_ANSWER  # an answer of many parts had many
+    render = partial(inquiry.render, given, served)
+    body = await asyncio.to_thread(render) if is_large else render()
+    return Answer(body=body, status=inquiry.status, media_type=inquiry.media_type)
 
 
 async def _say(said: Answer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -335,7 +327,11 @@ async def _say(said: Answer, scope: Scope, receive: Receive, send: Send) -> None
 
 async def whole(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer) -> Answer:
     """The answer to a call that is not streamed."""
-    body = renderer.whole(await outputs(opened))
+    given = await outputs(opened)
+    num_tokens = sum(len(each.token_ids) for output in given for each in output.outputs)
+    has_logprobs = call.params.logprobs is not None or call.params.prompt_logprobs is not None
+    is_large = num_tokens >= (_LARGE_ANSWER // 32 if has_logprobs else _LARGE_ANSWER)
+    body = await asyncio.to_thread(renderer.whole, given) if is_large else renderer.whole(given)
     if call.settle is not None:
         await call.settle()
     return Answer(body=body)
@@ -447,3 +443,13 @@ def _check_logprobs(call: Call, most: int) -> None:
                 f" {most}; it can be started with another --max-logprobs",
                 param=param,
             )
+
+
+def _check_number(call: Call, most: int) -> None:
+    if len(call.prompts) * call.params.n > most:
+        param = call.param_names.get("prompt", "prompt")
+        raise RequestError(
+            f"{len(call.prompts):,} prompts with {call.params.n:,} completions each are asked for, expected at most"
+            f" {most:,} completions; send several requests, or a batch",
+            param=param,
+        )

@@ -17,6 +17,8 @@ from headrace.server.admission import Admission, AdmissionLimits
 from headrace.server.admission_metrics import AdmissionCollector
 from headrace.server.answer import Service, answer
 from headrace.server.batch_door import start_batches
+from headrace.server.beside import Beside
+from headrace.server.body import BodyRoom
 from headrace.server.dialects import anthropic, kserve, llama_server, ollama, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.draining import Draining
@@ -24,6 +26,7 @@ from headrace.server.jobs import Jobs
 from headrace.server.loop_lag import measure_lag
 from headrace.server.metrics import Metrics
 from headrace.server.origins import Origins
+from headrace.server.reading import Reading
 from headrace.server.request_log import log_request
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
@@ -34,6 +37,11 @@ from headrace.text.infill import infill_of
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
     from headrace.engine_port import EnginePort
+
+_LEAST_CHARACTERS = 2**20
+"""Of a text that may be sent, however small the context is"""
+_CHARACTERS_OF_A_TOKEN = 128
+"""At most, on average: a prose's token has four or five, and a vocabulary's longest tokens are about as many spaces"""
 
 
 def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None = None) -> App:
@@ -47,6 +55,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
     if served_name in llm.adapters:
         raise ConfigError(f"an adapter has the model's name {served_name!r}; give it, or the model, another one")
     settings = ServerSettings() if settings is None else settings
+    _bound_texts(llm)
     kept, draining = Kept(settings), Draining()
     metrics = Metrics(served_name, llm, with_tgi=settings.tgi_metrics)
     traces = None if settings.otlp_endpoint is None else traces_to(settings.otlp_endpoint)
@@ -61,15 +70,20 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         page.dialect(),
     )
     llm.through(lambda port: _admission(port, llm, metrics, settings))
+    served, beside = _served(llm, served_name), Beside()
+    origins = Origins(settings.allowed_hosts, settings.cors_origins)
     return App(
         Service(
             llm=llm,
-            served=_served(llm, served_name),
+            served=served,
             metrics=metrics,
             settings=settings,
             routes=RouteTable(dialects),
+            reading=Reading(settings, served, origins, beside),
+            bodies=BodyRoom(settings.max_bodies_bytes),
+            beside=beside,
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
-            origins=Origins(settings.allowed_hosts, settings.cors_origins),
+            origins=origins,
             jobs=Jobs(),
             kept=kept,
             watchers=(metrics.take, log_request, *([] if traces is None else [traces.take])),
@@ -134,6 +148,15 @@ class App:
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _bound_texts(llm: AsyncLLM) -> None:
+    """A text that cannot fit into the context is refused before it becomes tokens, which would take 100 times its size.
+
+    Where clients ask for it to be cut it may be longer than that, but not without end.
+    """
+    if llm.tokenizer is not None:
+        llm.tokenizer.most_characters = max(_LEAST_CHARACTERS, _CHARACTERS_OF_A_TOKEN * llm.max_context)
 
 
 def _served(llm: AsyncLLM, name: str) -> Served:

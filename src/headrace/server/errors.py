@@ -34,6 +34,10 @@ class BodyTooLarge(RequestError):
     status = 413
 
 
+class BodiesTooLarge(Overloaded):
+    """There is no room for the request's body among those of others."""
+
+
 class RequestTooSlow(RequestError):
     """The request's body did not come in time."""
 
@@ -101,6 +105,7 @@ _CODES: tuple[tuple[type[HeadraceError], str], ...] = (
     (PathNotFound, "not_found"),
     (MethodNotAllowed, "method_not_allowed"),
     (QueueFull, "queue_full"),
+    (BodiesTooLarge, "bodies_too_large"),
     (Overloaded, "overloaded"),
     (DeadlineExceeded, "deadline_exceeded"),
     (RequestTooSlow, "request_too_slow"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from headrace.completion import Collector
 from headrace.errors import ContextTooLong, EngineError, RequestError
 from headrace.sampling_params import SamplingParams
+from headrace.server.beside import Beside
 from headrace.server.dialects.base import Call, ChatPrompt, TextPrompt
 from headrace.server.metrics import Metrics, Stopwatch
 from headrace.server.record import RequestRecord
@@ -78,13 +79,16 @@ class OpenPrompt:
 
 
 async def open_call(
-    call: Call, llm: AsyncLLM, metrics: Metrics, record: RequestRecord, adapter: str | None = None
+    call: Call,
+    llm: AsyncLLM,
+    metrics: Metrics,
+    beside: Beside,
+    record: RequestRecord,
+    adapter: str | None = None,
 ) -> list[OpenPrompt]:
     """Queue every prompt of a call; `record` is its request's.
 
-    `adapter` is the name of the one that answers, None for the model itself.
-
-    Long prompts become token ids in a thread: megabytes take seconds, and other streams must not wait for them.
+    `adapter` is the name of the one that answers, None for the model itself. What takes long is done `beside`.
 
     Raises:
         RequestError: one of them cannot run; then none does.
@@ -93,7 +97,9 @@ async def open_call(
     opened: list[OpenPrompt] = []
     try:
         for prompt in call.prompts:
-            opened.append(await _open_prompt(prompt, call, llm, metrics, record, adapter))
+            opened.append(await _open_prompt(prompt, call, llm, metrics, beside, record, adapter))
+            if len(call.prompts) > 1:
+                await asyncio.sleep(0)  # others have their turn in between
     except BaseException:  # a cancelled task too
         close_call(opened)
         raise
@@ -179,14 +185,15 @@ async def _open_prompt(
     call: Call,
     llm: AsyncLLM,
     metrics: Metrics,
+    beside: Beside,
     record: RequestRecord,
     adapter: str | None,
 ) -> OpenPrompt:
     text = prompt.prompt if isinstance(prompt, TextPrompt) and isinstance(prompt.prompt, str) else None
     try:
-        is_long = _takes_long(prompt) or len(call.prediction or "") >= _LONG_PROMPT
+        is_small = not _takes_long(prompt) and len(call.prediction or "") < _LONG_PROMPT
         encode = partial(_encode_all, prompt, call, llm)
-        encoded, reading, predicted = await asyncio.to_thread(encode) if is_long else encode()
+        encoded, reading, predicted = await beside.text(encode, is_small=is_small)
         await llm.prepare(call.params, reading)
         if call.truncation is not None and not isinstance(encoded, str):
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
@@ -241,17 +248,30 @@ def _truncated(token_ids: list[int], call: Call, max_context: int) -> list[int]:
 
 
 def _takes_long(prompt: ChatPrompt | TextPrompt) -> bool:
-    """Whether other streams would notice: long texts, many messages, and templates that nobody here knows."""
-    if isinstance(prompt, ChatPrompt) and (prompt.chat_template is not None or len(prompt.messages) > _MANY_MESSAGES):
-        return True
-    return _num_characters(prompt) >= _LONG_PROMPT
-
-
-def _num_characters(prompt: ChatPrompt | TextPrompt) -> int:
+    """Whether other streams would notice: long texts, many messages or tools, and templates that nobody here knows."""
     if isinstance(prompt, TextPrompt):
-        parts = (prompt.prompt,) if isinstance(prompt.prompt, str) else prompt.prompt
-        return sum(len(part) for part in parts if isinstance(part, str))
-    return sum(len(str(message.get("content"))) for message in prompt.messages)
+        return is_long(prompt.prompt)
+    if prompt.chat_template is not None or len(prompt.messages) > _MANY_MESSAGES:
+        return True
+    return is_long([prompt.messages, prompt.tools, prompt.documents, prompt.chat_template_kwargs])
+
+
+def is_long(value: object) -> bool:
+    """Whether texts and all else in a JSON value come to more than `_LONG_PROMPT`; looks no further than that."""
+    left, waiting = _LONG_PROMPT, [value]
+    while waiting and left > 0:
+        each = waiting.pop()
+        if isinstance(each, str):
+            left -= len(each)
+        elif isinstance(each, Mapping):
+            left -= len(each)
+            if left > 0:
+                waiting += [*each, *each.values()]
+        elif isinstance(each, Sequence):
+            left -= len(each)
+            if left > 0:
+                waiting += each
+    return left <= 0
 
 
 def _encode(prompt: ChatPrompt | TextPrompt, llm: AsyncLLM) -> tuple[str | list[int], Reading | None]:

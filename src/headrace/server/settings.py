@@ -12,6 +12,14 @@ class ServerSettings:
 
     max_body_bytes: int = 32 * 2**20
     """Longer request bodies are refused with 413."""
+    max_bodies_bytes: int = 512 * 2**20
+    """Of request bodies that are in memory at a time, without the first 64 KiB of each; a body for which there is no
+    room is refused with 503."""
+    max_json_values: int = 1_000_000
+    """Of a body's JSON; lists, objects and keys count for four. More are refused with 413: making objects of a body
+    holds up all streams, for a twentieth of a second at this limit."""
+    max_completions: int = 1024
+    """Of a request, of all of its prompts together: each is a stream here and a sequence in the engine."""
     max_logprobs: int = 20
     """Most likely tokens of a position that a request can ask for; -1 is any number. 20 is the limit of OpenAI's API,
     and vLLM's default: the whole vocabulary at each position of a long prompt would fill any memory."""

@@ -13,7 +13,6 @@ from headrace.server.deadline import Deadline
 from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Later
 from headrace.server.errors import describe
 from headrace.server.record import RequestRecord
-from headrace.server.routing import chosen
 
 _FIRST_WAIT = 0.25
 _LONGEST_WAIT = 30.0
@@ -48,10 +47,10 @@ async def _attempt(
     CALLER.set(Caller(service.access.named(incoming.tenant)))
     record.dialect = dialect.name
     try:
-        match = chosen(service.routes.find(incoming.method, incoming.path), incoming)
+        match = await service.reading.choose(service.routes.find(incoming.method, incoming.path), incoming)
         dialect = match.dialect
         record.dialect, record.route = dialect.name, match.route.path
-        meant = match.route.parse(replace(incoming, path_params=match.path_params), service.served)
+        meant = await service.reading.parse(match, incoming)
         if isinstance(meant, Answer):
             return meant
         if isinstance(meant, Inquiry):

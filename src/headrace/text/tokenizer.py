@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import tokenizers
 
@@ -15,6 +15,8 @@ from headrace.text import folder_vocab, gguf_vocab
 from headrace.text.byte_table import ByteTable
 from headrace.text.detokenizer import Detokenizer
 from headrace.text.vocabulary import Vocabulary
+
+_Text = TypeVar("_Text", str, str | tuple[str, str])
 
 
 class EncodedText(NamedTuple):
@@ -33,13 +35,16 @@ class TokenSpan(NamedTuple):
 
 
 class Tokenizer:
-    """A model's tokenizer. Safe to share between threads; nothing changes after it is built.
+    """A model's tokenizer. Safe to share between threads; nothing changes after it is built, but for its limit.
 
     Special tokens that are written out in a text are always recognised as such, as in Hugging Face's tokenizers.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._backend = vocabulary.backend
+        self.most_characters: int | None = None
+        """Of a text; None: any number. Each takes a hundred bytes of memory while it becomes tokens, which a server
+        has to bound."""
         self.special_tokens: Mapping[str, str] = dict(vocabulary.special_tokens)
         """Role to text, under the names that chat templates use: {"bos_token": "<s>", …}"""
         self.eos_token_ids = vocabulary.eos_token_ids
@@ -76,7 +81,7 @@ class Tokenizer:
         """
         if len(text) >= _LONG_TEXT:
             return self.encode_batch([text], add_special_tokens)[0]
-        _check_text(text)
+        self._check_text(text)
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def spans(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
@@ -85,7 +90,7 @@ class Tokenizer:
         Raises:
             RequestError: as `encode`.
         """
-        _check_text(text)
+        self._check_text(text)
         encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
         return [
             TokenSpan(token_id, start, stop)
@@ -100,9 +105,12 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of each text, on several threads."""
         for text in texts:
-            _check_text(text)
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+            self._check_text(text)
+        return [
+            encoding.ids
+            for group in _groups(texts)
+            for encoding in self._backend.encode_batch_fast(group, add_special_tokens=add_special_tokens)
+        ]
 
     def encode_parts(self, texts: Sequence[str | tuple[str, str]], max_tokens: int | None = None) -> list[EncodedText]:
         """Each text, or pair of texts, as the tokenizer's own template puts it together with special tokens.
@@ -114,14 +122,32 @@ class Tokenizer:
         """
         for text in texts:
             for part in (text,) if isinstance(text, str) else text:
-                _check_text(part)
+                self._check_text(part)
+        return [
+            EncodedText(encoding.ids, encoding.type_ids)
+            for group in _groups(texts)
+            for encoding in self._encodings(group, max_tokens)
+        ]
+
+    def _encodings(
+        self, texts: Sequence[str | tuple[str, str]], max_tokens: int | None
+    ) -> Iterator[tokenizers.Encoding]:
         found = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
-        if max_tokens is not None:
-            found = [
-                self._cut(text, max_tokens) if len(encoding.ids) > max_tokens else encoding
-                for text, encoding in zip(texts, found, strict=True)
-            ]
-        return [EncodedText(encoding.ids, encoding.type_ids) for encoding in found]
+        for text, encoding in zip(texts, found, strict=True):
+            yield self._cut(text, max_tokens) if max_tokens is not None and len(encoding.ids) > max_tokens else encoding
+
+    def _check_text(self, text: str) -> None:
+        if self.most_characters is not None and len(text) > self.most_characters:
+            raise RequestError(
+                f"the prompt has {len(text):,} characters, expected at most {self.most_characters:,}; shorten it",
+                param="prompt",
+            )
+        if not text.isascii() and (found := _SURROGATE.search(text)) is not None:
+            raise RequestError(
+                f"the prompt has a lone surrogate (U+{ord(found[0]):04X}) at character {found.start()}; "
+                "expected valid Unicode",
+                param="prompt",
+            )
 
     def _cut(self, text: str | tuple[str, str], max_tokens: int) -> tokenizers.Encoding:
         parts = (text,) if isinstance(text, str) else text
@@ -188,17 +214,26 @@ class Tokenizer:
         return ByteTable(self._backend)
 
 
-def _check_text(text: str) -> None:
-    if not text.isascii() and (found := _SURROGATE.search(text)) is not None:
-        raise RequestError(
-            f"the prompt has a lone surrogate (U+{ord(found[0]):04X}) at character {found.start()}; "
-            "expected valid Unicode",
-            param="prompt",
-        )
+def _groups(texts: Sequence[_Text]) -> Iterator[list[_Text]]:
+    """The texts, or pairs, in groups that take little memory while they become tokens."""
+    group: list[_Text] = []
+    size = 0
+    for text in texts:
+        length = len(text) if isinstance(text, str) else sum(map(len, text))
+        if group and size + length > _GROUP:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += length
+    if group:
+        yield group
 
 
 _LONG_TEXT = 10_000
 """Characters from which a text alone goes the batch's way: the same ids, without offsets and without holding the GIL,
 so that the threads of a server go on meanwhile"""
+
+_GROUP = 2**20
+"""Characters"""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

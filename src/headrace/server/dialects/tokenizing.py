@@ -58,8 +58,7 @@ async def rendered(prompt: ChatPrompt, llm: AsyncLLM) -> EncodedChat:
     Raises:
         RequestError: the template cannot.
     """
-    size = sum(len(str(message.get("content"))) for message in prompt.messages)
-    return await off_loop(size, lambda: render_chat(prompt, llm))
+    return await asyncio.to_thread(render_chat, prompt, llm)
 
 
 async def text_of(token_ids: list[int], llm: AsyncLLM) -> str:
@@ -69,7 +68,12 @@ async def text_of(token_ids: list[int], llm: AsyncLLM) -> str:
         RequestError: an id is not in the vocabulary.
     """
     tokenizer = tokenizer_of(llm)
-    wrong = next((token_id for token_id in token_ids if not 0 <= token_id < tokenizer.vocab_size), None)
-    if wrong is not None:
-        raise RequestError(f"tokens has {wrong}, expected ids from 0 to {tokenizer.vocab_size - 1:,}", param="tokens")
-    return await off_loop(len(token_ids), lambda: tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def decode() -> str:
+        wrong = next((token_id for token_id in token_ids if not 0 <= token_id < tokenizer.vocab_size), None)
+        if wrong is not None:
+            message = f"tokens has {wrong}, expected ids from 0 to {tokenizer.vocab_size - 1:,}"
+            raise RequestError(message, param="tokens")
+        return tokenizer.decode(token_ids, skip_special_tokens=False)
+
+    return await off_loop(len(token_ids), decode)

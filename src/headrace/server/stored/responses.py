@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class _Shelf:
 class ResponseStore:
     """Responses by id. Beyond its bounds it forgets what has not been used for longest, of the tenant with the most.
 
-    All methods but `settle` return at once, and are called from the event loop.
+    All methods but `settle` return at once. They are called from the event loop; `history` from any thread.
     """
 
     def __init__(self, max_count: int, max_bytes: int, max_seconds: float, folder: Folder | None = None) -> None:
@@ -60,6 +61,8 @@ class ResponseStore:
         self._shelves: dict[str, _Shelf] = {}
         self._cancels: dict[str, Callable[[], object]] = {}
         self._writes: dict[str, Future[None]] = {}
+        self._lock = threading.RLock()
+        """Around the shelves"""
         if folder is not None:
             self._load(folder.path / "responses")
 
@@ -79,16 +82,17 @@ class ResponseStore:
         Raises:
             NotStored: there is none of this id.
         """
-        shelf = self._shelves.get(tenant)
-        content = None if shelf is None else shelf.entries.get(response_id)
-        if shelf is None or content is None:
-            raise NotStored(f"Response with id {response_id[:100]!r} not found", param="response_id")
-        stored = msgspec.json.decode(content, type=StoredResponse)
-        if time.time() > stored.created_at + self._max_seconds:
-            self._drop(tenant, response_id)
-            raise NotStored(f"Response with id {response_id[:100]!r} not found", param="response_id")
-        shelf.entries.move_to_end(response_id)
-        return stored
+        with self._lock:
+            shelf = self._shelves.get(tenant)
+            content = None if shelf is None else shelf.entries.get(response_id)
+            if shelf is None or content is None:
+                raise NotStored(f"Response with id {response_id[:100]!r} not found", param="response_id")
+            stored = msgspec.json.decode(content, type=StoredResponse)
+            if time.time() > stored.created_at + self._max_seconds:
+                self._drop(tenant, response_id)
+                raise NotStored(f"Response with id {response_id[:100]!r} not found", param="response_id")
+            shelf.entries.move_to_end(response_id)
+            return stored
 
     def history(self, response_id: str, tenant: str) -> Items:
         """What a conversation consists of up to and with a response: its items and those before them, in order.
@@ -167,28 +171,31 @@ class ResponseStore:
             await asyncio.wrap_future(write)
 
     def _enter(self, stored: StoredResponse) -> None:
-        shelf = self._shelves.setdefault(stored.tenant, _Shelf())
         content = encoded(stored)
-        shelf.num_bytes += len(content) - len(shelf.entries.pop(stored.id, b""))
-        shelf.entries[stored.id] = content
+        with self._lock:
+            shelf = self._shelves.setdefault(stored.tenant, _Shelf())
+            shelf.num_bytes += len(content) - len(shelf.entries.pop(stored.id, b""))
+            shelf.entries[stored.id] = content
 
     def _forget_what_exceeds(self) -> None:
-        while self._shelves:
-            count = sum(len(shelf.entries) for shelf in self._shelves.values())
-            num_bytes = sum(shelf.num_bytes for shelf in self._shelves.values())
-            if count <= self._max_count and num_bytes <= self._max_bytes:
-                return
-            if num_bytes > self._max_bytes:
-                tenant = max(self._shelves, key=lambda name: self._shelves[name].num_bytes)
-            else:
-                tenant = max(self._shelves, key=lambda name: len(self._shelves[name].entries))
-            self._drop(tenant, next(iter(self._shelves[tenant].entries)))
+        with self._lock:
+            while self._shelves:
+                count = sum(len(shelf.entries) for shelf in self._shelves.values())
+                num_bytes = sum(shelf.num_bytes for shelf in self._shelves.values())
+                if count <= self._max_count and num_bytes <= self._max_bytes:
+                    return
+                if num_bytes > self._max_bytes:
+                    tenant = max(self._shelves, key=lambda name: self._shelves[name].num_bytes)
+                else:
+                    tenant = max(self._shelves, key=lambda name: len(self._shelves[name].entries))
+                self._drop(tenant, next(iter(self._shelves[tenant].entries)))
 
     def _drop(self, tenant: str, response_id: str) -> None:
-        shelf = self._shelves[tenant]
-        shelf.num_bytes -= len(shelf.entries.pop(response_id))
-        if not shelf.entries:
-            del self._shelves[tenant]
+        with self._lock:
+            shelf = self._shelves[tenant]
+            shelf.num_bytes -= len(shelf.entries.pop(response_id))
+            if not shelf.entries:
+                del self._shelves[tenant]
         self._writes.pop(response_id, None)
         if self._folder is not None:
             path = self._path(response_id)

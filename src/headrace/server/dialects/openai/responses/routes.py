@@ -16,6 +16,8 @@ from headrace.server.stored.responses import ResponseStore
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
 
+_SMALL = 2**14
+"""Bytes of a body that says nothing. Parsing it acts, which only the event loop may."""
 _OF_STREAMS = ("starting_after", "include_obfuscation")
 _INCLUDE = ("include", "include[]")
 
@@ -30,8 +32,8 @@ def response_routes(store: ResponseStore) -> tuple[Route, ...]:
     return (
         Route(path="/v1/responses", parse=create),
         Route(method="GET", path=one, parse=partial(_show, store)),
-        Route(method="DELETE", path=one, parse=partial(_delete, store), media_types=None),
-        Route(path=f"{one}/cancel", parse=partial(_cancel, store), media_types=None),
+        Route(method="DELETE", path=one, parse=partial(_delete, store), media_types=None, max_body_bytes=_SMALL),
+        Route(path=f"{one}/cancel", parse=partial(_cancel, store), media_types=None, max_body_bytes=_SMALL),
         Route(method="GET", path=f"{one}/input_items", parse=partial(_input_items, store)),
     )
 
