@@ -29,6 +29,6 @@ def test_a_request_of_a_seed_is_always_the_same(fuzz: ModuleType) -> None:
 
 def test_malformed_requests_get_no_500(fuzz: ModuleType) -> None:
     with fuzz.serving() as server:
-        figures = asyncio.run(fuzz.measure(server, 300, seed=1, num_clients=8))
+        figures = asyncio.run(fuzz.measure(server, fuzz.Cases(1), 300, num_clients=8))
     assert not [finding for finding in figures["findings"] if not finding.startswith("log:")]
     assert figures["statuses"]["400"] > 100
