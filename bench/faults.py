@@ -1,6 +1,6 @@
 """Kill the engine of a live server, again and again, under streams of every dialect, and compare what clients get.
 
-    python bench/faults.py [--kills 50] [--streams 32] [--seed 0] [--json FILE]
+    python bench/faults.py [--kills 50] [--streams 32] [--seed 0] [--only REGEX] [--json FILE]
 
 A real `headrace serve stories` answers `--streams` clients that ask one thing after the other, of those in `ASKS`.
 First nobody disturbs it; then its engine's process gets SIGKILL at random moments, now and then while it still loads.
@@ -51,6 +51,7 @@ _SAID = frozenset(
         *("content", "text", "reasoning_content", "arguments", "partial_json", "thinking", "response", "delta"),
         *("generated_text", "text_output", "name", "finish_reason", "stop_reason", "done_reason", "stop_sequence"),
         *("token", "logprob", "token_logprobs", "tokens", "id_of_token", "bytes", "error", "message"),
+        *("context", "stop_type", "status"),
     }
 )
 """Keys of what must not differ; ids, times and what came from the cache may"""
@@ -63,28 +64,62 @@ class Ask:
     name: str
     path: str
     body: Mapping[str, Any]
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 _CHAT: dict[str, Any] = {"model": "stories", "messages": [{"role": "user", "content": "Tell me of a cat"}]}
 _TEXT: dict[str, Any] = {"model": "stories", "prompt": "Once upon a time", "max_tokens": 150}
 _COLD, _WARM = {"temperature": 0}, {"temperature": 1, "seed": 7}
-_SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 80}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
 _FUNCTION = {"name": "look", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}
 _TOOLS = {"tools": [{"type": "function", "function": _FUNCTION}], "tool_choice": "required"}
 _MESSAGES = {"model": "stories", "max_tokens": 150, "messages": _CHAT["messages"]}
 _GENERATE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 150, "details": True}}
 _SAMPLED = {"max_new_tokens": 150, "do_sample": True, "seed": 7, "temperature": 1.0}
+_ANSWER = {"model": "stories", "input": "Tell me of a cat", "max_output_tokens": 150}
+_OPTIONS = {"num_predict": 150}
+_TENSORS = {"text_input": "Once upon a time", "max_tokens": 150, "return_finish_reason": True}
+_PREDICT = {"prompt": "Once upon a time", "n_predict": 150, "return_tokens": True}
+_LINES = 'root ::= (line "\\n")+\nline ::= [A-Z] [a-z ]{5,20} "."'
+"""A grammar of llama.cpp"""
 
 
-def _both(name: str, path: str, body: Mapping[str, Any], **options: Any) -> Iterator[Ask]:
-    yield Ask(name=f"{name}, streamed", path=path, body={**body, "stream": True}, **options)
-    yield Ask(name=f"{name}, whole", path=path, body=body, **options)
+def _both(name: str, path: str, body: Mapping[str, Any]) -> Iterator[Ask]:
+    yield Ask(name=f"{name}, streamed", path=path, body={**body, "stream": True})
+    yield Ask(name=f"{name}, whole", path=path, body={**body, "stream": False})
+
+
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    "an integer": _object(name={"type": "string", "maxLength": 80}, age={"type": "integer"}),
+    "texts": _object(said={"type": "array", "items": {"type": "string"}, "minItems": 2}, more={"type": "string"}),
+    "numbers": _object(found={"type": "array", "items": {"type": "number"}, "minItems": 3}, last={"type": "integer"}),
+    "any": {},
+}
+"""Most of them bounded by nothing but the tokens that an answer may have"""
+
+
+def _structured(what: str, seed: int) -> Iterator[Ask]:
+    """The same schema of each dialect that has schemas, with log-probabilities: they show what tokens may not."""
+    schema, warm = _SCHEMAS[what], {"temperature": 1, "seed": seed}
+    ollama = {"format": schema or "json", "options": _OPTIONS | warm, "logprobs": True}
+    named = {"name": "x", "schema": schema}
+    chat = {"max_tokens": 150, "logprobs": True, "response_format": {"type": "json_schema", "json_schema": named}}
+    text = {"include": ["message.output_text.logprobs"], "text": {"format": {"type": "json_schema", **named}}}
+    for dialect, path, body in (
+        ("OpenAI chat", "/v1/chat/completions", _CHAT | warm | chat),
+        ("OpenAI responses", "/v1/responses", _ANSWER | warm | text),
+        ("Ollama generate", "/api/generate", {"model": "stories", "prompt": "Tell me of a cat", **ollama}),
+        ("Ollama chat", "/api/chat", _CHAT | ollama),
+        ("llama-server completion", "/completion", _PREDICT | warm | {"json_schema": schema, "n_probs": 1}),
+    ):
+        yield Ask(name=f"{dialect}, JSON schema of {what}, seed {seed}", path=path, body=body | {"stream": True})
 
 
 ASKS: tuple[Ask, ...] = (
@@ -92,16 +127,8 @@ ASKS: tuple[Ask, ...] = (
     *_both("OpenAI chat, t=1, n=2", "/v1/chat/completions", _CHAT | _WARM | {"max_tokens": 150, "n": 2}),
     *_both("OpenAI chat, logprobs", "/v1/chat/completions", _CHAT | _WARM | {"logprobs": True, "top_logprobs": 2}),
     *_both("OpenAI chat, tools", "/v1/chat/completions", _CHAT | _WARM | _TOOLS | {"max_tokens": 150}),
-    *_both(
-        "OpenAI chat, JSON schema",
-        "/v1/chat/completions",
-        _CHAT
-        | _WARM
-        | {
-            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": _SCHEMA}},
-            "max_tokens": 150,
-        },
-    ),
+    *_both("OpenAI responses, t=0", "/v1/responses", _ANSWER | _COLD),
+    *_both("OpenAI responses, t=1", "/v1/responses", _ANSWER | _WARM),
     *_both("OpenAI completions, t=0, stop", "/v1/completions", _TEXT | _COLD | {"stop": [" the end"], "logprobs": 1}),
     *_both("OpenAI completions, t=1, two prompts", "/v1/completions", _TEXT | _WARM | {"prompt": ["Once", "A dog"]}),
     *_both("vLLM regex", "/v1/completions", _TEXT | _WARM | {"structured_outputs": {"regex": "[a-z ]{90,140}"}}),
@@ -118,6 +145,21 @@ ASKS: tuple[Ask, ...] = (
     Ask(name="TGI, t=0, whole", path="/generate", body=_GENERATE),
     Ask(name="TGI, t=0, streamed", path="/generate_stream", body=_GENERATE),
     Ask(name="TGI, t=1, streamed", path="/generate_stream", body={"inputs": "A dog", "parameters": _SAMPLED}),
+    *_both(
+        "Ollama generate, t=0", "/api/generate", {"model": "stories", "prompt": "A dog", "options": _OPTIONS | _COLD}
+    ),
+    *_both(
+        "Ollama generate, t=1", "/api/generate", {"model": "stories", "prompt": "A dog", "options": _OPTIONS | _WARM}
+    ),
+    *_both("Ollama chat, t=0", "/api/chat", _CHAT | {"options": _OPTIONS | _COLD}),
+    *_both("Ollama chat, t=1", "/api/chat", _CHAT | {"options": _OPTIONS | _WARM}),
+    Ask(name="KServe, t=0, whole", path="/v2/models/stories/generate", body=_TENSORS | _COLD),
+    Ask(name="KServe, t=0, streamed", path="/v2/models/stories/generate_stream", body=_TENSORS | _COLD),
+    Ask(name="KServe, t=1, streamed", path="/v2/models/stories/generate_stream", body=_TENSORS | _WARM),
+    *_both("llama-server completion, t=0", "/completion", _PREDICT | _COLD),
+    *_both("llama-server completion, t=1", "/completion", _PREDICT | _WARM | {"n_probs": 2}),
+    *_both("llama-server completion, grammar", "/completion", _PREDICT | _WARM | {"grammar": _LINES}),
+    *(ask for what in _SCHEMAS for seed in (7, 8) for ask in _structured(what, seed)),
 )
 
 
@@ -279,7 +321,7 @@ class Clients:
 
     async def _ask(self, ask: Ask) -> tuple[int, bytes]:
         parts = []
-        async with self._http.stream("POST", ask.path, json=ask.body, headers=dict(ask.headers)) as response:
+        async with self._http.stream("POST", ask.path, json=ask.body) as response:
             async for part in response.aiter_bytes():
                 self.found.arrivals.append(time.monotonic())
                 parts.append(part)
@@ -359,10 +401,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", metavar="REGEX", help="of the kinds of requests those with such a name")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
+    asks = [ask for ask in ASKS if re.search(options.only, ask.name)]
     with serving() as server:
-        figures = asyncio.run(measure(server, ASKS, options.streams, options.kills, options.seed))
+        figures = asyncio.run(measure(server, asks, options.streams, options.kills, options.seed))
     for name, count in figures["right"].items():
         print(f"{name}: {count} answers, all as undisturbed")
     for line in figures["wrong"]:

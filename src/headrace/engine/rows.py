@@ -104,6 +104,8 @@ def accept(rows: SequenceOf[Row], token_ids: SequenceOf[int]) -> dict[Sequence, 
             own.append(token_id)
             if sequence.ends_with(token_id, row.num_output + 1) is not None:
                 break
+            if token_id != drawn_id:  # the next row's mask knows nothing of that
+                break
             if row.num_drafts == len(sequence.drafts) or sequence.drafts[row.num_drafts] != token_id:
                 break
     return taken

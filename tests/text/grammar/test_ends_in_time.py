@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -294,6 +295,9 @@ def test_what_the_vocabulary_cannot_spell_is_refused() -> None:
 @pytest.mark.parametrize("num_before", [0, 1, 5, 12])
 def test_where_the_library_gives_up_the_known_ending_remains(num_before: int) -> None:
     grammar = GRAMMARS.compile(json_grammar({"$ref": "#/$defs/tree", "$defs": {"tree": TREE}}))
+    broken = replace(grammar, tokens=grammar.tokens.deep_copy())
+    broken.tokens.consume_token(END)
+    grammar = replace(grammar, anew=lambda _: broken)
     for seed in range(6):
         constraint = GrammarConstraint(grammar)
         text, taken, is_complete = draw(grammar, seed, 60, constraint=constraint, fails_after=num_before)

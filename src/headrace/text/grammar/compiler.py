@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llguidance import LLMatcher, LLParserLimits
 
@@ -50,6 +50,9 @@ class Grammar:
     """A shortest output that was found, in tokens"""
     hints: tuple[bytes, ...]
     """Texts that satisfy its patterns, for `EndingFinder`"""
+    text: str
+    anew: Callable[[Grammar], Grammar] = field(repr=False)
+    """The same grammar with empty caches: a matcher and its copies share one, and fail when it is full"""
 
     @property
     def num_needed(self) -> int:
@@ -92,6 +95,13 @@ class Grammars:
                         self._kept.popitem(last=False)
         return known
 
+    def _anew(self, spent: Grammar) -> Grammar:
+        with self._lock:
+            known = self._kept.get(spent.text)
+            if known is not None and (known is spent or is_spent(known.tokens) or is_spent(known.spelling)):
+                del self._kept[spent.text]
+        return self.compile(spent.text)
+
     def _get(self, text: str) -> Grammar | None:
         with self._lock:
             if (known := self._kept.get(text)) is not None:
@@ -128,7 +138,16 @@ class Grammars:
             spelling=spelling,
             ending=tuple(ending),
             hints=hints,
+            text=text,
+            anew=self._anew,
         )
+
+
+def is_spent(matcher: LLMatcher) -> bool:
+    """Whether the library gives up whatever comes: the cache that a matcher shares with its copies is full."""
+    probe = matcher.deep_copy()
+    probe.compute_bitmask()
+    return probe.is_error()
 
 
 def _new_matcher(tokenizer: object, text: str) -> LLMatcher:
