@@ -292,3 +292,19 @@ def test_what_can_never_run_is_refused() -> None:
     engine.plan.check_fits(4, 64, 16, 4)
     with pytest.raises(DoesNotFit, match=r"needs 192 tokens of KV cache and there are 128"):
         engine.plan.check_fits(4, 64, 17, 4)
+
+
+def test_how_far_a_search_is_can_be_seen() -> None:
+    engine, _ = make_engine(max_batch_tokens=16)
+    engine.submit(make_request("plain", [1] * 40, max_tokens=30))
+    engine.submit(make_request("a", [1, 2, 3] * 7, n=3, beam_width=3, max_tokens=20))
+    seen = []
+    while engine.has_work:
+        outputs = engine.step()
+        assert not engine.num_computed.keys() & {output.request_id for output in outputs}
+        seen.append(engine.num_computed.get("a"))
+    while seen[-1] is None:
+        seen.pop()
+    assert seen == sorted(seen)
+    assert seen[-1] == 21 + 3 * 18  # the last of 19 is computed in the step that gives the results
+    assert engine.num_computed == {}

@@ -145,3 +145,17 @@ async def test_two_kills_from_outside_do_not_condemn_what_gives_nothing_before_i
 async def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         await asyncio.sleep(0.01)
+
+
+async def test_a_search_on_trial_lets_others_in(llm: AsyncLLM) -> None:
+    search = SamplingParams(beam_width=16, n=2, temperature=0.0, max_tokens=450, ignore_eos=True)
+    searching = [asyncio.create_task(llm.generate(PROMPT, search)) for _ in range(4)]
+    await asyncio.wait_for(_until(lambda: llm.stats().num_running > 0), 30)
+    os.kill(pid_of(llm), signal.SIGKILL)
+    await asyncio.wait_for(_until(lambda: llm.restarts.count == 1 and llm.trouble is None), 30)
+    output = await asyncio.wait_for(llm.generate(PROMPT, SamplingParams(max_tokens=3, ignore_eos=True)), 60)
+    assert len(output.outputs[0].token_ids) == 3
+    assert not all(task.done() for task in searching)
+    for task in searching:
+        task.cancel()
+    await asyncio.gather(*searching, return_exceptions=True)

@@ -134,3 +134,90 @@ def test_searches_and_poolings_begin_anew() -> None:
     give(ledger, "beams", 1, ends=True)
     (pooling,) = ledger.admit()
     assert pooling == PoolingRequest(id="p", token_ids=(1,))
+
+
+def a_search(name: str) -> Request:
+    return a_request(name, n=2, beam_width=2, temperature=0.0)
+
+
+@pytest.fixture
+def searches() -> Ledger:
+    ledger = Ledger()
+    for name in "xy":
+        ledger.open(a_search(name))
+    ledger.open(a_request("a"))
+    assert admitted(ledger) == ["x", "y", "a"]
+    return ledger
+
+
+def test_what_is_computed_and_gives_nothing_holds_nobody_up(searches: Ledger) -> None:
+    searches.died(2)
+    assert admitted(searches) == ["x"]
+    assert not searches.computed({"x": 0})
+    assert admitted(searches) == []
+    assert searches.computed({"x": 7})
+    assert admitted(searches) == ["y"]
+    assert searches.computed({"x": 9, "y": 1, "unknown": 5})
+    assert admitted(searches) == ["a"]
+
+
+def test_it_has_to_come_farther_than_where_the_engine_died(searches: Ledger) -> None:
+    give(searches, "a", 1)
+    searches.computed({"x": 100, "y": 200})
+    assert searches.died(2) == []
+    assert admitted(searches) == ["a"]  # who is quick to show it goes first
+    give(searches, "a", 2)
+    assert admitted(searches) == ["x"]
+    assert not searches.computed({"x": 100})
+    assert admitted(searches) == []
+    assert searches.computed({"x": 101})
+    assert admitted(searches) == ["y"]
+    give(searches, "x", 1, ends=True)
+    assert not searches.computed({"y": 200})
+    give(searches, "y", 1)
+    searches.open(a_request("b"))
+    assert admitted(searches) == ["b"]
+
+
+def test_the_one_that_kills_half_way_is_found_beside_others(searches: Ledger) -> None:
+    """`y` kills when it has computed 50 tokens; others come and go."""
+    condemned: list[str] = []
+    num_deaths = 0
+    for life in range(6):
+        far = dict.fromkeys("xy", 0)
+        has_died = False
+        for step in range(200):
+            if step % 5 == 0:
+                searches.open(a_request(f"newcomer {life} {step}"))
+            inside = [name for name, work in searches.works.items() if work.is_inside]
+            for name in inside:
+                if name not in far:
+                    give(searches, name, 1)
+                    searches.close(name)
+                    continue
+                far[name] += 3
+                if name == "y" and far[name] >= 50:
+                    has_died = True
+            if has_died:
+                break
+            searches.computed({name: far[name] for name in inside if name in far})
+            admitted(searches)
+        if not has_died:
+            break
+        num_deaths += 1
+        condemned = searches.died(2)
+        if condemned:
+            break
+        admitted(searches)
+    assert condemned == ["y"]
+    assert num_deaths <= 3
+    assert searches.works["x"].strikes == 0
+
+
+def test_what_comes_farther_in_each_life_is_never_condemned(searches: Ledger) -> None:
+    for name in "ay":
+        searches.close(name)
+    for life in range(20):
+        searches.computed({"x": 10 * life + 5})
+        assert searches.died(2) == []
+        assert admitted(searches) == ["x"]

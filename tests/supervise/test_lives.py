@@ -83,3 +83,16 @@ def test_the_time_to_the_next_token_is_from_the_first_death_with_work(lives: Liv
     lives.loaded()
     lives.gave()
     assert (lives.restarts.count, lives.restarts.reason, lives.restarts.seconds_to_next_token) == (3, "two", 5.0)
+
+
+def test_a_life_in_which_a_request_came_farther_was_not_for_nothing(lives: Lives, clock: Clock) -> None:
+    lives.loaded()
+    assert lives.died("x", has_work=True) == 0.0
+    lives.loaded()
+    clock.now += 2
+    lives.moved()
+    assert lives.died("x", has_work=True) == 0.0
+    lives.loaded()
+    clock.now += 3
+    lives.gave()
+    assert lives.restarts.seconds_to_next_token == 5.0  # it had given nothing before

@@ -70,6 +70,7 @@ class Engine:
             max_blocks=self._blocks.blocks_for(plan.max_context),
         )
         self._sequences: dict[str, dict[int, Sequence]] = {}
+        self._num_computed: dict[str, int] = {}
         self._num_arrivals = 0
         self._num_steps = 0
         self._step_sizes = StepSizes()
@@ -109,6 +110,7 @@ class Engine:
                 Scoring(sequence)
             self._scheduler.add(sequence)
         self._sequences[request.id] = sequences
+        self._num_computed[request.id] = 0
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """Drop a request, or one of its completions; its blocks are free at once. Unknown ids are ignored."""
@@ -139,6 +141,11 @@ class Engine:
     def unload_adapter(self, adapter: AdapterRef) -> None:
         """Take no more requests for an adapter; it is forgotten with the last sequence that uses it."""
         self._adapters.unload(adapter)
+
+    @property
+    def num_computed(self) -> dict[str, int]:
+        """Tokens computed for each request that has given nothing yet. May be read in another thread."""
+        return self._num_computed.copy()
 
     def stats(self) -> EngineStats:
         """A snapshot of gauges and counters."""
@@ -183,8 +190,12 @@ class Engine:
             self._blocks.commit(sequence)
             if sequence.scoring is not None and sequence.num_uncomputed == 0:
                 outputs += self._split(sequence, sequence.scoring)
-            if output is not None:
+            if output is None:
+                if (request_id := sequence.request.id) in self._num_computed:
+                    self._num_computed[request_id] += num_tokens
+            else:
                 outputs.append(output)
+                self._num_computed.pop(output.request_id, None)
                 if output.finish_reason is not None:
                     self._finish(sequence)
         for search in {id(s.beam.search): s.beam.search for s in plan if s.beam is not None}.values():
@@ -281,4 +292,5 @@ class Engine:
         del siblings[sequence.index]
         if not siblings:
             del self._sequences[sequence.request.id]
+            self._num_computed.pop(sequence.request.id, None)
             self._adapters.release(sequence.request.adapter)

@@ -173,7 +173,7 @@ class Child:
         while not pause.wait(BEAT_SECONDS):
             stats = self._loaded.stats()
             has_work = engine.has_work or pooling.has_work
-            self._line.send(Beat(stats.num_steps + pooling.num_tokens, has_work, stats))
+            self._line.send(Beat(stats.num_steps + pooling.num_tokens, has_work, stats, engine.num_computed))
 
     def _deliver(self, outputs: list[StepOutput]) -> None:
         self._line.send(Stepped(outputs, self._loaded.stats()))

@@ -283,9 +283,12 @@ class SupervisedEngine:
         match message:
             case Stepped() | Pooled() | Dropped():
                 self._take(message)
-            case Beat(progress, has_work, stats):
+            case Beat(progress, has_work, stats, num_computed):
                 self._stats = stats
                 self._lives.beat(progress, has_work=has_work)
+                if self._ledger.computed(num_computed):
+                    self._lives.moved()
+                    self._admit()
             case AdapterLoaded(adapter, nbytes):
                 self._adapter_is_there(adapter, nbytes)
             case AdapterFailed(adapter, fault):

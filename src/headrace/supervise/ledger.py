@@ -1,15 +1,16 @@
 """The open requests of a supervised engine: what each has given, who may have killed the engine, who may go in.
 
-After a death the requests go back into the new engine in single file: the next one when the one before has given
-something. So if the engine dies again, the one that is to blame is the one that had not given anything yet. A request
-that the engine has died of often enough is condemned, and the others go on without it.
+After a death the requests go back into the new engine in single file: the next one when the one before has moved. It
+has when it has given something, or, as what gives nothing for long (a beam search, a long prompt), has come farther
+than where it was when the engine died. So if the engine dies again, the one that is to blame is the one that had not
+moved yet. A request that the engine has died of often enough is condemned, and the others go on without it.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from headrace.pooled import PoolingRequest
@@ -25,15 +26,22 @@ class Work:
     """Of each completion"""
     is_inside: bool = False
     """The engine has it"""
-    has_moved: bool = False
+    has_given: bool = False
     """It has given something since the engine got it"""
+    has_moved: bool = False
+    """So it has, or it has been computed beyond `died_at`"""
+    num_computed: int = 0
+    """Tokens, since the engine got it, as long as it has given nothing"""
+    died_at: int = 0
+    """The most of these when the engine died, and it may have been the cause"""
     strikes: int = 0
-    """Deaths of which it, and only it, can be the cause, since it last gave something"""
+    """Deaths of which it, and only it, can be the cause, since it last moved"""
 
     @property
-    def turn(self) -> tuple[int, int]:
-        """Place among those that go into a new engine; equal ones as they came."""
-        return self.strikes, self.request.priority if isinstance(self.request, Request) else 0
+    def turn(self) -> tuple[int, bool, int]:
+        """Place among those that go into a new engine, what takes long last; equal ones as they came."""
+        priority = self.request.priority if isinstance(self.request, Request) else 0
+        return self.strikes, self.died_at > 0, priority
 
     @property
     def adapter(self) -> AdapterRef | None:
@@ -93,9 +101,23 @@ class Ledger:
             given = work.given[output.index]
             given.token_ids.extend(output.token_ids)
             given.mirostat_mu = output.mirostat_mu
-            work.has_moved, work.strikes = True, 0
+            work.has_given = work.has_moved = True
+            work.strikes = work.died_at = 0
             if output.finish_reason is not None and self.end_completion(output.request_id, output.index):
                 yield work
+
+    def computed(self, num_tokens: Mapping[str, int]) -> bool:
+        """Note how far requests are that have given nothing yet; whether one of them has moved."""
+        has_one_moved = False
+        for request_id, count in num_tokens.items():
+            work = self.works.get(request_id)
+            if work is None or not work.is_inside or work.has_given:
+                continue
+            work.num_computed = count
+            if count > work.died_at and not work.has_moved:
+                work.has_moved, work.strikes = True, 0
+                has_one_moved = True
+        return has_one_moved
 
     def end_completion(self, request_id: str, index: int) -> bool:
         """A completion has ended; whether it was its request's last."""
@@ -119,12 +141,17 @@ class Ledger:
         `of_requests` is false where something else may have been the cause.
         """
         inside = [work for work in self.works.values() if work.is_inside]
-        suspects = [work for work in inside if not work.has_moved] or inside
+        suspects = (
+            [work for work in inside if not work.has_moved] or [work for work in inside if not work.has_given] or inside
+        )
+        for work in suspects:
+            work.died_at = max(work.died_at, work.num_computed)
         if len(suspects) == 1 and of_requests:
             suspects[0].strikes += 1
         condemned = [work.request.id for work in suspects if work.strikes >= most_strikes]
         for work in inside:
-            work.is_inside = work.has_moved = False
+            work.is_inside = work.has_given = work.has_moved = False
+            work.num_computed = 0
         self._is_single_file = True
         self._file = deque(sorted(self.works, key=lambda request_id: self.works[request_id].turn))
         return condemned

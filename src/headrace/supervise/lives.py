@@ -42,7 +42,7 @@ class Restarts:
 
 
 class Lives:
-    """One life after the other: `begun`, `loaded`, `moved` …, `died`. `clock` gives seconds."""
+    """One life after the other: `loaded`, `gave` or `moved` …, `died`. `clock` gives seconds."""
 
     def __init__(self, supervision: Supervision, clock: Callable[[], float] = time.monotonic) -> None:
         self._supervision = supervision
@@ -78,6 +78,10 @@ class Lives:
         if self._died_at is not None:
             self.restarts.seconds_to_next_token = self._clock() - self._died_at
             self._died_at = None
+
+    def moved(self) -> None:
+        """A request that has given nothing came farther than before: the life was not for nothing."""
+        self._num_futile = 0
 
     def beat(self, progress: int, *, has_work: bool) -> None:
         """It says how far it is; without work there is nothing to be seen."""

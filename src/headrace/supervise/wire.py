@@ -173,6 +173,8 @@ class Beat(Struct, tag=True):
     progress: int
     has_work: bool
     stats: EngineStats
+    num_computed: dict[str, int] = {}
+    """Tokens of each request that has given nothing yet"""
 
 
 class Died(Struct, tag=True):
