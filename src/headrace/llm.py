@@ -22,7 +22,7 @@ from headrace.model.decoder import Decoder
 from headrace.pooled import ClassificationRequestOutput, EmbeddingRequestOutput, Ranking, ScoringRequestOutput
 from headrace.pooling import PoolingJob
 from headrace.progress import progress_bar
-from headrace.prompts import Message, Prompt, TextPrompt, as_conversations, as_prompts, one_for_each
+from headrace.prompts import Message, Prompt, TextPrompt, TokensPrompt, as_conversations, as_prompts, one_for_each
 from headrace.sampling_params import BeamSearchParams, SamplingParams
 from headrace.text.tools.definitions import ToolChoice
 from headrace.types import BeamSearchOutput, BeamSearchSequence, Chunk, Decision, FloatArray, RequestOutput
@@ -100,6 +100,7 @@ class LLM(LoadedModel):
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        prediction: str | Sequence[str | None] | None = None,
         adapter: str | Sequence[str | None] | None = None,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         use_tqdm: bool = True,
@@ -108,7 +109,8 @@ class LLM(LoadedModel):
 
         `sampling_params` None is the model's own defaults, up to the end of the answer. `chat_template` is Jinja text
         to use instead of the model's own. An output's `text` is the answer without the thought before it (`reasoning`)
-        and the calls of `tools` (`tool_calls`).
+        and the calls of `tools` (`tool_calls`). `prediction` is what the answer is likely to repeat, such as a text
+        that is to be changed: of every conversation, or one for each. It makes that faster, and changes nothing.
 
         Raises:
             MissingChatTemplate: the model has none.
@@ -133,9 +135,14 @@ class LLM(LoadedModel):
             sampling_params = replace(self.default_params, max_tokens=None)
         each = one_for_each("sampling_params", sampling_params, SamplingParams, len(chats))
         adapters = self._adapter_for_each(adapter, lora_request, len(chats))
+        guesses = one_for_each("prediction", "" if prediction is None else prediction, str, len(chats))
+        prompts = [
+            TokensPrompt(prompt_token_ids=chat.token_ids, prediction=guess)
+            for chat, guess in zip(chats, guesses, strict=True)
+        ]
         opened = [
-            self._requests.make(chat.token_ids, own, reading=chat.reading, adapter=name)
-            for chat, own, name in zip(chats, each, adapters, strict=True)
+            self._requests.make(prompt, own, reading=chat.reading, adapter=name)
+            for prompt, chat, own, name in zip(prompts, chats, each, adapters, strict=True)
         ]
         return self._run(opened, use_tqdm=use_tqdm)
 

@@ -137,6 +137,21 @@ def _speculation(doors: Doors) -> None:
     assert accepted[1] == 0
 
 
+def _predicted(doors: Doors) -> None:
+    messages, params = [USER], replace(GREEDY, ignore_eos=True)
+    plain = doors.llm.chat(messages, params)
+    [again] = doors.llm.chat(messages, params, prediction=_text(plain))
+    assert again.outputs[0].token_ids == plain[0].outputs[0].token_ids
+    assert again.usage.accepted_prediction_tokens > 30
+    both = doors.llm.chat([messages, messages], params, prediction=["Nothing of the kind.", None])
+    assert [one.outputs[0].token_ids for one in both] == [plain[0].outputs[0].token_ids] * 2
+    assert [one.usage.rejected_prediction_tokens > 3 for one in both] == [True, False]
+    with pytest.raises(RequestError, match="prediction"):
+        doors.llm.chat(messages, params, prediction=["a", "b"])
+    prompt = {"prompt": PROMPT, "prediction": _text(doors.llm.generate(PROMPT, params))}
+    assert doors.llm.generate(prompt, params)[0].usage.accepted_prediction_tokens > 30
+
+
 def _draft(doors: Doors) -> None:
     llm = LLM(MODEL, EngineConfig(kv_memory=SMALL, threads=1, draft=MODEL))
     hot = SamplingParams(temperature=0.8, seed=4, max_tokens=80)
@@ -290,6 +305,12 @@ ABILITIES: Sequence[Ability] = (
         "on by itself; `--speculation off`",
         "the same texts with it and without",
         _speculation,
+    ),
+    Ability(
+        "Predicted outputs in Python",
+        '`llm.chat(…, prediction=TEXT)`, `llm.generate({"prompt": …, "prediction": TEXT})`',
+        "the same tokens, and the usage says how many of the prediction's came; a wrong one changes nothing",
+        _predicted,
     ),
     Ability(
         "Speculation with a draft model",

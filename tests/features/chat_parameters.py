@@ -307,6 +307,9 @@ PARAMETERS: Sequence[Parameter] = tuple(
         ),
         works("include_reasoning", _include_reasoning, "false leaves the thought out of the answer", source="vLLM"),
         refused("media_io_kwargs", {"a": {}}, why=OF_MULTIMODAL, source="vLLM"),
+        refused("reasoning_format", "none", why="thoughts stand apart; auto is taken", source="llama.cpp"),
+        refused("parse_tool_calls", False, why="include_reasoning and tools say what is read", source="llama.cpp"),
+        refused("thinking_forced_open", True, why="the template says where a thought begins", source="llama.cpp"),
         refused("mm_processor_kwargs", {"a": 1}, why=OF_MULTIMODAL, source="vLLM"),
     )
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from features.asking import Asking
-from features.catalogue import Parameter, works
+from features.catalogue import Parameter, refused, works
 from features.shared_parameters import TOKEN, WANDERING, only_likeliest, tokens
 
 FORCED = {"logit_bias": {str(TOKEN): 50}}
@@ -93,6 +93,29 @@ def _dynatemp_exponent(ask: Asking) -> None:
     only_likeliest(ask, temperature=1, dynatemp_range=1, dynatemp_exponent=1e6)
 
 
+def _repeat_penalty(ask: Asking) -> None:
+    assert tokens(ask, repeat_penalty=1e6) == tokens(ask, repetition_penalty=1e6) != tokens(ask)
+    assert ask.text(repeat_penalty=2, repetition_penalty=2) == ask.text(repetition_penalty=2)
+    ask.refusal("repeat_penalty", repeat_penalty=2, repetition_penalty=3)
+    ask.refusal("repeat_penalty", repeat_penalty=0)
+
+
+def _repeat_last_n(ask: Asking) -> None:
+    plain = tokens(ask, max_tokens=40, repetition_penalty=1)
+    strong = {"max_tokens": 40, "repeat_penalty": 1e6}
+    assert tokens(ask, repeat_last_n=0, **strong) == plain
+    assert len(set(tokens(ask, repeat_last_n=-1, **strong))) == 40
+    forced = tokens(ask, repeat_last_n=1, **strong, **FORCED)
+    assert forced[::2] == [ask.llm.tokenizer.token_text(TOKEN)] * 20  # type: ignore[union-attr]
+    ask.refusal("repeat_last_n", repeat_last_n=-2)
+    ask.refusal("repeat_last_n", repeat_last_n=64, dry_multiplier=1)
+
+
+def _typ_p(ask: Asking) -> None:
+    fields = {"seed": 1, "temperature": 1}
+    assert ask.text(typ_p=0.3, **fields) == ask.text(typical_p=0.3, **fields) != ask.text(**fields)
+
+
 PARAMETERS: Sequence[Parameter] = (
     works("allowed_token_ids", _allowed, "only these are drawn; none at all is a 400", source="vLLM"),
     works("bad_words", _bad_words, "a word of the answer is not in it any more", source="vLLM"),
@@ -135,4 +158,12 @@ PARAMETERS: Sequence[Parameter] = (
     works("mirostat_eta", _mirostat_eta, "0: the limit stays; 1: it follows", source="llama.cpp"),
     works("dynatemp_range", _dynatemp, "with the exponent 0 it is added to the temperature", source="llama.cpp"),
     works("dynatemp_exponent", _dynatemp_exponent, "very large: the lowest temperature", source="llama.cpp"),
+    works("repeat_penalty", _repeat_penalty, "repetition_penalty, by its other name", source="llama.cpp"),
+    works("repeat_last_n", _repeat_last_n, "0: the penalties see nothing; 1: one token", source="llama.cpp"),
+    works("typ_p", _typ_p, "typical_p, by its other name", source="llama.cpp"),
+    refused("samplers", ["top_k", "temperature"], why="the filters' order is the engine's own", source="llama.cpp"),
+    refused("min_keep", 5, why="filters keep one token at least", source="llama.cpp"),
+    refused("n_probs", 3, why="logprobs and top_logprobs say the same", source="llama.cpp"),
+    refused("post_sampling_probs", True, why="probabilities are those before any filter", source="llama.cpp"),
+    refused("backend_sampling", True, why="sampling has one place", source="llama.cpp"),
 )

@@ -284,6 +284,15 @@ def _cache_salt(ask: Asking) -> None:
     ask.refusal("cache_salt", cache_salt="")
 
 
+def _cache_prompt(ask: Asking) -> None:
+    prompt = {name: _long_enough(value) for name, value in ask.base.items() if name in ("prompt", "messages")}
+    cached = [
+        ask.usage(**prompt, cache_prompt=wanted)["prompt_tokens_details"]["cached_tokens"]
+        for wanted in (True, True, False)
+    ]
+    assert cached[1] > cached[2] == 0
+
+
 def _long_enough(value: object) -> object:
     return value * 20 if isinstance(value, str) else [{"role": "user", "content": "Once upon a time" * 20}]
 
@@ -291,6 +300,8 @@ def _long_enough(value: object) -> object:
 OF_MULTIMODAL = "there is no model with images, sound or video here"
 OF_REPLICAS = "there is one engine, nothing is handed on between several"
 FOR_LATER = "not yet"
+NOTHING_SHIFTS = "nothing is shifted out of the context"
+ONLY_THERE = "of llama-server's own paths"
 
 
 BEAMS = {"use_beam_search": True, "n": 4}
@@ -419,6 +430,27 @@ PARAMETERS: Sequence[Parameter] = (
     ),
     works("request_id", _request_id, "is the end of the answer's id", source="vLLM"),
     works("priority", _priority, "a lower one overtakes those that wait", source="vLLM"),
+    works("cache_prompt", _cache_prompt, "false: no token of the prompt comes from the cache", source="llama.cpp"),
+    *(
+        no_effect(name, 0, 1, why=why, source="llama.cpp")
+        for name, why in (
+            ("id_slot", "prefixes are shared by all requests"),
+            ("n_keep", NOTHING_SHIFTS),
+            ("n_discard", NOTHING_SHIFTS),
+        )
+    ),
+    refused("n_predict", 5, why="max_tokens says the same", source="llama.cpp"),
+    refused("n_cmpl", 2, why="n says the same; 1 is taken", source="llama.cpp"),
+    refused("return_tokens", True, why="return_token_ids says the same", source="llama.cpp"),
+    refused("timings_per_token", True, why=ONLY_THERE, source="llama.cpp"),
+    refused("response_fields", ["content"], why=ONLY_THERE, source="llama.cpp"),
+    refused("return_progress", True, why=ONLY_THERE, source="llama.cpp"),
+    refused("sse_ping_interval", 5, why="streams are not kept open by comments", source="llama.cpp"),
+    refused("t_max_predict_ms", 5, why="x-request-timeout bounds a request", source="llama.cpp"),
+    refused("n_indent", 2, why="lines may be indented as they come", source="llama.cpp"),
+    refused("n_cache_reuse", 5, why="only prefixes are reused: the rest would change the answer", source="llama.cpp"),
+    refused("lora", [{"id": 0, "scale": 1}], why="an adapter is a model, with a name", source="llama.cpp"),
+    refused("image_data", [{"id": 1}], why=OF_MULTIMODAL, source="llama.cpp"),
     works("cache_salt", _cache_salt, "prefixes are shared only with the same salt", source="vLLM"),
     no_effect(
         "spaces_between_special_tokens",

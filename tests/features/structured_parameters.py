@@ -79,7 +79,20 @@ def _tag(ask: Asking) -> None:
 
 _ONE_PROPERTY = {"type": "object", "properties": {"a": {"const": 1}}}
 
+
+def _llama_schema(ask: Asking) -> None:
+    _are_animals(ask.texts(json_schema=SCHEMA, **HOT))
+    ask.refusal("response_format", json_schema=SCHEMA, response_format={"type": "json_object"})
+
+
 PARAMETERS: Sequence[Parameter] = (
+    works("json_schema", _llama_schema, "as structured_outputs.json", source="llama.cpp"),
+    works(
+        "grammar",
+        _older("a(b|c)", grammar='root ::= "a" ("b" | "c")'),
+        "GBNF, or what structured_outputs.grammar takes",
+        source="llama.cpp",
+    ),
     works(
         "response_format",
         _format,

@@ -13,6 +13,7 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import ChatPrompt
 from headrace.server.dialects.openai import parse_chat, parse_completion
+from headrace.structured_output import StructuredOutput
 from headrace.text.infill import Infill
 
 DEFAULTS = SamplingParams(temperature=0.5, top_p=0.9, repetition_penalty=1.1, max_tokens=7)
@@ -428,3 +429,47 @@ def test_a_prediction_is_text() -> None:
         with pytest.raises(RequestError) as refused:
             chat(prediction=wrong)
         assert (refused.value.param or "").startswith("prediction")
+
+
+@pytest.mark.parametrize(
+    ("sent", "ours", "value"),
+    [
+        ({"repeat_penalty": 1.3}, "repetition_penalty", 1.3),
+        ({"repeat_last_n": 64}, "penalty_last_n", 64),
+        ({"typ_p": 0.5, "typical_p": 0.5}, "typical_p", 0.5),
+        ({"json_schema": {"type": "string"}}, "structured", StructuredOutput(json={"type": "string"})),
+        ({"grammar": 'root ::= "a"'}, "structured", StructuredOutput(grammar='root ::= "a"')),
+        ({"grammar": ""}, "structured", None),
+    ],
+)
+def test_llama_servers_names(sent: dict, ours: str, value: object) -> None:
+    for call in (chat(**sent), completion(**sent)):
+        assert getattr(call.params, ours) == value
+
+
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [
+        ({"repeat_penalty": 1.3, "repetition_penalty": 1.2}, "repeat_penalty"),
+        ({"repeat_penalty": -1}, "repeat_penalty"),
+        ({"repetition_penalty": -1}, "repetition_penalty"),
+        ({"repeat_last_n": -2}, "repeat_last_n"),
+        ({"repeat_last_n": 8, "dry_multiplier": 1.0}, "repeat_last_n"),
+        ({"typ_p": 7}, "typ_p"),
+        ({"grammar": "x", "json_schema": {}}, "json_schema"),
+        ({"n_predict": 4}, "n_predict"),
+        ({"samplers": ["top_k"]}, "samplers"),
+        ({"min_keep": 2}, "min_keep"),
+    ],
+)
+def test_llama_servers_names_in_errors(sent: dict, param: str) -> None:
+    for parse in (chat, completion):
+        with pytest.raises(RequestError, match=param) as refused:
+            parse(**sent)
+        assert refused.value.param == param
+
+
+def test_a_prompt_that_is_not_cached_has_a_salt_of_its_own() -> None:
+    salts = {chat(cache_prompt=False, cache_salt="mine").cache_salt for _ in range(2)}
+    assert len(salts - {"mine", None}) == 2
+    assert chat(cache_prompt=True).cache_salt is None

@@ -10,10 +10,10 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, Incoming, Served, TextPrompt
 from headrace.server.dialects.decode import Words, decode
+from headrace.server.dialects.llama_fields import UNSUPPORTED
 from headrace.server.dialects.llama_server.render import CompletionRenderer, RenderOptions
 from headrace.server.dialects.llama_server.requests import (
     DEFAULTS,
-    UNSUPPORTED,
     CompletionFields,
     InfillFields,
     LogitBias,

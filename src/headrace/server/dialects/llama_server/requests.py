@@ -10,16 +10,13 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from headrace.server.dialects.decode import Unsupported
+from headrace.server.dialects.llama_fields import SAMPLERS
 
 Prompt: TypeAlias = str | list[str | int | list[str | int]]
 """Text, token ids, both in turn, or a list of such prompts (of which a text or a list is one)"""
 
 LogitBias: TypeAlias = dict[str, float | bool] | list[tuple[int | str, float | bool]]
 """For token ids; false bans"""
-
-SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
-"""llama-server's default chain, which is the one that there is"""
 
 DEFAULTS: Mapping[str, Any] = {
     "n_predict": -1,
@@ -61,20 +58,6 @@ DEFAULTS: Mapping[str, Any] = {
     "lora": [],
 }
 """What a request leaves out; `repeat_last_n` is all of the sequence here, as DRY beside the penalties needs it"""
-
-UNSUPPORTED: Unsupported = {
-    "image_data": ([],),
-    "lora": ([],),
-    "min_keep": (0, 1),
-    "n_indent": (0,),
-    "n_cache_reuse": (0,),
-    "post_sampling_probs": (False,),
-    "return_progress": (False,),
-    "sse_ping_interval": (-1,),
-    "t_max_predict_ms": (0, -1),
-    "samplers": (list(SAMPLERS), list(SAMPLERS[1:]), "edskypmxt", []),
-}
-"""Known parameters that are not implemented, and the values that ask for nothing"""
 
 
 class CompletionFields(Struct, kw_only=True, forbid_unknown_fields=True):

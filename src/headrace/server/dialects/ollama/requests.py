@@ -126,8 +126,7 @@ class FunctionDefinition(Struct, kw_only=True, forbid_unknown_fields=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """A JSON schema"""
-    strict: bool | None = None
-    """false: arguments may be any JSON object; else they keep to the schema"""
+    strict: bool | None = None  # no effect: arguments always keep to the schema
 
 
 class Tool(Struct, kw_only=True, forbid_unknown_fields=True):

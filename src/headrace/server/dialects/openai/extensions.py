@@ -1,7 +1,8 @@
-"""vLLM's parameters of a whole call, checked: what is not the sampler's and not the answer's shape."""
+"""vLLM's and llama-server's parameters of a whole call: what is not the sampler's and not the answer's shape."""
 
 from __future__ import annotations
 
+import secrets
 from typing import TypedDict
 
 from headrace.errors import RequestError
@@ -28,7 +29,7 @@ def call_options(fields: SharedFields) -> CallOptions:
         truncation=_truncation(fields),
         stream_interval=_stream_interval(fields),
         priority=fields.priority or 0,
-        cache_salt=fields.cache_salt,
+        cache_salt=_cache_salt(fields),
     )
 
 
@@ -43,6 +44,11 @@ def _truncation(fields: SharedFields) -> Truncation | None:
             f"truncate_prompt_tokens is {length}, expected -1 (what fits) or 1 or more", param="truncate_prompt_tokens"
         )
     return Truncation(length, keeps_start=fields.truncation_side == "right")
+
+
+def _cache_salt(fields: SharedFields) -> str | None:
+    """Nobody else has the salt of a prompt that is not to be found."""
+    return secrets.token_hex(16) if fields.cache_prompt is False else fields.cache_salt
 
 
 def _stream_interval(fields: SharedFields) -> int:

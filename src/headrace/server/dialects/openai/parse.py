@@ -11,7 +11,7 @@ import msgspec
 from headrace.errors import RequestError, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS, SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, JsonObject, TextPrompt
-from headrace.server.dialects.openai import functions
+from headrace.server.dialects.openai import functions, llama_names
 from headrace.server.dialects.openai.beams import beam_search
 from headrace.server.dialects.openai.decode import decode
 from headrace.server.dialects.openai.extensions import call_options
@@ -188,15 +188,19 @@ def _sampling_params(
     beams = beam_search(fields)
     named: JsonObject = {} if fields.use_beam_search else {name: getattr(defaults, name) for name in INHERITED}
     named |= {name: value for name in _COPIED if (value := getattr(fields, name)) is not None}
-    return SamplingParams(
-        **named,
-        **beams,
-        structured=structured_output(fields),
-        logit_bias=logit_bias(fields.logit_bias),
-        max_tokens=max_tokens,
-        logprobs=logprobs,
-        prompt_logprobs=prompt_logprobs,
-    )
+    named |= llama_names.sampling_values(fields)
+    try:
+        return SamplingParams(
+            **named,
+            **beams,
+            structured=structured_output(fields),
+            logit_bias=logit_bias(fields.logit_bias),
+            max_tokens=max_tokens,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
+    except RequestError as error:
+        raise llama_names.in_their_names(error, fields) from None
 
 
 def logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:

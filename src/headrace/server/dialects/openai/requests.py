@@ -157,6 +157,21 @@ class SharedFields(Struct, kw_only=True, forbid_unknown_fields=True):
     mirostat_eta: float | None = None
     dynatemp_range: float | None = None
     dynatemp_exponent: float | None = None
+    repeat_penalty: float | None = None
+    """The same as repetition_penalty"""
+    repeat_last_n: int | None = None
+    """How many of the last tokens the penalties see; -1 (all) is the default"""
+    typ_p: float | None = None
+    """The same as typical_p"""
+    grammar: str | None = None
+    """GBNF, EBNF or Lark: the same as structured_outputs.grammar"""
+    json_schema: dict[str, Any] | bool | None = None
+    """The same as structured_outputs.json"""
+    cache_prompt: bool | None = None
+    """false: computes all of the prompt anew"""
+    id_slot: int | None = None  # no effect, as the two below: prefixes are shared by all requests
+    n_keep: int | None = None  # nothing is shifted out of the context
+    n_discard: int | None = None
 
     no_repeat_ngram_size: int | None = None  # transformers'
 

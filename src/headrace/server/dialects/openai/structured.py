@@ -1,4 +1,4 @@
-"""`response_format` and vLLM's `structured_outputs`, by either of its names → StructuredOutput."""
+"""`response_format`, vLLM's `structured_outputs` by either of its names, llama-server's two → StructuredOutput."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ _GUIDED = ("json", "regex", "choice", "grammar", "whitespace_pattern")
 
 def structured_name(fields: SharedFields) -> str:
     """The field that asks for a structure, for errors."""
-    if fields.structured_outputs is not None:
-        return "structured_outputs"
-    return next((f"guided_{name}" for name in _guided(fields)), "response_format")
+    return next((name for name, _ in _asked(fields)), "response_format")
 
 
 def structured_output(fields: SharedFields) -> StructuredOutput | None:
@@ -33,24 +31,33 @@ def structured_output(fields: SharedFields) -> StructuredOutput | None:
     Raises:
         RequestError: it asks twice, or for what makes no sense; `param` is the field.
     """
-    asked: list[dict[str, Any]] = []
-    if fields.structured_outputs is not None:
-        asked.append(_given(fields.structured_outputs))
-    if guided := _guided(fields):
-        asked.append(guided)
-    if fields.response_format is not None and not isinstance(fields.response_format, TextFormat):
-        asked.append(_of_format(fields.response_format))
+    asked = _asked(fields)
     if not asked:
         return None
-    name = structured_name(fields)
+    name, structure = asked[0]
     if len(asked) > 1:
-        other = "response_format" if not guided or fields.structured_outputs is None else f"guided_{next(iter(guided))}"
-        raise RequestError(f"{name} and {other} both ask for a structure; send one of them", param=name)
+        raise RequestError(f"{name} and {asked[1][0]} both ask for a structure; send one of them", param=name)
     try:
-        return StructuredOutput(**asked[0])
+        return StructuredOutput(**structure)
     except RequestError as error:
         error.param = name
         raise
+
+
+def _asked(fields: SharedFields) -> list[tuple[str, dict[str, Any]]]:
+    """Every structure that is asked for, by its field."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+    if fields.structured_outputs is not None:
+        asked.append(("structured_outputs", _given(fields.structured_outputs)))
+    if guided := _guided(fields):
+        asked.append((f"guided_{next(iter(guided))}", guided))
+    if fields.response_format is not None and not isinstance(fields.response_format, TextFormat):
+        asked.append(("response_format", _of_format(fields.response_format)))
+    if fields.json_schema is not None:
+        asked.append(("json_schema", {"json": fields.json_schema}))
+    if fields.grammar:
+        asked.append(("grammar", {"grammar": fields.grammar}))
+    return asked
 
 
 def _guided(fields: SharedFields) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Parameters of OpenAI's spec, and of vLLM's extensions, that are known and not implemented.
+"""Parameters of OpenAI's spec, of vLLM's extensions and of llama-server's, that are known and not implemented.
 
 Each is refused by name, except where its value asks for nothing: null always, and the values listed here.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.server.dialects.decode import Unsupported
+from headrace.server.dialects.llama_fields import UNSUPPORTED as OF_LLAMA_SERVER
 
 _NEVER: tuple[Any, ...] = ()
 
@@ -28,6 +29,15 @@ _SHARED: Unsupported = {
     "routed_experts_prompt_start": (0,),
     "vllm_xargs": ({},),
     "watermarking": (False,),
+    # llama-server's
+    **OF_LLAMA_SERVER,
+    "backend_sampling": (False,),
+    "n_cmpl": (1,),
+    "n_predict": _NEVER,
+    "n_probs": (0,),
+    "response_fields": ([],),
+    "return_tokens": (False,),
+    "timings_per_token": (False,),
 }
 
 CHAT: Unsupported = {
@@ -41,6 +51,10 @@ CHAT: Unsupported = {
     # vLLM's
     "media_io_kwargs": _NEVER,
     "mm_processor_kwargs": _NEVER,
+    # llama-server's
+    "parse_tool_calls": (True,),
+    "reasoning_format": ("auto", "deepseek"),
+    "thinking_forced_open": (False,),
 }
 
 COMPLETION: Unsupported = {
@@ -54,4 +68,9 @@ COMPLETION: Unsupported = {
 INSTEAD: Mapping[str, str] = {
     "guided_decoding_backend": "leave it out: there is one",
     "thinking_token_budget": "leave it out: only chats have thoughts",
+    "n_cmpl": "send n",
+    "n_predict": "send max_tokens",
+    "n_probs": "send logprobs, and top_logprobs in a chat",
+    "return_tokens": "send return_token_ids",
+    "samplers": "leave it out: the order of the filters is this engine's own",
 }
