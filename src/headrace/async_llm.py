@@ -102,17 +102,19 @@ class AsyncLLM(LoadedModel):
         priority: int = 0,
         reading: Reading | None = None,
         adapter: str | None = None,
+        label: str | None = None,
     ) -> AsyncStream:
         """Check a prompt and queue it, for the model itself or with the named adapter; a lower `priority` runs earlier.
 
-        `reading` comes with the prompt of a chat (`encode_chat`).
+        `reading` comes with the prompt of a chat (`encode_chat`). Without a `request_id` it gets one, which begins with
+        `label`.
 
         Raises:
             RequestError: nothing has been queued; `param` names the field at fault.
             EngineError: the engine has died or is closed.
         """
         opened = self._requests.make(
-            prompt, sampling_params, request_id, priority=priority, reading=reading, adapter=adapter
+            prompt, sampling_params, request_id, priority=priority, reading=reading, adapter=adapter, label=label
         )
         return self._start(opened)
 

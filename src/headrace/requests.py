@@ -56,6 +56,7 @@ class Requests:
         priority: int = 0,
         reading: Reading | None = None,
         adapter: str | None = None,
+        label: str | None = None,
     ) -> OpenRequest:
         """Tokenise and check a prompt; the result's `request` is what the engine takes.
 
@@ -88,7 +89,7 @@ class Requests:
         bad_phrases = self._bad_phrases(params)
         self._check_some_allowed(params, bad_phrases)
         request = Request(
-            id=request_id or f"request-{next(self._numbers)}",
+            id=request_id or f"{label or 'request'}-{next(self._numbers)}",
             prompt_token_ids=tuple(token_ids),
             params=params,
             seed=draw_seed() if params.seed is None else params.seed,

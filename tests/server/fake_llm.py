@@ -108,7 +108,14 @@ class FakeLLM:
         """There is nothing to compile."""
 
     def submit(
-        self, prompt: Any, params: SamplingParams, *, priority: int = 0, reading: Any = None, adapter: str | None = None
+        self,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        reading: Any = None,
+        adapter: str | None = None,
+        label: str | None = None,
     ) -> FakeStream:
         if self.trouble is not None:
             raise EngineError(self.trouble)

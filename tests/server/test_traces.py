@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_llm import FakeLLM, broken
+from fake_llm import FakeLLM, FakeStream, broken
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from headrace.async_llm import AsyncLLM
+from headrace.config import EngineConfig
 from headrace.errors import ConfigError, EngineError
 from headrace.server import app
 from headrace.server.traces import Traces, traces_to
@@ -101,6 +103,58 @@ def test_failures_and_what_is_not_traced(serve, spans) -> None:
     assert [phase.name for phase in phases[failed.context.span_id]] == PHASES
     assert refused.status.status_code is StatusCode.UNSET  # the client's mistake is no failure of ours
     assert (refused.attributes["error.type"], refused.parent) == ("model_not_found", None)
+    assert [phase.name for phase in phases[refused.context.span_id]] == ["receive"]
+
+
+class DyingLLM(FakeLLM):
+    """Its engine dies before the second token, and goes on with the third."""
+
+    def submit(self, *args: Any, **options: Any) -> FakeStream:
+        stream = super().submit(*args, **options)
+        give = stream.next_chunks
+
+        async def next_chunks() -> Any:
+            if stream.num_steps == 1 and not stream.is_over:
+                self.restarts.count, self.restarts.reason = 1, "killed"
+                self.restarts.died_at = time.time_ns()
+            elif stream.num_steps == 2:
+                self.restarts.gave_at = time.time_ns()
+            return await give()
+
+        stream.next_chunks = next_chunks
+        return stream
+
+
+def test_a_death_of_the_engine_is_an_event(serve, spans, caplog: pytest.LogCaptureFixture) -> None:
+    llm = DyingLLM(step_seconds=0.02)
+    base = serve(llm, otlp_endpoint="http://nowhere")
+    with caplog.at_level("INFO", logger="headrace.requests"):
+        httpx.post(f"{base}/v1/chat/completions", json=CHAT)
+        (span,), phases = spans(1)
+    died, went_on = span.events
+    assert (died.name, dict(died.attributes)) == ("headrace.engine_died", {"headrace.reason": "killed"})
+    assert went_on.name == "headrace.engine_went_on"
+    assert span.start_time < died.timestamp <= went_on.timestamp < span.end_time
+    assert [phase.name for phase in phases[span.context.span_id]] == PHASES
+    assert "the engine died meanwhile" in caplog.text
+    httpx.post(f"{base}/v1/chat/completions", json=CHAT | {"max_tokens": 1})
+    assert len(spans(2)[0][1].events) == 0, "it came after the death"
+
+
+def test_what_generates_nothing_has_phases_too(serve, spans) -> None:
+    base = serve(
+        AsyncLLM("stories", EngineConfig(kv_memory=8 * 2**20, threads=1)), "stories", otlp_endpoint="http://no"
+    )
+    assert httpx.post(f"{base}/v1/embeddings", json={"model": "stories", "input": ["a b", "c"]}).status_code == 200
+    httpx.post(f"{base}/v1/embeddings", json={"model": "stories", "input": []})
+    (span, refused), phases = spans(2)
+    assert (span.name, span.attributes["gen_ai.operation.name"]) == ("embeddings stories", "embeddings")
+    assert span.attributes["gen_ai.usage.input_tokens"] > 2
+    assert "gen_ai.usage.output_tokens" not in span.attributes
+    mine = phases[span.context.span_id]
+    assert [phase.name for phase in mine] == ["receive", "queue", "compute"]
+    assert [phase.start_time for phase in mine[1:]] == [phase.end_time for phase in mine[:-1]]
+    assert mine[-1].end_time == span.end_time
     assert [phase.name for phase in phases[refused.context.span_id]] == ["receive"]
 
 

@@ -64,6 +64,8 @@ class Caller:
     """Of its prompts"""
     tokens_used: int = 0
     """Of prompts and outputs that have ended"""
+    seconds_waited: float = 0.0
+    """Until the engine got the last of its prompts"""
 
 
 CALLER: ContextVar[Caller] = ContextVar("headrace_caller")
@@ -362,6 +364,7 @@ class Admission:
             if entry.id != raises_for:  # else it never waited
                 self._rate.left(now, entry.cost)
             entry.seconds_waited = now - entry.came
+            entry.caller.seconds_waited = max(entry.caller.seconds_waited, entry.seconds_waited)
             self._waits_no_longer(entry)
             self._goes_in(entry)
             try:

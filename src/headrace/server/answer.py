@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ class Service:
 
     def ended(self, record: RequestRecord) -> None:
         """A request has ended, however."""
-        record.has_ended()
+        record.has_ended(self.llm.restarts)
         for watcher in self.watchers:
             watcher(record)
 
@@ -306,6 +307,7 @@ async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> An
     served = service.served if adapter is None else replace(service.served, name=adapter)
     if inquiry.model is not None:
         record.asks(inquiry, served.name)
+        record.submitted = time.perf_counter()
     try:
         if adapter is None or inquiry.ask_adapter is None:
             given = await inquiry.ask(service.llm)
@@ -314,6 +316,8 @@ async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> An
     except RequestError as error:
         error.param = inquiry.param_names.get(error.param or "", error.param)
         raise
+    finally:
+        record.seconds_queued = CALLER.get(Caller()).seconds_waited
     record.prompt_tokens = CALLER.get(Caller()).tokens_used
     is_large = record.prompt_tokens >= _LARGE_ANSWER  # an answer of many parts had many
     render = partial(inquiry.render, given, served)

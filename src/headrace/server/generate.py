@@ -29,6 +29,9 @@ _LONG_PROMPT = 10_000
 _MANY_MESSAGES = 100
 """Templates may look at each message for each other one"""
 
+_LONGEST_LABEL = 40
+"""Of a request's id, which the client may choose, in the engine's: that comes with every token"""
+
 Piece: TypeAlias = tuple[int, list[Chunk]]
 """The index of a prompt within its call, and what one step gave for it."""
 
@@ -199,7 +202,8 @@ async def _open_prompt(
             whole, encoded = encoded, _truncated(encoded, call, llm.max_context)
             text = text if len(whole) == len(encoded) else None
         given, params = _as_prompt(encoded, call.cache_salt, predicted), _bounded(call, len(encoded), llm.max_context)
-        stream = llm.submit(given, params, priority=call.priority, reading=reading, adapter=adapter)
+        label = record.id[:_LONGEST_LABEL]
+        stream = llm.submit(given, params, priority=call.priority, reading=reading, adapter=adapter, label=label)
     except RequestError as error:
         raise _in_words_of(call, error) from error.__cause__
     if text is None and call.needs_prompt_text and llm.tokenizer is not None:

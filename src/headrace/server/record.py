@@ -12,16 +12,29 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, ChatPrompt, Incoming, Inquiry
 from headrace.server.errors import Failure
 
+if TYPE_CHECKING:
+    from headrace.supervise.lives import Restarts
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 _INQUIRIES = {"embed": "embeddings"}
 CLIENT_LEFT = 499
 """What logs and metrics say of a request whose client left before its answer's end, as nginx does"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """A death of the engine that a request lived through. Times in nanoseconds since 1970."""
+
+    died_at: int
+    gave_at: int | None
+    """When the next engine gave something, to this request or another; None if none had before its end"""
+    reason: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +71,8 @@ class RequestRecord:
     completion_tokens: int = 0
     finish_reasons: list[str] = field(default_factory=list)
     """Of its completions, in the order in which they ended"""
+    interruption: Interruption | None = None
+    """The last death of the engine while it was open"""
     status: int | None = None
     """HTTP status that was sent"""
     failure: Failure | None = None
@@ -87,9 +102,16 @@ class RequestRecord:
         """A record of its own for what goes on without the client."""
         return replace(self, is_attended=False, finish_reasons=[])
 
-    def has_ended(self) -> None:
-        """Now."""
+    def has_ended(self, restarts: Restarts) -> None:
+        """Now. `restarts` says whether the engine died meanwhile."""
         self.end = time.perf_counter()
+        if self.submitted is not None and restarts.died_at > self.on_the_wall(self.submitted):
+            gave_at = restarts.gave_at if restarts.gave_at > restarts.died_at else None
+            self.interruption = Interruption(restarts.died_at, gave_at, restarts.reason)
+
+    def on_the_wall(self, moment: float) -> int:
+        """A moment of time.perf_counter() in nanoseconds since 1970."""
+        return self.arrival_time + round((moment - self.arrival) * 1e9)
 
     @property
     def final_status(self) -> int:

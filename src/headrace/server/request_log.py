@@ -39,13 +39,13 @@ def _facts(record: RequestRecord) -> dict[str, Any]:
     if record.submitted is not None or record.prompt_tokens:
         facts["prompt_tokens"] = record.prompt_tokens
     if record.submitted is not None:
-        facts |= {
-            "cached_tokens": record.cached_tokens,
-            "completion_tokens": record.completion_tokens,
-            "seconds_queued": round(record.seconds_queued, 6),
-        }
+        facts["seconds_queued"] = round(record.seconds_queued, 6)
+        if record.params is not None:
+            facts |= {"cached_tokens": record.cached_tokens, "completion_tokens": record.completion_tokens}
     if record.first_token is not None:
         facts["seconds_to_first_token"] = round(record.first_token - record.arrival, 6)
+    if record.interruption is not None:
+        facts["engine_died"] = record.interruption.reason
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -54,12 +54,15 @@ def _line(facts: dict[str, Any]) -> str:
     if "model" in facts:
         parts.append(facts["model"])
     if "prompt_tokens" in facts:
-        parts.append(f"{facts['prompt_tokens']} + {facts.get('completion_tokens', 0)} tokens")
+        given = f" + {facts['completion_tokens']}" if "completion_tokens" in facts else ""
+        parts.append(f"{facts['prompt_tokens']}{given} tokens")
     if "seconds_queued" in facts:
         parts.append(f"queue {1000 * facts['seconds_queued']:.1f} ms")
     if "seconds_to_first_token" in facts:
         parts.append(f"first token {1000 * facts['seconds_to_first_token']:.1f} ms")
     parts.append(f"{1000 * facts['seconds']:.1f} ms")
+    if "engine_died" in facts:
+        parts.append("the engine died meanwhile")
     if "error" in facts:
         parts.append(facts["error"])
     return " · ".join([*parts, facts["request_id"]])

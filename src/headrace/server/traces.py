@@ -50,13 +50,15 @@ class Traces:
         )
         for phase, start, end in _phases(record):
             child = self._tracer.start_span(
-                phase, set_span_in_context(span, context), start_time=_on_the_wall(record, start)
+                phase, set_span_in_context(span, context), start_time=record.on_the_wall(start)
             )
-            child.end(_on_the_wall(record, end))
+            child.end(record.on_the_wall(end))
+        for event, moment, facts in _events(record):
+            span.add_event(event, facts, moment)
         failure = record.failure
         if failure is not None and failure.status >= 500:
             span.set_status(Status(StatusCode.ERROR, failure.code))
-        span.end(_on_the_wall(record, record.end))
+        span.end(record.on_the_wall(record.end))
 
     def close(self) -> None:
         """Send what has not been sent; takes a few seconds where nobody takes it."""
@@ -89,12 +91,20 @@ def traces_to(endpoint: str) -> Traces:
 
 
 def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:
-    """Where the time went: read and tokenised, waited, computed the prompt, generated. The last one ends with it."""
+    """Where the time went: read and tokenised, waited, computed the prompt, generated. The last one ends with it.
+
+    What is no generation (embeddings, scores) is computed in one phase, tokenising included.
+    """
     end = record.arrival if record.end is None else record.end
     if record.submitted is None:
         yield "receive", record.arrival, end
         return
     yield "receive", record.arrival, record.submitted
+    if record.params is None and record.failure is None:  # answered by one call, without a first token
+        begun = min(record.submitted + record.seconds_queued, end)
+        yield "queue", record.submitted, begun
+        yield "compute", begun, end
+        return
     if record.first_token is None or record.scheduled is None:
         yield "queue", record.submitted, end
         return
@@ -103,8 +113,13 @@ def _phases(record: RequestRecord) -> Iterator[tuple[str, float, float]]:
     yield "decode", record.first_token, end
 
 
-def _on_the_wall(record: RequestRecord, moment: float) -> int:
-    return record.arrival_time + round((moment - record.arrival) * 1e9)
+def _events(record: RequestRecord) -> Iterator[tuple[str, int, dict[str, str]]]:
+    """What happened to it meanwhile, and when, in nanoseconds since 1970."""
+    death = record.interruption
+    if death is not None:
+        yield "headrace.engine_died", death.died_at, {} if death.reason is None else {"headrace.reason": death.reason}
+        if death.gave_at is not None:
+            yield "headrace.engine_went_on", death.gave_at, {}
 
 
 def _attributes(record: RequestRecord) -> dict[str, Any]:
@@ -129,7 +144,7 @@ def _attributes(record: RequestRecord) -> dict[str, Any]:
         attributes |= _of_params(record.params) | {"gen_ai.request.stream": record.is_streamed}
     if record.submitted is not None or record.prompt_tokens:
         attributes["gen_ai.usage.input_tokens"] = record.prompt_tokens
-    if record.submitted is not None:
+    if record.submitted is not None and record.params is not None:
         attributes |= {
             "gen_ai.usage.output_tokens": record.completion_tokens,
             "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,

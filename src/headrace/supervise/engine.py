@@ -50,6 +50,8 @@ from headrace.types import AdapterRef, Request
 logger = logging.getLogger("headrace.supervise")
 
 _CHECK_SECONDS = 0.5
+_MOST_SHOWN = 32
+"""Requests that a log line names"""
 
 
 class SupervisedEngine:
@@ -352,6 +354,7 @@ class SupervisedEngine:
         self._trouble = f"the engine is being started again: {reason}"
         self._stats_before, self._stats = counting_on(self._stats_before, self._stats), None
         delay = self._lives.died(reason, has_work=bool(self._ledger.works))
+        requests = list(self._ledger.works)
         of_requests = not self._adapters.is_loading
         self._adapters.died(self._supervision.most_strikes)
         for request_id in self._ledger.died(most, of_requests=of_requests):
@@ -359,6 +362,7 @@ class SupervisedEngine:
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")
         facts = {"event": "engine_died", "reason": reason, "seconds_to_restart": delay}
+        facts |= {"open_requests": len(requests), "engine_request_ids": requests[:_MOST_SHOWN]}
         logger.error("the engine died (%s); it is started again in %g s", reason, delay, extra={"facts": facts})
         self._loop.call_later(delay, self._start_again)
 

@@ -39,6 +39,10 @@ class Restarts:
     """Why the last one died"""
     seconds_to_next_token: float | None = None
     """From the last death with open requests to the next output; None before the first"""
+    died_at: int = 0
+    """When the last one died, in nanoseconds since 1970"""
+    gave_at: int = 0
+    """When the first one since then gave something to a request, likewise; before `died_at` as long as none has"""
 
 
 class Lives:
@@ -77,6 +81,7 @@ class Lives:
         self._moved_at, self._num_futile = self._clock(), 0
         if self._died_at is not None:
             self.restarts.seconds_to_next_token = self._clock() - self._died_at
+            self.restarts.gave_at = time.time_ns()
             self._died_at = None
 
     def moved(self) -> None:
@@ -92,6 +97,7 @@ class Lives:
         """It is gone; returns after how many seconds to start it again."""
         self.restarts.count += 1
         self.restarts.reason = reason
+        self.restarts.died_at = time.time_ns()
         if has_work and self._died_at is None:
             self._died_at = self._clock()
         self._num_failed_starts = 0 if self._is_loaded else self._num_failed_starts + 1
