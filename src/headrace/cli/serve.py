@@ -95,21 +95,18 @@ def serve(
     The first Ctrl-C (or SIGTERM) lets open requests finish, a second one ends at once.
     """
     from headrace.async_llm import AsyncLLM
-    from headrace.server.access import Access, Keys
-    from headrace.server.run import listen, run_server
+    from headrace.server.run import check_settings, run_server
     from headrace.supervise.lives import Supervision
 
     logs = LogSettings(format=log_format, level=log_level)
     set_up(logs)
-    keys = Keys(settings.api_keys, settings.api_key_file)
-    Access(keys, Keys(settings.admin_keys))  # what is wrong with them is said before the model is loaded
+    check_settings(host, port, settings)
+    keys = settings.api_keys or settings.api_key_file
     if not keys and not _is_local(host):
         warning = f"{host} is open to others and no key is asked for; give one with --api-key-file"
         _say(logs, warning, logging.WARNING)
     if not keys and _is_local(host) and settings.allowed_hosts is None:
         settings = replace(settings, allowed_hosts=())
-    if port:
-        listen(host, port).close()  # before the model is loaded, which may take a while
     served_name = name or model.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # JSON has no stray bytes
     _check_names([served_name, *(adapter for adapter, _ in adapters)])
     supervision = Supervision(stall_seconds=stall_timeout, logs=logs)

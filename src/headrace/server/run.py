@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +21,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from headrace.errors import ConfigError
+from headrace.server.access import Access, Keys
 from headrace.server.app import App, create_app
 from headrace.server.protocol import bounded
 from headrace.server.settings import ServerSettings
+from headrace.server.stored.folder import Folder
+from headrace.server.traces import traces_to
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -73,6 +77,33 @@ def run_server(
         server.on_started = lambda: (announce or _write_line)(line)
         _leave_to_itself()
         server.run(sockets=[listener])
+
+
+def check_settings(host: str, port: int, settings: ServerSettings) -> None:
+    """Find what would keep a server from starting before its model is loaded, which may take a while.
+
+    Raises:
+        ConfigError: there is such a thing.
+    """
+    listen(host, port).close()
+    Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys))
+    _check_tls(settings)
+    if settings.otlp_endpoint is not None:
+        traces_to(settings.otlp_endpoint).close()
+    if settings.store_folder is not None and not settings.store_is_optional:
+        Folder(settings.store_folder).close()
+
+
+def _check_tls(settings: ServerSettings) -> None:
+    if settings.tls_certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"the certificate {settings.tls_certificate} or its key cannot be used ({error}); give PEM files that are"
+            " a pair"
+        ) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -128,13 +159,8 @@ def make_server(llm: AsyncLLM, served_name: str, settings: ServerSettings | None
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"the certificate {settings.tls_certificate} or its key cannot be used ({error}); give PEM files that are"
-            " a pair"
-        ) from error
+    _check_tls(settings)
+    config.load()
     return Server(config, app, settings)
 
 
