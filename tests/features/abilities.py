@@ -12,6 +12,8 @@ import numpy as np
 import openai
 import pytest
 from features.adapter import random_adapter
+from features.batch_parameters import ENDPOINT, finished, results
+from features.catalogue import BATCHES, RESPONSES
 from features.chat_parameters import NO_ARGUMENTS, USER
 from features.doors import SMALL, Doors, served
 from features.service import MODEL, TEMPLATE
@@ -150,6 +152,37 @@ def _predicted(doors: Doors) -> None:
         doors.llm.chat(messages, params, prediction=["a", "b"])
     prompt = {"prompt": PROMPT, "prediction": _text(doors.llm.generate(PROMPT, params))}
     assert doors.llm.generate(prompt, params)[0].usage.accepted_prediction_tokens > 30
+
+
+def _responses(doors: Doors) -> None:
+    client = doors.http[RESPONSES].client
+    asked = {"model": MODEL, "temperature": 0, "max_output_tokens": 12}
+    first = client.responses.create(input=PROMPT, **asked)
+    events = client.responses.create(input=PROMPT, stream=True, **asked)
+    streamed = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert streamed == first.output_text
+    later = client.responses.create(input="And then?", previous_response_id=first.id, background=True, **asked)
+    assert client.responses.cancel(later.id).status in ("cancelled", "incomplete", "completed")
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+
+
+def _batches(doors: Doors) -> None:
+    client = doors.http[BATCHES].client
+    body = {"model": MODEL, "prompt": PROMPT, "temperature": 0, "max_tokens": 12}
+    lines = [
+        {"custom_id": f"{number}", "method": "POST", "url": ENDPOINT, "body": {**body, "seed": number}}
+        for number in range(20)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("lines.jsonl", content), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h")
+    live = client.completions.create(**body).choices[0].text
+    given = results(client, finished(client, batch.id))
+    assert sorted(int(line["custom_id"]) for line in given) == list(range(20))
+    assert {line["response"]["body"]["choices"][0]["text"] for line in given} == {live}
 
 
 def _draft(doors: Doors) -> None:
@@ -317,6 +350,18 @@ ABILITIES: Sequence[Ability] = (
         "`EngineConfig(draft=MODEL)`, `--draft MODEL`",
         "the same text as without, here with the model as its own draft",
         _draft,
+    ),
+    Ability(
+        "Responses",
+        "`POST /v1/responses`, as OpenAI's clients do; `--store FOLDER` keeps them over a restart",
+        "the same text whole and streamed; gone on from, in the background, cancelled, asked for again, deleted",
+        _responses,
+    ),
+    Ability(
+        "Files and batches",
+        "`POST /v1/files`, `POST /v1/batches`, on a server with `--store FOLDER`",
+        "every line once, with the text that it gets live",
+        _batches,
     ),
     Ability(
         "Decisions",

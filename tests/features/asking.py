@@ -36,6 +36,8 @@ class Asking:
     def content(self, **fields: Any) -> object:
         """What of an answer depends on the request alone."""
         answer = self.answer(**fields)
+        if "output" in answer:
+            return [{name: value for name, value in item.items() if name != "id"} for item in answer["output"]]
         return next(answer[name] for name in ("choices", "answers", "data", "results") if name in answer)
 
     def body(self, fields: Mapping[str, Any]) -> Json:

@@ -29,6 +29,7 @@ CHAT = "chat"
 COMPLETIONS = "completions"
 BOTH = (CHAT, COMPLETIONS)
 DECISIONS = "decisions"
+RESPONSES, BATCHES = "responses", "batches"
 EMBEDDINGS, RERANK, SCORE, CLASSIFY = "embeddings", "rerank", "score", "classify"
 LOAD_ADAPTER = "load_lora_adapter"
 UNLOAD_ADAPTER = "unload_lora_adapter"

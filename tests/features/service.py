@@ -11,7 +11,9 @@ from tempfile import TemporaryDirectory
 import openai
 from features.adapter import random_adapter
 from features.asking import Asking
+from features.batch_parameters import batch_of_one
 from features.catalogue import (
+    BATCHES,
     CHAT,
     CLASSIFY,
     COMPLETIONS,
@@ -19,6 +21,7 @@ from features.catalogue import (
     EMBEDDINGS,
     LOAD_ADAPTER,
     RERANK,
+    RESPONSES,
     SCORE,
     UNLOAD_ADAPTER,
 )
@@ -41,10 +44,17 @@ def asking() -> Iterator[Mapping[str, Asking]]:
     config = EngineConfig(kv_memory=32 * 2**20, threads=1, max_sequences=4)  # so few that priority shows
     llm = AsyncLLM(MODEL, config, chat_template=TEMPLATE)
     common = {"model": MODEL, "temperature": 0, "max_tokens": 12}
+    response = {"model": MODEL, "temperature": 0, "max_output_tokens": 12, "store": False}
     with (
         ExitStack() as opened,
         TemporaryDirectory() as folder,
-        serving(llm, MODEL, trust_request_chat_template=True, adapter_folder=Path(folder)) as base,
+        serving(
+            llm,
+            MODEL,
+            trust_request_chat_template=True,
+            adapter_folder=Path(folder),
+            store_folder=Path(folder) / "store",
+        ) as base,
     ):
         random_adapter(Path(folder) / ADAPTER, llm.spec)
         client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0)
@@ -53,6 +63,8 @@ def asking() -> Iterator[Mapping[str, Asking]]:
         yield {
             CHAT: Asking(client, llm, "/chat/completions", {**common, "messages": messages}),
             COMPLETIONS: Asking(client, llm, "/completions", {**common, "prompt": "Once upon a time"}),
+            RESPONSES: Asking(client, llm, "/responses", {**response, "input": messages[0]["content"]}),
+            BATCHES: Asking(client, llm, "/batches", batch_of_one(client, MODEL)),
             DECISIONS: Asking(client, llm, "/decisions", {"model": MODEL, "input": "Tom.", "questions": [CHOICE]}),
             LOAD_ADAPTER: Asking(client, llm, "/load_lora_adapter", {"lora_name": "mine", "lora_path": ADAPTER}),
             UNLOAD_ADAPTER: Asking(client, llm, "/unload_lora_adapter", {"lora_name": "mine"}),

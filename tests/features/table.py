@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from features import (
+    batch_parameters,
     chat_parameters,
     completion_parameters,
     decision_parameters,
     other_parameters,
     pooling_parameters,
+    response_parameters,
     sampler_parameters,
     shared_parameters,
     structured_parameters,
@@ -32,6 +34,8 @@ PARAMETERS: Sequence[Parameter] = (
     *chat_parameters.PARAMETERS,
     *completion_parameters.PARAMETERS,
     *decision_parameters.PARAMETERS,
+    *response_parameters.PARAMETERS,
+    *batch_parameters.PARAMETERS,
     *other_parameters.PARAMETERS,
     *pooling_parameters.PARAMETERS,
 )

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from features.abilities import ABILITIES, Ability
 from features.asking import Asking, names
-from features.catalogue import BOTH, CHAT, COMPLETIONS, EMBEDDINGS, Parameter, Status, find
+from features.catalogue import BATCHES, BOTH, CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Parameter, Status, find
 from features.doors import Doors, open_doors
 from features.openapi import Walk
 from features.service import asking
 from features.table import DOCUMENT, PARAMETERS, document
 from features.vllm_fields import CHAT_FIELDS, COMPLETION_FIELDS
+
+from headrace.server.dialects.openai.batches import BatchFields
+from headrace.server.dialects.openai.responses.fields import UNSUPPORTED, ResponseFields
 
 CASES = [(one, endpoint) for one in PARAMETERS for endpoint in one.endpoints]
 SCHEMAS = {
@@ -69,6 +73,15 @@ def test_the_document_is_current() -> None:
 def test_no_entry_is_there_twice() -> None:
     keys = [(endpoint, one.name) for one, endpoint in CASES]
     assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "unsupported"),
+    [(RESPONSES, ResponseFields, UNSUPPORTED), (BATCHES, BatchFields, {})],
+)
+def test_every_field_has_an_entry(endpoint: str, fields: type[msgspec.Struct], unsupported: Mapping[str, Any]) -> None:
+    entries = {one.name for one in PARAMETERS if endpoint in one.endpoints}
+    assert entries == {*fields.__struct_encode_fields__, *unsupported}
 
 
 def answer_to(ask: Asking, fields: Mapping[str, Any]) -> str | None:
