@@ -30,6 +30,11 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
+    "llama-tiny": {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 128, "vocab_size": 4096,
+        "rope_theta": 1e4, "tie_word_embeddings": True, "max_position_embeddings": 16384,
+    },
     "llama-15m": {
         "model_type": "llama", "hidden_size": 288, "num_hidden_layers": 6, "num_attention_heads": 6,
         "num_key_value_heads": 6, "head_dim": 48, "intermediate_size": 768, "vocab_size": 32000,

@@ -38,6 +38,8 @@ _CLOSING_SECONDS = 2
 _LOOK_SECONDS = 0.05
 _OTHER_FILES = 256
 """That are open besides connections"""
+_YOUNG_OBJECTS = 10_000
+"""That may be made before the garbage collector looks for cycles among them"""
 _KEEP_ALIVE_SECONDS = 65  # longer than the minute that clients and proxies keep idle connections
 
 
@@ -75,7 +77,7 @@ def run_server(
         server = make_server(llm, served_name, settings)
         _allow_connections((settings or ServerSettings()).max_connections)
         server.on_started = lambda: (announce or _write_line)(line)
-        _leave_to_itself()
+        _spare_the_collector()
         server.run(sockets=[listener])
 
 
@@ -246,11 +248,13 @@ def _allow_connections(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _leave_to_itself() -> None:
-    """The model's tokenizer and all code are there to stay: let the garbage collector not look through them again and
-    again, which takes tens of milliseconds, for all streams."""
+def _spare_the_collector() -> None:
+    """The model's tokenizer and all code are there to stay: the garbage collector need not look through them again and
+    again, which takes tens of milliseconds, for all streams. What requests leave behind is hardly ever a cycle, and
+    what is young is mostly theirs that run: it need not look at that every few requests either."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
 
 
 def _write_line(line: str) -> None:
