@@ -13,7 +13,9 @@ from headrace.errors import DoesNotFit, EngineError, QueueFull
 from headrace.pooled import PoolingOutput, PoolingRequest
 from headrace.sampling_params import SamplingParams
 from headrace.server.access import Tenant
-from headrace.server.admission import CALLER, Admission, AdmissionLimits, Caller
+from headrace.server.admission import Admission
+from headrace.server.caller import CALLER, Caller
+from headrace.server.waiting import AdmissionLimits
 from headrace.types import AdapterRef, FinishReason, Request, StepOutput
 
 
@@ -164,7 +166,7 @@ def test_what_has_given_nothing_yet_keeps_the_next_ones_here() -> None:
     assert len(bench.given) == 8
     bench.say("r0", 1)
     assert len(bench.given) == 9
-    assert bench.admission.waiting_tokens == 11 * 40
+    assert bench.admission.waiting.tokens == 11 * 40
     short = Bench(room=100)
     for number in range(50):
         short.ask(f"r{number}", prompt=1)
@@ -184,7 +186,7 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         bench.ask("late")
     assert refused.value.status == 429
     assert refused.value.retry_after == 10  # half of the queue, at a request in five seconds
-    assert bench.admission.counts.refused == 1
+    assert bench.admission.waiting.num_refused == 1
     bench.say("full-3", 1, ends=True)
     bench.ask("later")
     assert bench.admission.stats().num_waiting == 4
@@ -222,7 +224,7 @@ def test_many_prompts_of_one_call_are_one_request() -> None:
     for number in range(20):
         bench.admission.cancel(f"p{number}")
     bench.ask("another")
-    assert bench.admission.waiting_callers == {"t": 1}
+    assert bench.admission.waiting.callers == {"t": 1}
 
 
 def test_one_tenant_cannot_fill_a_shared_queue() -> None:
@@ -303,13 +305,13 @@ def test_answers_without_a_limit_count_with_what_they_usually_have() -> None:
     bench = Bench(room=1)
     bench.fill()
     bench.ask("long", prompt=4, max_tokens=None)
-    assert bench.admission.waiting_tokens == 4 + 256
+    assert bench.admission.waiting.tokens == 4 + 256
     bench.admission.cancel("long")
     for number in range(9):
         bench.say(f"full-{number}", 99, ends=True)
     bench.ask("wide", n=9)
     bench.ask("again", prompt=4, max_tokens=None)
-    assert 100 < bench.admission.waiting_tokens < 4 + 256
+    assert 100 < bench.admission.waiting.tokens < 4 + 256
 
 
 def test_pooling_requests_wait_too() -> None:
@@ -332,7 +334,7 @@ def test_an_engine_that_is_gone_says_so_and_nothing_stays() -> None:
     assert bench.listener.heard[-1] == "failed"
     with pytest.raises(EngineError, match="gone"):
         bench.ask("late")
-    assert bench.admission.waiting_tokens == 0
+    assert bench.admission.waiting.tokens == 0
     bench.port.error = None
     bench.ask("again")
     assert bench.given[-1] == "again"
@@ -356,7 +358,7 @@ def test_used_tokens_are_counted_by_tenant() -> None:
     bench.ask("r", "a", prompt=10, max_tokens=100)
     bench.say("r", 3)
     bench.say("r", 4, ends=True)
-    assert bench.admission.counts.tenant_tokens == {"a": 17}
+    assert bench.admission.tenant_tokens == {"a": 17}
 
 
 def test_requests_go_on_as_they_came() -> None:

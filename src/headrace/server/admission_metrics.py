@@ -25,27 +25,27 @@ class AdmissionCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One snapshot of the queue."""
-        counts = self._admission.counts
+        waiting = self._admission.waiting
         gauge = GaugeMetricFamily(
             "headrace:waiting_tokens", "Tokens of prompts and expected outputs that wait.", labels=list(self._labels)
         )
-        gauge.add_metric(list(self._labels.values()), self._admission.waiting_tokens)
+        gauge.add_metric(list(self._labels.values()), waiting.tokens)
         yield gauge
         refused = CounterMetricFamily(
             "headrace:requests_refused", "Requests that found the queue full.", labels=list(self._labels)
         )
-        refused.add_metric(list(self._labels.values()), counts.refused)
+        refused.add_metric(list(self._labels.values()), waiting.num_refused)
         yield refused
-        waiting = GaugeMetricFamily(
+        callers = GaugeMetricFamily(
             "headrace:tenant_requests_waiting", "HTTP requests that wait, by tenant.", labels=[*self._labels, "tenant"]
         )
-        yield self._by_tenant(waiting, self._admission.waiting_callers)
+        yield self._by_tenant(callers, waiting.callers)
         used = CounterMetricFamily(
             "headrace:tenant_tokens",
             "Tokens of prompts and outputs of requests that have ended, by tenant.",
             labels=[*self._labels, "tenant"],
         )
-        yield self._by_tenant(used, counts.tenant_tokens)
+        yield self._by_tenant(used, self._admission.tenant_tokens)
 
     def _by_tenant(self, family: GaugeMetricFamily | CounterMetricFamily, counts: Mapping[str, int]) -> Metric:
         for tenant, count in counts.items():

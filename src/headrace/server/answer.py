@@ -18,9 +18,9 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS
 from headrace.server.access import Access
-from headrace.server.admission import CALLER, Caller
 from headrace.server.beside import Beside
 from headrace.server.body import BodyRoom
+from headrace.server.caller import CALLER, Caller
 from headrace.server.deadline import Deadline, deadline_of
 from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Later, Renderer, Served
 from headrace.server.draining import Draining

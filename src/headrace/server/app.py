@@ -13,7 +13,7 @@ from headrace import __version__
 from headrace.errors import ConfigError
 from headrace.server import own, page
 from headrace.server.access import Access, Keys
-from headrace.server.admission import Admission, AdmissionLimits
+from headrace.server.admission import Admission
 from headrace.server.admission_metrics import AdmissionCollector
 from headrace.server.answer import Service, answer
 from headrace.server.batch_door import start_batches
@@ -32,6 +32,7 @@ from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
 from headrace.server.traces import Traces, traces_to
+from headrace.server.waiting import AdmissionLimits
 from headrace.text.infill import infill_of
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from headrace.errors import UnsupportedParameter
-from headrace.server.admission import CALLER, Caller
 from headrace.server.answer import Service, found, running, unattended, whole
+from headrace.server.caller import CALLER, Caller
 from headrace.server.deadline import Deadline
 from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Later
 from headrace.server.errors import describe
