@@ -41,6 +41,8 @@ _LOOKS = 10
 """At the memory, in each round"""
 _NUM_HALF_OPEN = 100
 _ALONE_SECONDS = 5.0
+_KV_MEMORY = "4MiB"
+"""Small, so that it is full at once: what grows then is something else"""
 
 
 @dataclass(slots=True)
@@ -198,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
     cases = Cases(options.seed, options.kind)
-    with serving() as server:
+    with serving("--kv-memory", _KV_MEMORY) as server:
         if options.only is not None:
             asyncio.run(_only(server, cases.case(options.only)))
             print(server.log.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -97,3 +98,31 @@ def test_ipv6_has_brackets() -> None:
             assert url(listener) == f"http://[::1]:{listener.getsockname()[1]}"
     except ConfigError:
         assert not socket.has_ipv6 or "Cannot assign" in str(sys.exc_info()[1])
+
+
+HEAPS = """
+import ctypes, sys, threading
+from headrace.server.run import share_heaps
+libc = ctypes.CDLL(None)
+for name in ("malloc", "fopen"):
+    getattr(libc, name).restype = ctypes.c_void_p
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+share_heaps()
+barrier = threading.Barrier(8)
+def work():
+    barrier.wait()
+    libc.malloc(100_000)
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+file = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heaps")
+def test_threads_share_two_heaps(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", HEAPS, str(tmp_path / "info")], check=True, timeout=60)
+    assert 1 <= (tmp_path / "info").read_text().count("<heap ") <= 2

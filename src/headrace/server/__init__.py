@@ -1,6 +1,6 @@
 """HTTP: the engine on one port, in the dialects that clients speak.
 
-    request → app → answer ─ routing (which dialect) → body → dialects/<name>: parse → Call | Later | Inquiry | Answer
+    request → app → answer ─ routing → reading (the body) → dialects/<name>: parse → Call | Later | Inquiry | Answer
                       ├─ Call:    generate (submit, merge, disconnect) → the call's renderer → sse
                       ├─ Later:   the same, after its answer (jobs)
                       ├─ Inquiry: one call of the engine → its render
