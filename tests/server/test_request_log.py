@@ -76,6 +76,31 @@ def test_the_line_of_a_request(serve, lines) -> None:
     assert answer not in json.dumps(line)
 
 
+def test_the_line_of_what_goes_on_in_the_background(serve, lines) -> None:
+    def ask(llm: FakeLLM, **fields: Any) -> tuple[str, str]:
+        base = serve(llm)
+        body = {"model": "fake", "input": SECRET, "background": True, "max_output_tokens": 4, **fields}
+        return base, httpx.post(f"{base}/v1/responses", json=body).json()["id"]
+
+    def ends() -> list[Any]:
+        return [(line["status"], line.get("error")) for line in lines(0) if "completion_tokens" in line]
+
+    def wait_for(end: tuple[int, str | None]) -> None:
+        deadline = time.monotonic() + 20
+        while end not in ends():
+            assert time.monotonic() < deadline, ends()
+            time.sleep(0.01)
+
+    ask(FakeLLM())
+    wait_for((200, None))
+    ask(broken(EngineError("gone"), after=2))
+    wait_for((500, "engine_error"))
+    base, made = ask(FakeLLM(step_seconds=30))
+    httpx.post(f"{base}/v1/responses/{made}/cancel")
+    wait_for((499, None))
+    assert len(ends()) == 3
+
+
 def test_failures_and_their_reasons(serve, lines) -> None:
     base = serve(broken(EngineError("gone"), after=2))
     httpx.post(f"{base}/v1/chat/completions", json=CHAT)

@@ -250,13 +250,21 @@ async def _run_later(
             unattended(service, record) as beside,
             running(service, later.call, beside, Deadline(None)) as (opened, renderer),
         ):
-            later.started(task.cancel)
+
+            def cancel() -> None:
+                beside.client_left = True
+                task.cancel()
+
+            later.started(cancel)
             queued.set_result(None)
             try:
                 await whole(later.call, opened, renderer)
+                beside.status = 200
             except (Exception, asyncio.CancelledError) as error:
-                beside.failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
-                renderer.failure(beside.failure)
+                failure = describe(_SHUTTING_DOWN if isinstance(error, asyncio.CancelledError) else error)
+                renderer.failure(failure)
+                if not beside.client_left:
+                    beside.status, beside.failure = failure.status, failure
                 raise
 
     task = service.jobs.start(run(), is_promised=True)
