@@ -111,6 +111,7 @@ class AsyncLLM(LoadedModel):
 
         Raises:
             RequestError: nothing has been queued; `param` names the field at fault.
+            Overloaded: the gate in front of the engine (`through`) has no room for it.
             EngineError: the engine has died or is closed.
         """
         opened = self._requests.make(
@@ -126,7 +127,7 @@ class AsyncLLM(LoadedModel):
         self._streams[opened.request.id] = stream
         try:
             self._engine.submit(opened.request)
-        except EngineError:
+        except HeadraceError:
             self._forget(opened.request.id)
             raise
         return stream

@@ -36,6 +36,7 @@ def test_a_full_queue_is_429_and_official_clients_come_again(narrow: AsyncLLM) -
         for thread in threads:
             thread.join(60)
         metrics = httpx.get(f"{base}/metrics").text
+        assert not narrow._streams, "what was refused is kept"
     assert late.usage is not None
     refused = [answer for answer in answers if answer.status_code == 429]
     assert len(refused) + sum(answer.status_code == 200 for answer in answers) == 20
