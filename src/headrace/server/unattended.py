@@ -34,7 +34,8 @@ async def answer_unattended(service: Service, incoming: Incoming, change: Callab
             said = await _attempt(service, incoming, change, record)
             record.status = said.status
         is_down = said.status >= 500 and service.llm.trouble is not None
-        if said.status not in _TRY_AGAIN and not is_down:
+        is_final = record.failure is not None and record.failure.is_final  # the engine is down because of it
+        if is_final or not (is_down or said.status in _TRY_AGAIN):
             return said
         await asyncio.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)

@@ -14,7 +14,7 @@ import pytest
 from fake_llm import FakeLLM, serving
 
 from headrace import AsyncLLM, EngineConfig
-from headrace.errors import ConfigError, EngineError, Overloaded
+from headrace.errors import ConfigError, DeadlyRequest, EngineError, Overloaded
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
 
@@ -307,6 +307,30 @@ def test_lines_wait_for_a_server_without_room(tmp_path: Path) -> None:
         assert wait(client, batch_id).request_counts.completed == 1
         llm.fail_after, llm.fail_with = 0, EngineError("it died of this request")
         assert wait(client, create(client, [line(0)])).request_counts.failed == 1
+
+
+def test_a_line_that_the_engine_died_of_is_not_sent_again(tmp_path: Path) -> None:
+    llm = DyingLLM()
+    with serving(llm, store_folder=tmp_path / "store") as base:
+        client = client_of(base)
+        batch = wait(client, create(client, [line(0)]))
+        (result,) = results(client, batch.error_file_id)
+    assert result["response"]["body"]["error"]["code"] == "deadly_request"
+    assert llm.num_deaths == 1
+
+
+class DyingLLM(FakeLLM):
+    """Dies of each request, and is being started again ever after; as the supervised engine, it still takes more."""
+
+    num_deaths = 0
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        self.trouble = None
+        stream = super().submit(*arguments, **options)
+        self.num_deaths += 1
+        self.trouble, self.fail_after = "the engine is being started again", 0
+        self.fail_with = DeadlyRequest("the engine died of this request more than once; do not send it again")
+        return stream
 
 
 def test_batches_come_after_live_requests(tmp_path: Path) -> None:
