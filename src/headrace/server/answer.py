@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from headrace.errors import Overloaded, RequestError, UnknownModel, UnsupportedParameter
-from headrace.sampling_params import ALL_LOGPROBS
+from headrace.errors import Overloaded, RequestError
 from headrace.server.access import Access
+from headrace.server.allowed import adapter_of, check_call
 from headrace.server.beside import Beside
 from headrace.server.body import BodyRoom
 from headrace.server.caller import CALLER, Caller
 from headrace.server.deadline import Deadline, deadline_of
-from headrace.server.dialects.base import Answer, Call, ChatPrompt, Dialect, Incoming, Inquiry, Later, Renderer, Served
+from headrace.server.dialects.base import Answer, Call, Dialect, Incoming, Inquiry, Later, Renderer, Served
 from headrace.server.draining import Draining
 from headrace.server.errors import Failure, MethodNotAllowed, describe
 from headrace.server.generate import OpenPrompt, close_call, open_call, outputs, pieces
@@ -206,12 +206,9 @@ async def running(
         DeadlineExceeded: it was not queued in time.
         EngineError: the engine is down.
     """
-    adapter = _adapter_of(call.model, service.served)
+    adapter = adapter_of(call.model, service.served)
     record.asks(call, adapter or service.served.name)
-    if not service.settings.trust_request_chat_template:
-        _refuse_templates(call)
-    _check_logprobs(call, service.settings.max_logprobs)
-    _check_number(call, service.settings.max_completions)
+    check_call(call, service.settings)
     async with deadline.within():
         opened = await open_call(call, service.llm, service.metrics, service.beside, record, adapter)
     try:
@@ -308,7 +305,7 @@ async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> An
         RequestError: it asks for what is not to be had.
         EngineError: the engine is down.
     """
-    adapter = None if inquiry.model is None else _adapter_of(inquiry.model, service.served)
+    adapter = None if inquiry.model is None else adapter_of(inquiry.model, service.served)
     if adapter is not None and inquiry.ask_adapter is None:
         message = f"{adapter!r} is an adapter, which answers chat, completions and decisions only"
         raise RequestError(message, param="model")
@@ -426,42 +423,3 @@ async def _unless_disconnected(answer: Coroutine[Any, Any, None], receive: Recei
     if has_left:
         runner.uncancel()
         raise ClientDisconnect
-
-
-def _refuse_templates(call: Call) -> None:
-    if any(isinstance(prompt, ChatPrompt) and prompt.chat_template is not None for prompt in call.prompts):
-        raise UnsupportedParameter(
-            "chat_template is not allowed here; leave it out, or start the server with --trust-request-chat-template",
-            param="chat_template",
-        )
-
-
-def _adapter_of(model: str | None, served: Served) -> str | None:
-    """The adapter that a request means; None for the model itself."""
-    if model is None or model == served.name:
-        return None
-    if model in served.adapters():
-        return model
-    raise UnknownModel(f"The model {model!r} is not served here; {served.name!r} is", param="model")
-
-
-def _check_logprobs(call: Call, most: int) -> None:
-    for name in ("logprobs", "prompt_logprobs"):
-        asked = getattr(call.params, name) or 0
-        if 0 <= most < asked:
-            param = call.param_names.get(name, name)
-            raise RequestError(
-                f"{param} asks for {'all' if asked == ALL_LOGPROBS else asked} tokens, and this server gives at most"
-                f" {most}; it can be started with another --max-logprobs",
-                param=param,
-            )
-
-
-def _check_number(call: Call, most: int) -> None:
-    if len(call.prompts) * call.params.n > most:
-        param = call.param_names.get("prompt", "prompt")
-        raise RequestError(
-            f"{len(call.prompts):,} prompts with {call.params.n:,} completions each are asked for, expected at most"
-            f" {most:,} completions; send several requests, or a batch",
-            param=param,
-        )
