@@ -74,13 +74,16 @@ class BatchFiles:
             if not path.exists():
                 counts.append(0)
                 continue
-            whole = path.read_bytes()
-            kept = whole[: whole.rfind(b"\n") + 1]
-            if len(kept) != len(whole):
-                with path.open("r+b") as file:
-                    file.truncate(len(kept))
+            numbers: set[int] = set()
+            with path.open("r+b") as file:
+                num_kept = 0
+                for line in file:  # not all at once: results may be gigabytes
+                    if line.endswith(b"\n"):
+                        numbers.add(_number(line))
+                        num_kept += len(line)
+                if num_kept != file.seek(0, os.SEEK_END):
+                    file.truncate(num_kept)
                     os.fsync(file.fileno())
-            numbers = {_number(line) for line in kept.splitlines()}
             done |= numbers
             counts.append(len(numbers))
         return done, counts[0], counts[1]
