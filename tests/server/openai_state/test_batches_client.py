@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from fake_llm import FakeLLM, serving
 from headrace import AsyncLLM, EngineConfig
 from headrace.errors import ConfigError, DeadlyRequest, EngineError, Overloaded
 from headrace.server.settings import ServerSettings
+from headrace.server.stored.folder import write_file
 from headrace.server.stored.kept import Kept
 
 ENDED = ("completed", "failed", "cancelled", "expired")
@@ -248,6 +250,28 @@ def test_cancel(tmp_path: Path) -> None:
             client.batches.cancel(batch_id)
         llm.step_seconds = 0
         assert wait(client, create(client, [line(1)])).status == "completed", "the places are free again"
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[bytes] = []
+
+    def write(path: Path, content: bytes) -> None:
+        if b'"status":"cancelled"' in content and not refused:
+            refused.append(content)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_file(path, content)
+
+    monkeypatch.setattr("headrace.server.stored.batches.write_file", write)
+    monkeypatch.setattr("headrace.server.stored.batch_runner._TRY_AGAIN_SECONDS", 0.01)
+    with serving(FakeLLM(step_seconds=30), store_folder=tmp_path) as base:
+        client = client_of(base)
+        batch_id = create(client, [line(number) for number in range(10)])
+        client.batches.cancel(batch_id)
+        record = tmp_path / "batches" / batch_id / "batch.json"
+        while (status := json.loads(record.read_bytes())["status"]) not in ENDED:
+            client.models.list()
+    assert refused
+    assert status == "cancelled"
 
 
 def test_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

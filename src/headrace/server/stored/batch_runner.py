@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from headrace.server.stored.batch_files import ERRORS, OUTPUT, BatchFiles, result_line
-from headrace.server.stored.batch_record import BatchLine, BatchRecord, BatchStatus
+from headrace.server.stored.batch_record import ENDED, BatchLine, BatchRecord, BatchStatus
 from headrace.server.stored.batches import BatchStore
 
 logger = logging.getLogger("headrace.server")
@@ -61,7 +61,7 @@ class BatchRunner:
 
     async def _run(self, record: BatchRecord) -> None:
         """A batch, up to its end. Whatever stops it, such as a full disk, is waited out."""
-        while True:
+        while record.status not in ENDED:
             files = self._store.open_files(record)
             try:
                 await self._work_off(record, files)

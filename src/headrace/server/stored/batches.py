@@ -121,13 +121,23 @@ class BatchStore:
         return record
 
     async def move(self, record: BatchRecord, status: BatchStatus) -> None:
-        """Give a batch a status, on the disk first."""
+        """Give a batch a status; where the disk does not take it, it keeps the one that it had.
+
+        Raises:
+            OSError: it could not be written.
+        """
         times = {**record.times, status.value: time.time()}
         changed = {"status": status, "times": times}
         as_it_will_be = encoded({**_fields(record), **changed})
         path = self._root / record.id / "batch.json"
-        record.status, record.times = status, times  # nobody else moves it meanwhile
-        await self.folder.do(lambda: write_file(path, as_it_will_be))
+        before = record.status, record.times
+        record.status, record.times = status, times  # at once: who cancels it meanwhile goes on from here
+        try:
+            await self.folder.do(lambda: write_file(path, as_it_will_be))
+        except OSError:
+            if record.times is times:
+                record.status, record.times = before
+            raise
 
     def open_files(self, record: BatchRecord) -> BatchFiles:
         """A batch's folder."""
