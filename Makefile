@@ -56,11 +56,14 @@ $(VENV)/.test: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-# Clients that do not go into the environment itself: npm's, where there is npm, and an older one of Python.
+# Clients that do not go into the environment itself: npm's, where there is npm, and those of Python that do not go together.
 CLIENTS := tests/server/clients
-$(VENV)/.clients: $(VENV)/.test $(CLIENTS)/openai2.txt $(CLIENTS)/package.json
+$(VENV)/.clients: $(VENV)/.test $(wildcard $(CLIENTS)/apart/*) $(CLIENTS)/package.json
 	rm -rf $(VENV)/clients
-	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/clients/openai2 --requirement $(CLIENTS)/openai2.txt
+	for one in $(patsubst %.txt,%,$(notdir $(wildcard $(CLIENTS)/apart/*))); do \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/clients/$$one --requirement $(CLIENTS)/apart/$$one.txt \
+	    || exit 1; \
+	done
 	cp $(CLIENTS)/package.json $(VENV)/clients
 	npm --prefix $(VENV)/clients install --silent --ignore-scripts --no-audit --no-fund --omit=optional \
 	  || echo "npm's clients could not be installed: their tests will be skipped"

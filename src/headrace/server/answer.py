@@ -326,8 +326,10 @@ async def found(service: Service, inquiry: Inquiry, record: RequestRecord) -> An
     record.prompt_tokens = CALLER.get(Caller()).tokens_used
     is_large = record.prompt_tokens >= _LARGE_ANSWER  # an answer of many parts had many
     render = partial(inquiry.render, given, served)
-    body = await asyncio.to_thread(render) if is_large else render()
-    return Answer(body=body, status=inquiry.status, media_type=inquiry.media_type)
+    said = await asyncio.to_thread(render) if is_large else render()
+    if isinstance(said, Answer):
+        return said
+    return Answer(body=said, status=inquiry.status, media_type=inquiry.media_type)
 
 
 async def _say(said: Answer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -340,10 +342,10 @@ async def whole(call: Call, opened: Sequence[OpenPrompt], renderer: Renderer) ->
     num_tokens = sum(len(each.token_ids) for output in given for each in output.outputs)
     has_logprobs = call.params.logprobs is not None or call.params.prompt_logprobs is not None
     is_large = num_tokens >= (_LARGE_ANSWER // 32 if has_logprobs else _LARGE_ANSWER)
-    body = await asyncio.to_thread(renderer.whole, given) if is_large else renderer.whole(given)
+    said = await asyncio.to_thread(renderer.whole, given) if is_large else renderer.whole(given)
     if call.settle is not None:
         await call.settle()
-    return Answer(body=body)
+    return said if isinstance(said, Answer) else Answer(body=said)
 
 
 async def _whole(

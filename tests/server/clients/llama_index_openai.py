@@ -1,4 +1,4 @@
-"""LlamaIndex's class for servers of OpenAI's API, unchanged; test_older_openai.py runs it with the client it needs."""
+"""LlamaIndex's class for servers of OpenAI's API, unchanged; test_apart.py runs it with the client it needs."""
 
 from __future__ import annotations
 

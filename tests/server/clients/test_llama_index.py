@@ -1,5 +1,5 @@
 """LlamaIndex's classes for Ollama's API and for embeddings, unchanged. Those that generate by OpenAI's API need an
-older `openai`: see test_older_openai.py.
+older `openai`: see test_apart.py.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ def test_parameters_reach_the_sampler(quick: str, quick_llm: FakeLLM) -> None:
         ("generate", {"text_input": "a", "sampling_parameters": "[]"}, "object"),
         ("generate", {}, "text_input"),
         ("infer", texts("a", stream=True), "generate_stream"),
-        ("infer", texts("a", binary_data_output=True), "binary"),
-        ("infer", texts("a") | {"outputs": [{"name": "text_output", "parameters": {"binary_data": True}}]}, "binary"),
+        ("infer", texts("a", binary_data_output=1), "binary_data_output"),
+        ("infer", texts("a") | {"outputs": [{"name": "text_output", "parameters": {"binary_data": "x"}}]}, "binary"),
+        ("infer", texts("a") | {"outputs": [{"name": "text_output", "parameters": {"other": True}}]}, "other"),
         ("infer", texts("a") | {"outputs": [{"name": "logits"}]}, "logits"),
         ("infer", texts("a") | {"outputs": [{"name": "embedding"}, {"name": "text_output"}]}, "text_output"),
         ("infer", texts("a", max_tokens=3) | {"outputs": [{"name": "embedding"}]}, "max_tokens"),
@@ -175,10 +177,84 @@ def test_mistakes_are_named(quick: str, check: Check, path: str, body: dict, wor
     assert word in response.json()["error"]
 
 
-def test_the_binary_extension_is_refused_by_its_header(quick: str) -> None:
-    header = {"inference-header-content-length": "4"}
-    response = httpx.post(f"{quick}{MODEL}/infer", content=b"{}\0\0", headers=header)
-    assert (response.status_code, "Inference-Header-Content-Length" in response.json()["error"]) == (400, True)
+def binary(**tensors: tuple[str, list[int], bytes]) -> tuple[bytes, dict[str, str]]:
+    """A body with tensors behind its JSON, and the header that says where."""
+    inputs = [
+        {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for name, (kind, shape, data) in tensors.items()
+    ]
+    begun = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    header = {"Inference-Header-Content-Length": str(len(begun))}
+    return begun + b"".join(data for _, _, data in tensors.values()), header
+
+
+def row(*texts: str) -> bytes:
+    return b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
+
+
+def test_tensors_behind_the_json(quick: str, quick_llm: FakeLLM) -> None:
+    values = {
+        "temperature": ("FP32", struct.pack("<f", 0.5)),
+        "top_p": ("BF16", b"\x00\x3f"),
+        "min_p": ("FP16", b"\0\x34"),
+    }
+    values |= {"max_tokens": ("INT32", b"\7\0\0\0"), "return_num_output_tokens": ("BOOL", b"\1")}
+    body, header = binary(
+        text_input=("BYTES", [2], row("a", "bé")), **{name: (kind, [1], data) for name, (kind, data) in values.items()}
+    )
+    response = httpx.post(f"{quick}{MODEL}/infer", content=body, headers=header)
+    assert response.headers["content-type"] == "application/octet-stream"
+    size = int(response.headers["inference-header-content-length"])
+    outputs = json.loads(response.content[:size])["outputs"]
+    assert [one["name"] for one in outputs] == ["text_output", "num_output_tokens"]
+    assert all("data" not in one for one in outputs)
+    expected = [text + answer(FakeTokenizer().encode(text), 0, 7) for text in ("a", "bé")]
+    assert response.content[size:] == row(*expected) + struct.pack("<2I", 7, 7)
+    params = quick_llm.streams[-1].params
+    assert (params.temperature, params.top_p, params.min_p, params.max_tokens) == (0.5, 0.5, 0.25, 7)
+
+
+def test_only_some_outputs_are_binary(quick: str) -> None:
+    outputs = [{"name": "text_output", "parameters": {"binary_data": False}}, {"name": "finish_reason"}]
+    asked = texts("a", binary_data_output=True, return_finish_reason=True, max_tokens=3) | {"outputs": outputs}
+    response = httpx.post(f"{quick}{MODEL}/infer", json=asked)
+    size = int(response.headers["inference-header-content-length"])
+    text, reason = json.loads(response.content[:size])["outputs"]
+    assert len(text["data"]) == 1
+    assert (reason["parameters"], response.content[size:]) == ({"binary_data_size": 10}, row("length"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "data", "word"),
+    [
+        ("BYTES", [1], b"\1\0\0", "within a text"),
+        ("BYTES", [1], b"\5\0\0\0ab", "within a text"),
+        ("BYTES", [1], b"\1\0\0\0\xff", "UTF-8"),
+        ("BYTES", [2], row("a"), "shape"),
+        ("FP32", [1], b"\0\0\0", "FP32"),
+        ("BF16", [1], b"\0", "BF16"),
+        ("FP64", [1], struct.pack("<d", float("nan")), "finite"),
+        ("FP8", [1], b"\0", "FP8"),
+    ],
+)
+def test_tensors_that_are_none(quick: str, check: Check, kind: str, shape: list[int], data: bytes, word: str) -> None:
+    body, header = binary(text_input=("BYTES", [1], row("a")), temperature=(kind, shape, data))
+    response = httpx.post(f"{quick}{MODEL}/infer", content=body, headers=header)
+    assert response.status_code == 400
+    check("inference_error_response", response.json())
+    assert word in response.json()["error"]
+
+
+def test_what_stands_behind_the_json_has_to_be_said(quick: str) -> None:
+    body, header = binary(text_input=("BYTES", [1], row("a")))
+    for wrong, headers in (
+        (body + b"x", header),
+        (body[:-1], header),
+        (body, {}),
+        *((body, {"Inference-Header-Content-Length": size}) for size in ("0", "-1", "x", "999999", "9" * 30)),
+    ):
+        response = httpx.post(f"{quick}{MODEL}/infer", content=wrong, headers=headers)
+        assert response.status_code == 400, headers
 
 
 def test_failures() -> None:

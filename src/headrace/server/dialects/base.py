@@ -143,8 +143,8 @@ class Renderer(Protocol):
         """The stream's last bytes when it fails after its first byte."""
         ...
 
-    def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
-        """The body of an answer that is not streamed."""
+    def whole(self, outputs: Sequence[RequestOutput]) -> bytes | Answer:
+        """An answer that is not streamed: its body, or all of it where that is not JSON."""
         ...
 
 
@@ -199,8 +199,8 @@ class Inquiry:
     """None for what is not about a model"""
     ask: Callable[[AsyncLLM], Awaitable[Any]]
     """The call; cancelled when the client leaves. Raises RequestError, EngineError."""
-    render: Callable[[Any, Served], bytes]
-    """The body for what `ask` gave."""
+    render: Callable[[Any, Served], bytes | Answer]
+    """The body for what `ask` gave, or all of the answer."""
     param_names: Mapping[str, str] = field(default_factory=dict)
     """As in Call"""
     media_type: str = "application/json"

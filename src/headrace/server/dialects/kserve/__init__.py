@@ -14,6 +14,7 @@ from headrace.server.dialects.base import Dialect, Route
 from headrace.server.dialects.kserve.infer import parse_infer
 from headrace.server.dialects.kserve.models import (
     list_models,
+    refuse,
     show_live,
     show_model,
     show_model_ready,
@@ -38,6 +39,8 @@ def dialect() -> Dialect:
             *_of_model("POST", "/generate", parse_generate),
             *_of_model("POST", "/generate_stream", parse_generate_stream),
             *_of_model("GET", "/ready", show_model_ready),
+            *_of_model("GET", "/config", refuse),
+            *_of_model("GET", "/stats", refuse),
             *_of_model("GET", "", show_model),
         ),
         render_failure=render_failure,

@@ -7,12 +7,12 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from msgspec.json import encode
-
 from headrace.errors import RequestError, UnsupportedParameter
 from headrace.pooled import EmbeddingRequestOutput
-from headrace.server.dialects.base import Call, Incoming, Inquiry, Served
+from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Served
 from headrace.server.dialects.decode import decode, encoded
+from headrace.server.dialects.kserve.binary import SIZE, BinaryOutputs, fill, split
+from headrace.server.dialects.kserve.binary import answer as answer_of
 from headrace.server.dialects.kserve.parse import PARAM_NAMES, UNSUPPORTED, call, merged, model_of, render_options
 from headrace.server.dialects.kserve.render import identity, tensor
 from headrace.server.dialects.kserve.requests import InferFields, InputTensor, Parameters
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 EMBEDDING = "embedding"
 TEXT = "text_output"
-_BINARY = "the binary data extension is not supported here"
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "BYTES": (str,),
     "BOOL": (bool,),
@@ -37,10 +36,10 @@ def parse_infer(incoming: Incoming, served: Served) -> Call | Inquiry:
     Raises:
         RequestError: of any kind; `param` is the field at fault.
     """
-    if "inference-header-content-length" in incoming.headers:
-        raise UnsupportedParameter(f"Inference-Header-Content-Length: {_BINARY}; send all of the body as JSON")
-    fields = decode(incoming.body, InferFields, {})
-    _refuse_binary(fields)
+    body, behind = split(incoming)
+    fields = decode(body, InferFields, {})
+    binary = _binary_outputs(fields)
+    fill(fields, behind)
     texts, named = _inputs(fields.inputs)
     names = None if fields.outputs is None else frozenset(output.name for output in fields.outputs)
     if (names and EMBEDDING in names) or not served.card.generates:
@@ -51,8 +50,8 @@ def parse_infer(incoming: Incoming, served: Served) -> Call | Inquiry:
                 f"{next(iter([*named, *(fields.parameters or ())]))} is for a generation, and this is an embedding"
             )
             raise RequestError(message, param="inputs")
-        return _embedding(texts, fields, incoming)
-    return _generation(texts, named, names, fields, incoming, served)
+        return _embedding(texts, fields, incoming, binary)
+    return _generation(texts, named, names, fields, incoming, served, binary)
 
 
 def _generation(
@@ -62,6 +61,7 @@ def _generation(
     fields: InferFields,
     incoming: Incoming,
     served: Served,
+    binary: BinaryOutputs,
 ) -> Call:
     sampling = named.get("sampling_parameters")
     values = {name: value for name, value in named.items() if name != "sampling_parameters"}
@@ -71,7 +71,7 @@ def _generation(
     asked = merged(given)
     if asked.stream:
         raise RequestError("stream=true is for …/generate_stream; infer gives one answer", param="stream")
-    options = replace(render_options(asked, fields.id, stream=False, in_tensors=True), names=names)
+    options = replace(render_options(asked, fields.id, stream=False, in_tensors=True), names=names, binary=binary)
     shown = {TEXT, *(name for name in options.facts.__slots__ if getattr(options.facts, name))}
     if unknown := sorted((names or frozenset()) - shown):
         raise RequestError(
@@ -84,32 +84,40 @@ def _parameters(values: Mapping[str, Any]) -> Parameters:
     return decode(encoded(values), Parameters, UNSUPPORTED)
 
 
-def _embedding(texts: Sequence[str], fields: InferFields, incoming: Incoming) -> Inquiry:
+def _embedding(texts: Sequence[str], fields: InferFields, incoming: Incoming, binary: BinaryOutputs) -> Inquiry:
     async def ask(llm: AsyncLLM) -> list[EmbeddingRequestOutput]:
         return await llm.embed(texts)
 
-    def render(outputs: Sequence[EmbeddingRequestOutput], served: Served) -> bytes:
+    def render(outputs: Sequence[EmbeddingRequestOutput], served: Served) -> bytes | Answer:
         vectors = [output.outputs.embedding for output in outputs]
         data = [number for vector in vectors for number in vector]
         answer = identity(served, fields.id)
         answer["outputs"] = [tensor(EMBEDDING, "FP32", [len(vectors), len(vectors[0])], data)]
-        return encode(answer)
+        return answer_of(answer, binary)
 
     return Inquiry(model=model_of(incoming), ask=ask, render=render, param_names=PARAM_NAMES)
 
 
-def _refuse_binary(fields: InferFields) -> None:
-    if (fields.parameters or {}).pop("binary_data_output", False):
-        raise UnsupportedParameter(f"parameters.binary_data_output: {_BINARY}; send false", param="parameters")
-    given = [(f"inputs[{index}]", one.parameters) for index, one in enumerate(fields.inputs)]
-    given += [(f"outputs[{index}]", one.parameters) for index, one in enumerate(fields.outputs or ())]
-    for place, parameters in given:
-        for name, value in (parameters or {}).items():
-            path = f"{place}.parameters.{name}"
-            if name not in ("binary_data", "binary_data_size"):
+def _binary_outputs(fields: InferFields) -> BinaryOutputs:
+    """Takes what is said of them out of the parameters, which are a generation's otherwise."""
+    by_default = (fields.parameters or {}).pop("binary_data_output", False)
+    asked = {"parameters.binary_data_output": by_default}
+    named = {}
+    for index, one in enumerate(fields.outputs or ()):
+        for name, value in (one.parameters or {}).items():
+            path = f"outputs[{index}].parameters.{name}"
+            if name != "binary_data":
                 raise UnsupportedParameter(f"{path} is not supported here; leave it out", param=path)
-            if value:
-                raise UnsupportedParameter(f"{path}: {_BINARY}; send JSON data", param=path)
+            named[one.name] = asked[path] = value
+    for path, value in asked.items():
+        if not isinstance(value, bool):
+            raise RequestError(f"{path} is {str(value)[:40]!r}, expected true or false", param=path)
+    for index, given in enumerate(fields.inputs):
+        for name in given.parameters or {}:
+            if name != SIZE:
+                path = f"inputs[{index}].parameters.{name}"
+                raise UnsupportedParameter(f"{path} is not supported here; leave it out", param=path)
+    return BinaryOutputs(by_default, named)
 
 
 def _inputs(tensors: Sequence[InputTensor]) -> tuple[list[str], dict[str, Any]]:
@@ -139,6 +147,8 @@ def _values(one: InputTensor, index: int) -> list[Any]:
         path = f"inputs[{index}].datatype"
         raise RequestError(f"{path} is {one.datatype!r}, expected one of {', '.join(_KINDS)}", param=path)
     path = f"inputs[{index}].data"
+    if one.data is None:
+        raise RequestError(f"{path} is required, or {SIZE} bytes behind the JSON", param=path)
     values = _flat(one.data, path)
     if any(size < 0 for size in one.shape) or len(values) != prod(one.shape):
         raise RequestError(f"{path} has {len(values)} values, and the shape is {one.shape}", param=path)

@@ -11,6 +11,7 @@ from headrace.errors import Overloaded, UnknownModel
 from headrace.server.dialects.base import Answer, Incoming, Inquiry, JsonObject, Served
 from headrace.server.dialects.decode import decode
 from headrace.server.dialects.kserve.parse import VERSION, model_of
+from headrace.server.errors import PathNotFound
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -50,9 +51,16 @@ def show_model_ready(incoming: Incoming, _: Served) -> Inquiry:
     )
 
 
+def refuse(incoming: Incoming, _: Served) -> Answer:
+    """Triton's own accounts of a model. Raises PathNotFound."""
+    raise PathNotFound(
+        f"GET {incoming.path} is not implemented here; GET /v2/models/NAME has the model's tensors, /metrics the counts"
+    )
+
+
 def show_server(_: Incoming, served: Served) -> Answer:
     """GET /v2."""
-    extensions = ["generate", "model_repository"]
+    extensions = ["binary_tensor_data", "generate", "model_repository"]
     return Answer(body=encode({"name": "headrace", "version": served.version, "extensions": extensions}))
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from msgspec.json import encode
 
 from headrace.server import sse
-from headrace.server.dialects.base import JsonObject, Progress, Served
+from headrace.server.dialects.base import Answer, JsonObject, Progress, Served
+from headrace.server.dialects.kserve.binary import BinaryOutputs
+from headrace.server.dialects.kserve.binary import answer as answer_of
 from headrace.server.dialects.tokens import finite
 from headrace.server.errors import Failure
 from headrace.types import Chunk, CompletionOutput, RequestOutput
@@ -44,6 +46,7 @@ class RenderOptions:
     """The answer is that of infer"""
     names: frozenset[str] | None = None
     """Of infer: which outputs it has; None is all"""
+    binary: BinaryOutputs = field(default_factory=BinaryOutputs)
     facts: ShownFacts = field(default_factory=ShownFacts)
 
 
@@ -91,7 +94,7 @@ class GenerateRenderer:
         """An error event."""
         return sse.event(render_failure(failure))
 
-    def whole(self, outputs: Sequence[RequestOutput]) -> bytes:
+    def whole(self, outputs: Sequence[RequestOutput]) -> bytes | Answer:
         """The object of generate, or with tensors that of infer."""
         shown = [self._shown(output, output.outputs[0]) for output in outputs]
         answer = identity(self._served, self._options.request_id)
@@ -101,7 +104,7 @@ class GenerateRenderer:
         answer["outputs"] = [
             tensor(name, _DATATYPES.get(name, "BYTES"), [len(shown)], [one[name] for one in shown]) for name in names
         ]
-        return encode(answer)
+        return answer_of(answer, self._options.binary)
 
     def _event(self, chunk: Chunk, progress: Progress) -> bytes:
         self._text.append(chunk.text)

@@ -59,8 +59,10 @@ class InputTensor(Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any]
+    data: list[Any] | None = None
+    """None where it stands behind the JSON"""
     parameters: dict[str, Any] | None = None
+    """`binary_data_size`: so many bytes of what stands there are this one's"""
 
 
 class AskedOutput(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +70,7 @@ class AskedOutput(Struct, kw_only=True, forbid_unknown_fields=True):
 
     name: str
     parameters: dict[str, Any] | None = None
+    """`binary_data`: its data stands behind the answer's JSON"""
 
 
 class InferFields(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +79,6 @@ class InferFields(Struct, kw_only=True, forbid_unknown_fields=True):
     inputs: list[InputTensor]
     outputs: list[AskedOutput] | None = None
     parameters: dict[str, Any] | None = None
-    """Of a generation"""
+    """Of a generation; and `binary_data_output`, which is `binary_data` for all outputs"""
     id: str | None = None
     """Comes back"""
