@@ -167,6 +167,7 @@ def test_parameters_reach_the_sampler(quick: str, quick_llm: FakeLLM) -> None:
         ("infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [True]}]}, "INT32"),
         ("infer", {"inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [2**70]}]}, ""),
         ("infer", {"inputs": [{"name": "x", "shape": [-1, -1], "datatype": "INT32", "data": [1]}]}, "shape"),
+        ("infer", {"inputs": [{"name": "x", "shape": [1] * 9, "datatype": "INT32", "data": [1]}]}, "at most 8"),
     ],
     ids=str,
 )

@@ -309,6 +309,8 @@ def test_input_items_in_pages(client: openai.OpenAI) -> None:
     assert [item.content[0].text for item in client.responses.input_items.list(made.id).data] == list("43210")
     with pytest.raises(openai.BadRequestError):
         client.responses.input_items.list(made.id, limit=0)
+    with pytest.raises(openai.BadRequestError, match="limit"):
+        client.responses.input_items.list(made.id, limit=f"000000001{'0' * 5000}")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

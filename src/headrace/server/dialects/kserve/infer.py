@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EMBEDDING = "embedding"
 TEXT = "text_output"
+_MOST_DIMENSIONS = 8
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "BYTES": (str,),
     "BOOL": (bool,),
@@ -150,6 +151,9 @@ def _values(one: InputTensor, index: int) -> list[Any]:
     if one.data is None:
         raise RequestError(f"{path} is required, or {SIZE} bytes behind the JSON", param=path)
     values = _flat(one.data, path)
+    if len(one.shape) > _MOST_DIMENSIONS:  # the product of very many takes minutes, in which nothing else runs
+        message = f"inputs[{index}].shape has {len(one.shape):,} numbers, expected at most {_MOST_DIMENSIONS}"
+        raise RequestError(message, param=f"inputs[{index}].shape")
     if any(size < 0 for size in one.shape) or len(values) != prod(one.shape):
         raise RequestError(f"{path} has {len(values)} values, and the shape is {one.shape}", param=path)
     for value in values:
@@ -161,8 +165,8 @@ def _values(one: InputTensor, index: int) -> list[Any]:
 def _flat(data: Sequence[Any], path: str) -> list[Any]:
     """The values of lists in lists, row by row."""
     values = list(data)
-    for _ in range(8):
+    for _ in range(_MOST_DIMENSIONS):
         if not any(isinstance(value, list) for value in values):
             return values
         values = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    raise RequestError(f"{path} is nested more than eight deep, expected a tensor's rows", param=path)
+    raise RequestError(f"{path} is nested more than {_MOST_DIMENSIONS} deep, expected a tensor's rows", param=path)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from headrace.errors import RequestError
 from headrace.server.dialects.base import JsonObject
-from headrace.server.dialects.openai.requests import CalledFunction, CalledTool, ChatFields, Message, Tool
+from headrace.server.dialects.openai.requests import (
+    AssistantMessage,
+    CalledFunction,
+    CalledTool,
+    ChatFields,
+    FunctionMessage,
+    Message,
+    Tool,
+)
 
 _FIELDS_OF_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
@@ -69,14 +77,20 @@ def called_tool(called: CalledFunction, index: int) -> CalledTool:
     return CalledTool(id=call_id(index), function=called)
 
 
-def latest_call(messages: list[Message], index: int) -> int:
-    """The message that the answer in message `index` is to: the last one before it with a `function_call`.
+def answered_calls(messages: Sequence[Message]) -> list[str | None]:
+    """For each message of role function the id of the call that it answers, the last one before it; else None.
 
     Raises:
         RequestError: there is none.
     """
-    for at in range(index - 1, -1, -1):
-        if getattr(messages[at], "function_call", None) is not None:
-            return at
-    path = f"messages[{index}]"
-    raise RequestError(f"{path} has role function, and no message before it has a function_call", param=path)
+    answered: list[str | None] = []
+    latest: str | None = None
+    for index, message in enumerate(messages):
+        answers = isinstance(message, FunctionMessage)
+        if answers and latest is None:
+            path = f"messages[{index}]"
+            raise RequestError(f"{path} has role function, and no message before it has a function_call", param=path)
+        answered.append(latest if answers else None)
+        if isinstance(message, AssistantMessage) and message.function_call is not None:
+            latest = call_id(index)
+    return answered

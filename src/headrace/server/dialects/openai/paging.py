@@ -45,7 +45,7 @@ def page(
     query = incoming.query
     check_query(incoming, ["limit", "after", *(["order"] if has_order else []), *extra])
     limit = query.get("limit", str(default))
-    if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= most):
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 9 and 1 <= int(limit) <= most):
         raise RequestError(f"limit is {limit[:20]!r}, expected from 1 to {most:,}", param="limit")
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):

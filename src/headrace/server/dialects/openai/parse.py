@@ -257,7 +257,12 @@ def _chat_prompt(fields: ChatFields) -> ChatPrompt:
     is_older = functions.uses_functions(fields)
     tools = functions.as_tools(fields) if is_older else fields.tools or ()
     return ChatPrompt(
-        messages=[_template_message(fields.messages, index) for index in range(len(fields.messages))],
+        messages=[
+            _template_message(message, index, answered)
+            for index, (message, answered) in enumerate(
+                zip(fields.messages, functions.answered_calls(fields.messages), strict=True)
+            )
+        ],
         tools=[_tool(tool, index) for index, tool in enumerate(tools)],
         tool_choice=functions.as_tool_choice(fields) if is_older else fields.tool_choice,
         parallel_tool_calls=fields.parallel_tool_calls is not False and not is_older,
@@ -279,9 +284,11 @@ def _tool(tool: Tool, index: int) -> JsonObject:
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 
 
-def _template_message(messages: list[Message], index: int) -> JsonObject:
-    """What the chat template gets: parts stay parts, it knows whether the model's template reads them."""
-    message = messages[index]
+def _template_message(message: Message, index: int, answered: str | None) -> JsonObject:
+    """What the chat template gets: parts stay parts, it knows whether the model's template reads them.
+
+    `answered` is the id of the call that a function's message answers.
+    """
     role = _ROLES.get(type(message)) or str(message.__struct_config__.tag)
     read: JsonObject = {"role": role, "content": _content(message, index)}
     if message.name is not None:
@@ -289,7 +296,7 @@ def _template_message(messages: list[Message], index: int) -> JsonObject:
     if isinstance(message, ToolMessage):
         read["tool_call_id"] = message.tool_call_id
     if isinstance(message, FunctionMessage):
-        read["tool_call_id"] = functions.call_id(functions.latest_call(messages, index))
+        read["tool_call_id"] = answered
     if isinstance(message, AssistantMessage):
         thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
         if thought is not None:
