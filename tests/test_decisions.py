@@ -127,6 +127,16 @@ def test_the_prompt_is_computed_once() -> None:
     assert llm.stats().kv_blocks_used == 0
 
 
+def test_a_salt_keeps_its_prefix_apart(llm: LLM) -> None:
+    def num_cached(salt: str) -> int:
+        return llm.decide({"prompt": PROMPT * 9, "cache_salt": salt}, LABELS).usage.cached_tokens
+
+    llm.clear_prefix_cache()
+    assert num_cached("a") == 0
+    assert num_cached("b") == 0
+    assert num_cached("a") > 0
+
+
 def test_where_a_label_changes_the_prompts_end(llm: LLM) -> None:
     assert llm.tokenizer is not None
     prompt, labels = "The girl was hap", ["py and sad", "less", "py"]
@@ -169,6 +179,8 @@ def test_in_an_event_loop(llm: LLM) -> None:
         ([], [" girl"], "must be a text or messages", "prompt"),
         ([PROMPT, PROMPT], [" girl"], "must be a text or messages", "prompt"),
         (5, [" girl"], "must be a text or messages", "prompt"),
+        ({"prompt": PROMPT, "prediction": " girl"}, [" girl"], "nothing is generated", "prediction"),
+        ({"prompt": PROMPT, "cache_salt": ""}, [" girl"], "cache_salt must be text", "cache_salt"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(

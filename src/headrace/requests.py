@@ -137,6 +137,10 @@ class Requests:
             RequestError: nothing has been queued; `param` names the field at fault.
         """
         self._check_generates()
+        if predicted_part(prompt) is not None:
+            raise RequestError(
+                "the prompt has a prediction, and nothing is generated; leave it out", param="prediction"
+            )
         text, add_special_tokens = self._decision_text(prompt, chat_template_kwargs)
         if self._tokenizer is None:
             raise RequestError(f"{self._name} has no tokenizer; decisions are about texts", param="prompt")
@@ -157,6 +161,7 @@ class Requests:
             params=SamplingParams(max_tokens=longest),
             seed=0,
             max_tokens=longest,
+            cache_salt=cache_salt(prompt),
             continuations=tuple(continuations),
             adapter=self._adapters.ref(adapter),
         )
