@@ -246,6 +246,9 @@ def test_a_tag_between_special_tokens() -> None:
         ({"type": "grammar", "grammar": "x"}, "grammar"),
         ({"type": "qwen_xml_parameter", "json_schema": {"type": "object"}}, "format.json_schema"),
         ({"type": "qwen_xml_parameter", "json_schema": {**PERSON, "minProperties": 1}}, "format.json_schema"),
+        ({"type": "qwen_xml_parameter", "json_schema": {**PERSON, "required": 5}}, "format.json_schema.required"),
+        ({"type": "qwen_xml_parameter", "json_schema": {**PERSON, "required": [[1]]}}, "format.json_schema.required"),
+        ({"type": "sequence", "elements": [{"type": "any_text"}, {"type": []}]}, "format.elements[1].type"),
     ],
 )
 def test_what_is_wrong_with_a_format_is_said(format_: Any, words: str) -> None:

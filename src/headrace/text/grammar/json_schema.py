@@ -29,15 +29,12 @@ from headrace.text.grammar.json_values import (
 )
 from headrace.text.grammar.negation import Narrowed, Negation, NoOppositeError, Opposite
 
-_TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 _MOST_DEPTH = 64
 _MOST_NODES = 10_000
 _MOST_PROPERTIES = 1_000
 """Of one object"""
 _MOST_OVERLAPPING = 8
 """Options of a oneOf of which some may hold together"""
-_LARGEST_MULTIPLE = 20_000
-"""Digits of multipleOf as a whole number, all together: 0.25 counts as 25"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from headrace.errors import RequestError
+from headrace.text.grammar.json_values import list_of_names
 from headrace.text.grammar.regex import spelled
 
 _MOST_PARTS = 1_000
@@ -220,7 +221,7 @@ class _Writer:
                 "an object's type and properties, and nothing but required, $defs and additionalProperties beside"
             )
             raise _wrong(path, f"expected {expected}")
-        required = schema.get("required", [])
+        required = list_of_names(schema.get("required", []), f"structural_tag.{path}.required")
         if schema.get("additionalProperties", False) is not False or not set(required) <= properties.keys():
             raise _wrong(path, "parameters that are not in properties cannot be enforced; name them, and no others")
         found = []
@@ -315,8 +316,8 @@ def _beginning(format_: Any) -> str | None:
     """The fixed text with which a format begins, if it does."""
     if not isinstance(format_, dict):
         return None
-    name = {"const_string": "value", "tag": "begin"}.get(format_.get("type", ""))
-    text = None if name is None else format_.get(name)
+    kind = format_.get("type")
+    text = format_.get("value" if kind == "const_string" else "begin") if kind in ("const_string", "tag") else None
     return text if isinstance(text, str) and text else None
 
 
