@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -143,6 +144,17 @@ def test_a_required_call_is_a_valid_call(which: int) -> None:
         ((name, arguments),) = calls_of(format_, text)
         assert name == "get_weather-2"
         assert arguments in ({"on": True}, {"on": False})
+
+
+@pytest.mark.parametrize("which", formats())
+def test_a_tool_that_takes_one_text(which: int) -> None:
+    """Which leaves no way to the end but through a text."""
+    format_ = every_format()[which]
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    limit = constraint(format_, [{"function": {"name": "look", "parameters": schema}}], choice="required")
+    ((name, arguments), *_) = read(format_, draw(limit, 1), [3])[2]
+    assert name == "look"
+    assert isinstance(json.loads(arguments)["city"], str)
 
 
 @pytest.mark.parametrize("which", formats())
@@ -287,6 +299,40 @@ def test_what_holds_for_all_arguments_is_only_enforced_on_json(name: str, more: 
     with pytest.raises(RequestError, match=f"{keyword} cannot be enforced") as refused:
         constraint(PYTHON if name == "Python" else format_of(name), tools)
     assert refused.value.param == "tools[0].function.parameters"
+
+
+@pytest.mark.parametrize("name", ["Qwen3-Coder", "Python", "Qwen-Qwen3-0.6B"])
+@pytest.mark.parametrize(
+    ("schema", "where"),
+    [
+        ({"properties": {"a": 5}}, "$.properties.a"),
+        ({"properties": {"a": {"anyOf": 5}}}, "$.properties.a.anyOf"),
+        ({"properties": {"a": {"anyOf": [{"type": "string"}, 5]}}}, "$.properties.a.anyOf[1]"),
+        ({"properties": {"a": {"enum": 5}}}, "$.properties.a.enum"),
+        ({"properties": {"a": {"type": 5}}}, "$.properties.a.type"),
+        ({"properties": [1]}, "$.properties"),
+        ({"required": [[1]]}, "$.required"),
+    ],
+)
+def test_a_malformed_schema_is_refused_by_its_path(name: str, schema: Any, where: str) -> None:
+    tools = [{"function": {"name": "look", "parameters": {"type": "object", **schema}}}]
+    with pytest.raises(RequestError, match=f"tool look: {re.escape(where)}: ") as refused:
+        constraint(PYTHON if name == "Python" else format_of(name), tools)
+    assert refused.value.param == "tools[0].function.parameters"
+
+
+def test_an_option_may_be_true_or_false() -> None:
+    either = {"type": "object", "properties": {"a": {"anyOf": [True, {"type": "string"}]}}, "required": ["a"]}
+    never = {"type": "object", "properties": {"a": {"anyOf": [{"type": "integer"}, False]}}, "required": ["a"]}
+    for format_ in (PYTHON, format_of("Qwen3-Coder")):
+        tools = [{"function": {"name": "look", "parameters": either}}]
+        text = draw(constraint(format_, tools, choice="required", is_parallel=False), 3, budget=200)
+        assert read(format_, text, [3])[2][0][1].startswith('{"a": ')
+    tools = [{"function": {"name": "look", "parameters": never}}]
+    text = draw(constraint(PYTHON, tools, choice="required", is_parallel=False), 3, budget=200)
+    assert isinstance(json.loads(read(PYTHON, text, [3])[2][0][1])["a"], int)
+    with pytest.raises(RequestError, match="anyOf cannot be enforced on text"):
+        constraint(format_of("Qwen3-Coder"), tools)
 
 
 def test_tagged_arguments_keep_to_what_their_schema_refers_to() -> None:

@@ -208,6 +208,7 @@ class _Writer:
         closed = schema.get("additionalProperties") in (None, True, False)
         for key in schema.keys() - _OF_ARGUMENTS - ({"additionalProperties"} if closed else set()):
             raise self._unenforced(name, key, "the arguments as a whole")
+        self._checked({"type": "object", **schema}, name)  # what is malformed is refused as it is for JSON
         named = schema.get("properties") or {}
         properties = {**named, **{key: named.get(key, True) for key in schema.get("required") or ()}}
         return {key: {} if each is True else each for key, each in properties.items() if each is not False}
@@ -263,11 +264,12 @@ class _Writer:
     def _python_value(self, schema: Mapping[str, Any], name: str) -> str:
         """A literal: Python's where it stands alone, and JSON's within lists and dicts."""
         branches, kinds = schema.get("anyOf"), schema.get("type")
-        if schema.keys() <= _OF_TYPE | {"anyOf"} - {"type"} and isinstance(branches, list) and branches:
+        is_alone = schema.keys() <= _OF_TYPE | {"anyOf"} - {"type"}
+        if isinstance(branches, list) and is_alone and not any(isinstance(each, bool) for each in branches):
             return _either(self._python_value(each, name) for each in branches)
         if not schema.keys() <= _OF_TYPE or kinds is None:
             return self._json_value(schema, name)
-        if isinstance(kinds, list) and kinds:
+        if isinstance(kinds, list):
             return _either(self._python_value({"type": kind}, name) for kind in kinds)
         if kinds == "string":
             self._add(_PYTHON_TEXT_RULE)
@@ -283,7 +285,8 @@ class _Writer:
         """Text up to the first closing tag, which ends it for a reader whatever white space is around it."""
         close = body.close.rstrip()
         self._add("value[lazy]: VALUE")
-        self._add(f"VALUE: /(?s:.*){spelled(close)}/ & ~/(?s:.*){spelled(close.strip())}(?s:.+)/")
+        # The tag stands there as a text, which is what the search for endings knows of it.
+        self._add(f"VALUE: (/(?s:.*)/ {_quote(close)}) & ~/(?s:.*){spelled(close.strip())}(?s:.+)/")
         rest = body.close[len(close) :]
         return _join("value", self._text(rest))
 
@@ -310,7 +313,9 @@ def _beyond_type(schema: Mapping[str, Any]) -> str | None:
         if key not in ("anyOf", "oneOf"):
             return key
         for branch in schema[key]:
-            if (found := _beyond_type(branch)) is not None:
+            if branch is False:
+                return key
+            if branch is not True and (found := _beyond_type(branch)) is not None:
                 return found
     return None
 

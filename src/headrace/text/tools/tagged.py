@@ -99,7 +99,8 @@ def _types(schema: Any) -> set[str]:
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(values, list):
         return {name for name, kind in _KINDS.items() if any(isinstance(value, kind) for value in values)}
-    branches = [branch for key in ("anyOf", "oneOf") for branch in schema.get(key, ())]
+    lists = (schema[key] for key in ("anyOf", "oneOf") if isinstance(schema.get(key), list))
+    branches = [branch for found in lists for branch in found]
     each = [_types(branch) for branch in branches]
     return set().union(*each) if each and all(each) else set()
 
