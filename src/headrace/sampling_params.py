@@ -275,9 +275,12 @@ def _check_window(params: SamplingParams) -> None:
 
 
 def _check_collections(params: SamplingParams) -> None:
-    for name in (name for name, kind in _LISTS.items() if kind == "strings"):
-        _check_number(name, getattr(params, name))
-        for string in getattr(params, name):
+    for name in _MOST_STRINGS:
+        strings = getattr(params, name)
+        if not strings:
+            continue
+        _check_number(name, strings)
+        for string in strings:
             if not isinstance(string, str) or not string:
                 raise RequestError(f"{name} has {string!r}, expected non-empty strings", param=name)
     if params.allowed_token_ids == ():

@@ -16,7 +16,7 @@ from headrace.server.dialects.openai.requests import (
 )
 from headrace.structured_output import StructuredOutput
 
-_GUIDED = ("json", "regex", "choice", "grammar", "whitespace_pattern")
+_GUIDED = {f"guided_{name}": name for name in ("json", "regex", "choice", "grammar", "whitespace_pattern")}
 """What vLLM before 0.12 takes as guided_json …"""
 
 
@@ -61,7 +61,7 @@ def _asked(fields: SharedFields) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _guided(fields: SharedFields) -> dict[str, Any]:
-    return {name: value for name in _GUIDED if (value := getattr(fields, f"guided_{name}")) is not None}
+    return {name: value for field, name in _GUIDED.items() if (value := getattr(fields, field)) is not None}
 
 
 def _given(fields: msgspec.Struct) -> dict[str, Any]:
