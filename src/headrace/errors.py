@@ -6,7 +6,8 @@
     │   ├── ModelNotFound            404   no such name, folder, file or repository
     │   ├── UnsupportedModel         501   a family, config key or format that is not implemented
     │   ├── DamagedFile              500   truncated, malformed or inconsistent file
-    │   └── WeightsMismatch          500   weights missing, left over or of the wrong shape
+    │   ├── WeightsMismatch          500   weights missing, left over or of the wrong shape
+    │   └── TemplateOutOfTime        500   a chat template took longer than it may
     ├── RequestError                 400   the client's mistake; `param` names the field
     │   ├── UnsupportedParameter     400   a known parameter that is not implemented
     │   ├── ContextTooLong           400   prompt + max_tokens exceed the context
@@ -60,6 +61,10 @@ class DamagedFile(ModelError):
 
 class WeightsMismatch(ModelError):
     """Weights are missing, left over or of the wrong shape; the message names them."""
+
+
+class TemplateOutOfTime(ModelError):
+    """A chat template took longer than it may."""
 
 
 class RequestError(HeadraceError):

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_slow_clients import HEAD, connect, rest_of, wait_until
 
+from headrace.errors import TemplateOutOfTime
 from headrace.server import json_values
 from headrace.server.beside import Beside
 from headrace.server.dialects.base import Answer, Dialect, Incoming, Route, Served
@@ -24,6 +25,7 @@ from headrace.server.origins import Origins
 from headrace.server.reading import Reading
 from headrace.server.routing import RouteTable
 from headrace.server.settings import ServerSettings
+from headrace.text.chat import ChatTemplate
 
 ROUTES = ("/v1/completions", "/v1/messages", "/api/generate", "/generate", "/v2/models/fake/generate", "/completion")
 
@@ -187,6 +189,28 @@ def test_small_texts_are_the_loops_own_while_they_are_quick() -> None:
         assert await beside.text(name, is_small=False) != here
         assert await beside.text(slow, is_small=True) == here
         assert await beside.text(name, is_small=True) != here
+
+    asyncio.run(run())
+
+
+def test_a_slow_template_begins_again_in_a_thread() -> None:
+    source = "{% for a in range(100000) %}{% for b in range(messages[0].content | int) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate({"default": source}, {})
+    threads: list[str] = []
+
+    def render(count: int) -> str:
+        threads.append(threading.current_thread().name)
+        return template.render([{"role": "user", "content": str(count)}])
+
+    async def run() -> None:
+        beside, here = Beside(), threading.current_thread().name
+        while threads[-1:] != [here]:
+            await beside.text(lambda: render(0) if len(threads) < 3 else "", is_small=True)
+            threads.append(await beside.text(lambda: threading.current_thread().name, is_small=True))
+        threads.clear()
+        with pytest.raises(TemplateOutOfTime, match="longer than 5 s"):
+            await beside.text(lambda: render(1000), is_small=True)
+        assert [thread == here for thread in threads] == [True, False]
 
     asyncio.run(run())
 

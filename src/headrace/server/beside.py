@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
+
+from headrace.errors import TemplateOutOfTime
+from headrace.text.template_environment import within
 
 _SLOW_SECONDS = 0.02
 """CPU time of small work that streams would notice"""
@@ -21,7 +25,7 @@ class Beside:
     """Two places: one thread for large bodies, one after the other, and asyncio's own threads for texts.
 
     Small texts are the event loop's own work, which is a tenth of a millisecond less for each, as long as they turn out
-    to be quick: it takes a chat template that is slow with short conversations once, and then goes to a thread.
+    to be quick. A chat template that is not is stopped after a fiftieth of a second, and begins again in a thread.
     """
 
     def __init__(self) -> None:
@@ -43,9 +47,10 @@ class Beside:
         """What `call` returns: texts put together and made into token ids."""
         if not is_small:
             return await asyncio.to_thread(call)
-        if self._num_quick < _NUM_QUICK:
-            return await asyncio.to_thread(self._measured, call)
-        return self._measured(call)
+        if self._num_quick >= _NUM_QUICK:
+            with contextlib.suppress(TemplateOutOfTime), within(_SLOW_SECONDS):
+                return self._measured(call)
+        return await asyncio.to_thread(self._measured, call)
 
     def _measured(self, call: Callable[[], T]) -> T:
         before = time.thread_time()

@@ -15,12 +15,12 @@ import jinja2
 import jinja2.meta
 from jinja2.exceptions import SecurityError
 
-from headrace.errors import DamagedFile, HeadraceError, ModelError, ModelNotFound, RequestError
+from headrace.errors import DamagedFile, HeadraceError, ModelError, ModelNotFound, RequestError, TemplateOutOfTime
 from headrace.hub.files import ModelFiles
 from headrace.text import folder_vocab, gguf_vocab
 from headrace.text import messages as chat_messages
 from headrace.text.messages import Message
-from headrace.text.template_budget import MAX_SECONDS
+from headrace.text.template_budget import MAX_SECONDS, OutOfTime
 from headrace.text.template_environment import RaisedByTemplateError, TemplateEnvironment, render
 from headrace.text.tools.format import IdForm
 from headrace.text.tools.known import find_known
@@ -174,7 +174,8 @@ class CompiledTemplate:
             raise RequestError(f"the model's chat template refuses the messages: {error}", param="messages") from error
         except (SecurityError, RecursionError, MemoryError) as error:
             line = _line_in_template(error)
-            raise ModelError(
+            kind = TemplateOutOfTime if isinstance(error, OutOfTime) else ModelError
+            raise kind(
                 f"the chat template ({self._name}) was stopped at line {line}: {str(error).rstrip('.')}; "
                 "give another with --chat-template FILE"
             ) from error

@@ -31,6 +31,10 @@ _NESTED = re.compile(r":[^}]*\{")
 """In a format: a width that is one of the values"""
 
 
+class OutOfTime(SecurityError):
+    """A template has had its time."""
+
+
 class Budget:
     """The costs of one rendering so far.
 
@@ -49,7 +53,7 @@ class Budget:
         """A step has been made."""
         self._ticks += 1
         if not self._ticks % _TICKS_BETWEEN_LOOKS and time.thread_time() > self._end:
-            raise SecurityError(f"it takes longer than {self._seconds:g} s of CPU time")
+            raise OutOfTime(f"it takes longer than {self._seconds:g} s of CPU time")
 
     def build(self, size: int) -> None:
         """Something of so many characters or items is about to be built."""

@@ -7,7 +7,8 @@ memory is bounded (`template_budget`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -25,6 +26,7 @@ from jinja2.utils import Namespace
 from headrace.text.template_budget import MAX_CHARACTERS, MAX_SECONDS, Budget, check_size
 
 _BUDGET: ContextVar[Budget] = ContextVar("headrace_template_budget")
+_MOST_SECONDS: ContextVar[float] = ContextVar("headrace_template_seconds", default=MAX_SECONDS)
 """Of the rendering in progress. A context's variable, as filters and `concat` are called without anything of it."""
 
 _ATTRIBUTES_OF_DICTS = frozenset(dir(dict))
@@ -134,6 +136,16 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return super()._generate(source, name, filename, defer_init)
 
 
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Give templates that are rendered in this context so much CPU time at most, each."""
+    token = _MOST_SECONDS.set(seconds)
+    try:
+        yield
+    finally:
+        _MOST_SECONDS.reset(token)
+
+
 def render(template: jinja2.Template, arguments: dict[str, Any], seconds: float = MAX_SECONDS) -> str:
     """Render a template, at most MAX_CHARACTERS, in at most `seconds` of CPU time.
 
@@ -142,7 +154,7 @@ def render(template: jinja2.Template, arguments: dict[str, Any], seconds: float 
     """
     parts: list[str] = []
     size = 0
-    budget = Budget(seconds)
+    budget = Budget(min(seconds, _MOST_SECONDS.get()))
     token = _BUDGET.set(budget)
     try:
         for part in template.generate(arguments):
