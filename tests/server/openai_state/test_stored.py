@@ -16,6 +16,7 @@ from headrace.server.settings import ServerSettings
 from headrace.server.stored.batch_files import BatchFiles, result_line
 from headrace.server.stored.batch_record import BatchRecord, BatchStatus
 from headrace.server.stored.errors import NotStored
+from headrace.server.stored.folder import Folder, encoded
 from headrace.server.stored.kept import Kept
 from headrace.server.stored.responses import ResponseStore, StoredResponse, response_id
 
@@ -65,6 +66,17 @@ def test_the_old_are_forgotten() -> None:
     store.put(old)
     store.put(new)
     assert [is_kept(store, one) for one in (old, new)] == [False, True]
+
+
+def test_the_old_leave_the_folder_without_being_asked_for(tmp_path: Path) -> None:
+    stored = {name: response(age=DAY - 60 if name == "new" else DAY + 1) for name in ("old", "new")}
+    (tmp_path / "responses").mkdir()
+    for one in stored.values():
+        (tmp_path / "responses" / f"{one.id}.json").write_bytes(encoded(one))
+    folder = Folder(tmp_path)
+    ResponseStore(10, 10**6, DAY, folder)
+    folder.close()
+    assert [path.stem for path in (tmp_path / "responses").iterdir()] == [stored["new"].id]
 
 
 def test_a_conversation_needs_all_its_turns() -> None:

@@ -59,6 +59,8 @@ class ResponseStore:
         self._max_seconds = max_seconds
         self._folder = folder
         self._shelves: dict[str, _Shelf] = {}
+        self._made: dict[str, tuple[str, float]] = {}
+        """Tenant and time by id, the oldest first"""
         self._cancels: dict[str, Callable[[], object]] = {}
         self._writes: dict[str, Future[None]] = {}
         self._lock = threading.RLock()
@@ -176,9 +178,16 @@ class ResponseStore:
             shelf = self._shelves.setdefault(stored.tenant, _Shelf())
             shelf.num_bytes += len(content) - len(shelf.entries.pop(stored.id, b""))
             shelf.entries[stored.id] = content
+            self._made.setdefault(stored.id, (stored.tenant, stored.created_at))
 
     def _forget_what_exceeds(self) -> None:
+        now = time.time()
         with self._lock:
+            while self._made:
+                response_id, (tenant, created_at) = next(iter(self._made.items()))
+                if created_at + self._max_seconds >= now:
+                    break
+                self._drop(tenant, response_id)
             while self._shelves:
                 count = sum(len(shelf.entries) for shelf in self._shelves.values())
                 num_bytes = sum(shelf.num_bytes for shelf in self._shelves.values())
@@ -196,6 +205,7 @@ class ResponseStore:
             shelf.num_bytes -= len(shelf.entries.pop(response_id))
             if not shelf.entries:
                 del self._shelves[tenant]
+            del self._made[response_id]
         self._writes.pop(response_id, None)
         if self._folder is not None:
             path = self._path(response_id)
