@@ -292,8 +292,9 @@ def test_every_way_to_frame_an_answer(parts: tuple[bytes, ...]) -> None:
         ((HEAD + b"connection: close\r\n\r\n", EVENTS[1]), "no usage"),
         ((HEAD + b"connection: close\r\n\r\n", b"data: {\n\n"), "cannot be read"),
         ((HEAD + b"transfer-encoding: chunked\r\n\r\n", chunked(*EVENTS)[:-9]), "in the middle"),
+        ((), "without an answer"),
     ],
-    ids=["status", "error event", "no usage", "no JSON", "broken off"],
+    ids=["status", "error event", "no usage", "no JSON", "broken off", "nothing"],
 )
 def test_an_answer_that_is_none_says_why(parts: tuple[bytes, ...], words: str) -> None:
     assert words in (answer_of(*parts).error or "")

@@ -122,14 +122,13 @@ def bench_serve(
 
 def _run(url: str, path: str, key: str | None, jobs: Sequence[Job], concurrency: int | None) -> Run:
     """Send all, after one that is not counted."""
-    from headrace.cli.load.client import Client
+    from headrace.cli.load.client import Client, Job
     from headrace.cli.load.run import run_open
 
     def connect(on_done: Any) -> Client:
         return Client(url, path, on_done, key)
 
-    first = jobs[0]
-    _refuse_if_failed(run_open([type(first)(0.0, first.body)], connect).answers[0], url)
+    _refuse_if_failed(run_open([Job(0.0, jobs[0].body)], connect).answers[0], url)
     return run_open(jobs, connect, most_at_once=concurrency)
 
 

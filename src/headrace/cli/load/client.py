@@ -198,6 +198,8 @@ class Client:
         self._sockets: dict[int, socket.socket] = {}
         self._answers: dict[int, Answer] = {}
         self._idle: list[int] = []
+        self._used: set[int] = set()
+        """Connections that have brought an answer: the server may close those at any time"""
 
     @property
     def num_open(self) -> int:
@@ -220,7 +222,9 @@ class Client:
                 return
         self._answers[number] = answer
         head = f"{self._head}Content-Length: {len(answer.job.body)}\r\n\r\n"
-        with contextlib.suppress(ConnectionError):  # the server has closed an idle connection; the next read says so
+        with contextlib.suppress(
+            ConnectionError, ssl.SSLError
+        ):  # the server has closed an idle connection; the next read says so
             self._sockets[number].sendall(head.encode() + answer.job.body)
 
     def poll(self, seconds: float) -> None:
@@ -242,15 +246,14 @@ class Client:
             self._close(number)
             self._idle.remove(number)
             return
-        if not data and not answer.parts:  # it closed while the request was on its way
+        if not data and not answer.parts and number in self._used:  # it closed while the request was on its way
             self._close(number)
             del self._answers[number]
             self._send(answer)
             return
         answer.parts.append((data, now))
         if not data:
-            is_whole = not _has_length(answer.parts)
-            self._finish(number, answer, None if is_whole else "the server closed it in the middle of an answer")
+            self._finish(number, answer, _cut_short(answer.parts))
         elif _is_whole(answer.parts):
             self._finish(number, answer, None)
 
@@ -271,6 +274,7 @@ class Client:
             self._close(number)
         else:
             self._idle.append(number)
+            self._used.add(number)
         answer.finish(broken)
         self._on_done(answer)
 
@@ -285,6 +289,7 @@ class Client:
         return connection.fileno()
 
     def _close(self, number: int) -> None:
+        self._used.discard(number)
         connection = self._sockets.pop(number)
         self._selector.unregister(connection)
         connection.close()
@@ -303,7 +308,10 @@ def _is_whole(parts: list[tuple[bytes, float]]) -> bool:
     return bool(found and has_length) and len(body) >= int(rest.split(b"\r\n", 1)[0])
 
 
-def _has_length(parts: list[tuple[bytes, float]]) -> bool:
-    """Whether the head says where the body ends; else it ends with the connection."""
+def _cut_short(parts: list[tuple[bytes, float]]) -> str | None:
+    """What is missing of an answer whose connection was closed; None if that is how it ends, as no length is said."""
     head = b"".join(each for each, _ in parts).partition(_HEAD_END)[0].lower()
-    return b"transfer-encoding: chunked" in head or b"content-length:" in head
+    if not head:
+        return "the server closed the connection without an answer"
+    has_length = b"transfer-encoding: chunked" in head or b"content-length:" in head
+    return "the server closed it in the middle of an answer" if has_length else None

@@ -160,10 +160,12 @@ def traced_jobs(
         if max_context is not None:
             tokens = min(tokens, max_context // 2)
             num_prompt = min(num_prompt, max_context - tokens)
-        prompt: Any = random_prompt(shape, rng, num_prompt)
+        prompt: Any
         if row.blocks:
             shared = list(chain.from_iterable(map(block, row.blocks)))[:num_prompt]
             prompt = " ".join(map(str, shared)) if shape.chat or shape.words else shared
+        else:
+            prompt = random_prompt(shape, rng, num_prompt)
         yield make_job(shape, row.at * time_scale, prompt, tokens)
 
 

@@ -66,7 +66,7 @@ class Load:
             served_context: What the server says that its context is; a trace's longer requests are cut to it.
 
         Raises:
-            ConfigError: a file cannot be read, or nothing comes within the time.
+            ConfigError: a file cannot be read, or is not for such requests; or they have no end.
         """
         rng = random.Random(self.seed)
         endless = self._traced(shape, rng, served_context) if self.trace is not None else self._drawn(shape, rng)

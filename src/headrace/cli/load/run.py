@@ -70,7 +70,7 @@ def served_model(url: str, key: str | None = None, name: str | None = None) -> S
     """The model of that name, or the first that a server lists.
 
     Raises:
-        ConfigError: it cannot be asked, and no name is given.
+        ConfigError: it cannot be reached, or lists none and no name is given.
     """
     request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
