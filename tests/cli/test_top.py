@@ -6,8 +6,10 @@ import math
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -116,6 +118,20 @@ def test_once_prints_a_frame_and_ends() -> None:
     assert "--api-key" in refused.output
     gone = CliRunner().invoke(headrace, ["top", base, "--once"])
     assert "is the server running there" in gone.output
+
+
+def test_what_speaks_no_http_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=serve, daemon=True).start()
+        found = CliRunner().invoke(headrace, ["top", f"127.0.0.1:{listener.getsockname()[1]}", "--once"])
+    assert "cannot be reached" in found.output
 
 
 def test_it_lives_until_q() -> None:

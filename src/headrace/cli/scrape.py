@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.error import HTTPError, URLError
+from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import click
@@ -44,9 +45,9 @@ class Scrape:
 
     def by(self, name: str, label: str) -> dict[str, float]:
         """Sums by the values of a label."""
-        sums = Counter[str]()
+        sums: dict[str, float] = defaultdict(float)
         for labels, value in self.samples.get(name, ()):
-            sums[labels.get(label, "")] += value  # type: ignore[assignment]  # a Counter of floats
+            sums[labels.get(label, "")] += value
         return dict(sums)
 
     def buckets(self, *names: str) -> dict[float, float]:
@@ -72,7 +73,7 @@ def fetch(url: str, key: str | None) -> Scrape:
     except HTTPError as error:
         hint = "; give the server's key with --api-key" if error.code in (401, 403) else ""
         raise click.ClickException(f"{url} answers {error.code} {error.reason}{hint}") from None
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException) as error:  # urllib's own are OSErrors
         reason = getattr(error, "reason", error)
         raise click.ClickException(f"{url} cannot be reached ({reason}); is the server running there?") from None
     except ValueError as error:
