@@ -11,19 +11,12 @@ from fake_llm import FakeLLM, broken
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
+from pets import Pet
 from test_disconnect import wait_until
 
 from headrace.errors import QueueFull
 
 MESSAGES = [ChatMessage(role="user", content="A dog")]
-
-
-class Pet(BaseModel):
-    """A pet."""
-
-    name: str
-    is_big: bool
 
 
 def feed(animal: str, is_hungry: bool) -> str:

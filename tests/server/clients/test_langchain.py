@@ -14,20 +14,13 @@ from fake_llm import FakeLLM, broken
 from langchain_core.exceptions import ModelNotFoundError
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from pydantic import BaseModel
+from pets import Pet
 from test_disconnect import wait_until
 
 from headrace.errors import QueueFull
 
 IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="module")  # LangChain keeps one client for all models of a URL
 TURNS = [HumanMessage("A dog"), AIMessage("It ran."), HumanMessage("And then?")]
-
-
-class Pet(BaseModel):
-    """A pet."""
-
-    name: str
-    is_big: bool
 
 
 @tool

@@ -14,19 +14,12 @@ from llama_index.core.llms import ChatMessage
 from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.ollama import Ollama
-from pydantic import BaseModel
+from pets import Pet
 from test_disconnect import wait_until
 
 from headrace.errors import QueueFull
 
 MESSAGES = [ChatMessage(role="user", content="A dog")]
-
-
-class Pet(BaseModel):
-    """A pet."""
-
-    name: str
-    is_big: bool
 
 
 def model_of(base: str, length: int = 30, name: str = "stories") -> Ollama:

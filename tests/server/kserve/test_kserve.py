@@ -236,6 +236,8 @@ def test_only_some_outputs_are_binary(quick: str) -> None:
         ("BF16", [1], b"\0", "BF16"),
         ("FP64", [1], struct.pack("<d", float("nan")), "finite"),
         ("FP8", [1], b"\0", "FP8"),
+        ("BOOL", [70_000], bytes(70_000), "more than 65,536"),
+        ("BYTES", [70_000], row("") * 70_000, "more than 65,536"),
     ],
 )
 def test_tensors_that_are_none(quick: str, check: Check, kind: str, shape: list[int], data: bytes, word: str) -> None:

@@ -25,6 +25,8 @@ _FORMATS: Mapping[str, str] = {
     **{"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "FP16": "e", "FP32": "f", "FP64": "d"},
 }
 _LENGTH = struct.Struct("<I")
+_MOST_VALUES = 65_536
+"""Of one tensor: a body of the largest size would be millions, and take seconds to read"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def _values(one: InputTensor, data: bytes, path: str) -> list[Any]:
         return []  # whoever reads the tensor refuses its datatype
     if len(data) % struct.calcsize(kind):
         raise RequestError(f"{path}: {len(data):,} bytes are no row of {one.datatype}", param=path)
+    _check_count(len(data) // struct.calcsize(kind), path)
     values = [value for (value,) in struct.iter_unpack(f"<{kind}", data)]
     if not all(map(math.isfinite, values)):
         raise RequestError(f"{path} has a number that is not finite", param=path)
@@ -113,6 +116,7 @@ def _values(one: InputTensor, data: bytes, path: str) -> list[Any]:
 def _texts(data: bytes, path: str) -> list[str]:
     texts, begin = [], 0
     while begin < len(data):
+        _check_count(len(texts) + 1, path)
         start = begin + _LENGTH.size
         length = _LENGTH.unpack_from(data, begin)[0] if start <= len(data) else len(data)
         begin = start + length
@@ -123,6 +127,11 @@ def _texts(data: bytes, path: str) -> list[str]:
         except UnicodeDecodeError:
             raise RequestError(f"{path} has a text that is not valid UTF-8", param=path) from None
     return texts
+
+
+def _check_count(count: int, path: str) -> None:
+    if count > _MOST_VALUES:
+        raise RequestError(f"{path} has more than {_MOST_VALUES:,} values; send fewer", param=path)
 
 
 def _bytes(datatype: str, values: Sequence[Any]) -> bytes:
