@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from headrace.text.answer import Piece, Reading
 from headrace.text.detokenizer import Detokenizer
-from headrace.text.prediction import PredictionCount
+from headrace.text.prediction import PredictedText, PredictionCount
 from headrace.text.reasoning import Thought
 from headrace.text.stop import StopStrings
 from headrace.text.tokenizer import Tokenizer
@@ -155,8 +155,9 @@ class OpenRequest:
         self.num_completion_tokens = 0
         self.num_reasoning_tokens = 0
         self._tokenizer = tokenizer
-        predicted = request.predicted
-        self._predictions = [PredictionCount(predicted) for _ in range(request.params.n)] if predicted else []
+        predicted = PredictedText(request.predicted)
+        counted = range(request.params.n if request.predicted else 0)
+        self._predictions = [PredictionCount(predicted) for _ in counted]
         self._completions = [_Completion(request, index, tokenizer, reading) for index in range(request.params.n)]
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.text.prediction import PredictionCount
+from headrace.text.prediction import PredictedText, PredictionCount
 
 FILE = list(range(100, 160))
 
 
 def count(predicted: list[int], output: list[int]) -> int:
-    counted = PredictionCount(predicted)
+    counted = PredictionCount(PredictedText(predicted))
     counted.push(output)
     assert counted.num_accepted + counted.num_rejected == len(predicted)
     return counted.num_accepted
@@ -33,7 +33,7 @@ def test_what_comes_in_its_order_is_counted() -> None:
 def test_it_does_not_depend_on_how_the_output_comes(predicted: list[int], output: list[int], sizes: list[int]) -> None:
     whole = count(predicted, output)
     assert 0 <= whole <= min(len(predicted), len(output))
-    counted = PredictionCount(predicted)
+    counted = PredictionCount(PredictedText(predicted))
     rest = output
     for size in sizes:
         counted.push(rest[:size])
