@@ -174,7 +174,9 @@ _LISTS = {
     "logprob_token_ids": "token ids",
 }
 _MOST_LOGPROB_IDS = 1024
-_MOST_STRINGS = {"stop": (256, 4096), "bad_words": (1024, 16_384), "dry_sequence_breakers": (1024, 16_384)}
+MOST_STOPS = 256
+"""Stop strings of a request"""
+_MOST_STRINGS = {"stop": (MOST_STOPS, 4096), "bad_words": (1024, 16_384), "dry_sequence_breakers": (1024, 16_384)}
 """How many, and their characters together. Stop strings are looked for in every token's text; all tokens of the others
 are found before the request is queued."""
 _FOR_MINUS_ONE: Mapping[str, float | None] = {

@@ -134,7 +134,7 @@ def test_as_many_tokens_as_there_is_room_for_unless_a_number_is_sent(quick_llm: 
         ({"grammar": {"type": "xml", "value": "a"}}, "json, json_schema or regex"),
         ({"max_tokens": 3}, "max_tokens"),
         ({"stop": "a"}, "stop"),
-        ({"stop": ["a"] * 2000}, "stop"),
+        ({"stop": ["a"] * 257}, "stop"),
         ({"seed": 2**70}, "seed"),
     ],
     ids=str,

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.json import encode
 
+from headrace.sampling_params import MOST_STOPS
 from headrace.server.dialects.base import Incoming, Inquiry, Served
-from headrace.server.dialects.tgi.parse import MOST_SEQUENCES, MOST_STOPS
+from headrace.server.dialects.tgi.parse import MOST_SEQUENCES
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM

@@ -25,7 +25,6 @@ from headrace.types import draw_seed
 DEFAULT_MAX_TOKENS = 1024
 MOST_SEQUENCES = 1024
 """Of best_of"""
-MOST_STOPS = 1024
 
 _NO_STREAM: Unsupported = {"stream": (False,)}
 _NO_WHOLE: Unsupported = {"stream": (True,)}
@@ -115,8 +114,6 @@ def _check(asked: Parameters, *, stream: bool) -> None:
         raise RequestError(message, param="temperature")
     if asked.top_k is not None and asked.top_k < 1:
         raise RequestError(f"top_k is {asked.top_k}, expected 1 or more", param="top_k")
-    if len(asked.stop or ()) > MOST_STOPS:
-        raise RequestError(f"stop has {len(asked.stop or ()):,} texts, expected at most {MOST_STOPS:,}", param="stop")
     if asked.decoder_input_details and not asked.details:
         raise RequestError("decoder_input_details needs details=true, which shows them", param="decoder_input_details")
     if stream and asked.decoder_input_details:
