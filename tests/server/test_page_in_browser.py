@@ -218,6 +218,9 @@ def test_errors_are_said(visit: Callable[..., Any], serve: Callable[..., str]) -
     expect(ask(page, "Hello").locator(".error")).to_contain_text("the engine fell over")
     llm.trouble = "the model is on holiday"
     expect(page.locator("#health")).to_contain_text("holiday", timeout=15_000)
+    expect(ask(page, "Are you there?").locator(".error")).to_contain_text("holiday")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".turn")).to_have_count(0)
 
 
 def test_charts_follow_the_metrics(visit: Callable[..., Any], serve: Callable[..., str]) -> None:

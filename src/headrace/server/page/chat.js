@@ -34,7 +34,7 @@ export function again() {
 
 export function clear() {
   stop();
-  for (const turn of turns) turn.view.remove();
+  for (const view of $("log").querySelectorAll(".turn")) view.remove(); // of failed answers too, which are no turns
   turns = [];
   $("welcome").hidden = false;
   $("again").disabled = true;
