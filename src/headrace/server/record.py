@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@-]{1,128}")
 _INQUIRIES = {"embed": "embeddings"}
+_QUIET = ("headrace", "page")
 CLIENT_LEFT = 499
 """What logs and metrics say of a request whose client left before its answer's end, as nginx does"""
 
@@ -112,6 +113,11 @@ class RequestRecord:
     def on_the_wall(self, moment: float) -> int:
         """A moment of time.perf_counter() in nanoseconds since 1970."""
         return self.arrival_time + round((moment - self.arrival) * 1e9)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is a health check, a scrape or the built-in page's, which would drown all else in logs."""
+        return self.dialect in _QUIET
 
     @property
     def final_status(self) -> int:

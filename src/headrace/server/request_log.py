@@ -9,13 +9,10 @@ from headrace.server.record import RequestRecord
 
 logger = logging.getLogger("headrace.requests")
 
-_QUIET = ("headrace", "page")
-"""Dialects of health checks, scrapes and the built-in page, which are logged for debugging only"""
-
 
 def log_request(record: RequestRecord) -> None:
-    """Write the line of a request that has ended."""
-    level = logging.DEBUG if record.dialect in _QUIET else logging.INFO
+    """Write the line of a request that has ended; of a quiet one for debugging only."""
+    level = logging.DEBUG if record.is_quiet else logging.INFO
     if logger.isEnabledFor(level):
         facts = _facts(record)
         logger.log(level, _line(facts), extra={"facts": facts})

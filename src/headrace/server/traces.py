@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _EXPORT_SECONDS = 5
-_QUIET = ("headrace", "page")
-"""Dialects of health checks, scrapes and the built-in page, which are no spans"""
 
 
 class Traces:
@@ -36,10 +34,10 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def take(self, record: RequestRecord) -> None:
-        """A request has ended."""
+        """A request has ended; a quiet one is no span."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
-        if record.dialect in _QUIET or record.end is None:
+        if record.is_quiet or record.end is None:
             return
         context = self._propagator.extract(record.headers)
         name = f"{record.method} {record.route or ''}".strip()
