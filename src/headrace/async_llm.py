@@ -341,6 +341,8 @@ class AsyncStream:
         self.most_unread: int | None = None
         """Tokens that a reader may be behind; with their log-probabilities each counts for one more"""
         self._chunks: list[Chunk] = []
+        self._many = _MANY_CHUNKS
+        """Unread ones that are put together next"""
         self._ready = asyncio.Event()
         self._has_ended = False
         self._error: HeadraceError | None = None
@@ -420,7 +422,7 @@ class AsyncStream:
         if chunk is None or self._has_ended:
             return
         self._chunks.append(chunk)
-        if len(self._chunks) >= _MANY_CHUNKS:
+        if len(self._chunks) >= self._many:
             self._put_together()
             if self._has_ended:
                 return
@@ -439,6 +441,7 @@ class AsyncStream:
             before = by_index.get(chunk.index)
             by_index[chunk.index] = chunk if before is None else joined(before, chunk)
         self._chunks = list(by_index.values())
+        self._many = max(_MANY_CHUNKS, 2 * len(self._chunks))  # with many completions not at each chunk
         unread = sum(len(chunk.token_ids) + sum(map(len, chunk.logprobs or ())) for chunk in self._chunks)
         if self.most_unread is not None and unread > self.most_unread and not self._has_ended:
             self._engine.cancel(self.request_id)

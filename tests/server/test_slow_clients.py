@@ -14,6 +14,7 @@ import pytest
 from fake_llm import FakeLLM
 
 from headrace import AsyncLLM
+from headrace.async_llm import AsyncStream
 from headrace.config import EngineConfig
 from headrace.errors import ReaderTooSlow
 from headrace.sampling_params import SamplingParams
@@ -270,3 +271,25 @@ async def test_what_is_not_read_is_put_together(monkeypatch: pytest.MonkeyPatch)
         assert await stream.next_chunks()
         with pytest.raises(ReaderTooSlow):
             await stream.next_chunks()
+
+
+async def test_many_completions_are_not_put_together_at_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.async_llm._MANY_CHUNKS", 16)
+    passes = 0
+    put_together = AsyncStream._put_together
+
+    def counting(stream: AsyncStream) -> None:
+        nonlocal passes
+        passes += 1
+        put_together(stream)
+
+    monkeypatch.setattr(AsyncStream, "_put_together", counting)
+    async with AsyncLLM("stories", EngineConfig(threads=1)) as llm:
+        await llm.close()
+        llm.through(lambda _: Nothing())
+        stream = llm.submit("Once", SamplingParams(max_tokens=9, n=100))
+        for _ in range(8):
+            for index in range(100):
+                stream.push(StepOutput(stream.request_id, index, [5]))
+        assert passes < 20
+        assert sum(len(chunk.token_ids) for chunk in await stream.next_chunks()) == 800
