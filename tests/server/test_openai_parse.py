@@ -393,6 +393,8 @@ BOTH = {"role": "assistant", "tool_calls": [{"id": "a", "function": CALLED}], "f
         ({"function_call": {"name": "look"}}, "function_call"),
         ({"messages": [{"role": "function", "name": "look", "content": "x"}]}, "messages[0]"),
         ({"messages": [BOTH]}, "messages[0].function_call"),
+        ({"tools": [{"function": FUNCTION, "custom": {}}]}, "tools[0].custom"),
+        ({"response_format": {"type": "structural_tag", "tags": []}}, "response_format.tags"),
     ],
 )  # fmt: skip
 def test_functions_that_make_no_sense(fields: dict[str, Any], param: str) -> None:

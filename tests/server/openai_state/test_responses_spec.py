@@ -126,6 +126,15 @@ def test_answers_have_the_clients_types(quick: str, fields: dict[str, Any]) -> N
         assert read.type == kind.removeprefix("event: ")
 
 
+def test_tools_reach_the_template(serve: Any) -> None:
+    llm = FakeLLM()
+    tools = [{"type": "function", "name": name, "strict": False} for name in ("look", "go")]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "go"}]}
+    body = {"model": "fake", "input": "Hi.", "tools": tools, "tool_choice": choice}
+    assert httpx.post(f"{serve(llm)}/v1/responses", json=body).status_code == 200
+    assert llm.chats[-1]["tools"] == [{"type": "function", "function": {"name": "go", "strict": False}}]
+
+
 def test_reasoning_effort_reaches_the_template(serve: Any) -> None:
     llm = FakeLLM()
     httpx.post(f"{serve(llm)}/v1/responses", json={"model": "fake", "input": "Hi.", "reasoning": {"effort": "low"}})

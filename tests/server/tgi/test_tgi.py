@@ -130,6 +130,7 @@ def test_as_many_tokens_as_there_is_room_for_unless_a_number_is_sent(quick_llm: 
         ({"watermark": True}, "watermark"),
         ({"decoder_input_details": True}, "details"),
         ({"top_n_tokens": 50, "details": True}, "top_n_tokens"),
+        ({"top_n_tokens": 2}, "details"),
         ({"adapter_id": "nobody"}, "nobody"),
         ({"grammar": {"type": "xml", "value": "a"}}, "json, json_schema or regex"),
         ({"max_tokens": 3}, "max_tokens"),

@@ -40,12 +40,13 @@ async def off_loop(size: int, call: Callable[[], T]) -> T:
 
 
 def conversation(fields: JsonObject, served: Served) -> ChatPrompt:
-    """The conversation of a body that is written like one of /v1/chat/completions; `model` may be left out.
+    """The conversation of a body that is written like one of /v1/chat/completions; `model` may be left out or null.
 
     Raises:
         RequestError: of any kind; `param` is the field at fault.
     """
-    [prompt] = parse_chat(encoded({"model": served.name, **fields}), served.defaults).prompts
+    named = fields if fields.get("model") is not None else {**fields, "model": served.name}
+    [prompt] = parse_chat(encoded(named), served.defaults).prompts
     assert isinstance(prompt, ChatPrompt)
     if prompt.chat_template is not None:
         raise UnsupportedParameter("chat_template is not supported here; leave it out", param="chat_template")

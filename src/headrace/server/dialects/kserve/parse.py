@@ -10,6 +10,7 @@ from headrace.server.dialects.base import Call, Incoming, Served, TextPrompt
 from headrace.server.dialects.decode import Unsupported, decode
 from headrace.server.dialects.kserve.render import GenerateRenderer, RenderOptions, ShownFacts
 from headrace.server.dialects.kserve.requests import GenerateFields, Parameters
+from headrace.server.dialects.openai.parse import INHERITED
 
 VERSION = "1"
 """Of every model"""
@@ -34,7 +35,6 @@ _SAMPLING = (
     *("repetition_penalty", "seed", "stop", "stop_token_ids", "bad_words", "ignore_eos"),
     *("include_stop_str_in_output", "skip_special_tokens"),
 )
-_INHERITED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _OTHER_NAMES = {"random_seed": "seed", "stop_words": "stop"}
 
 
@@ -145,7 +145,7 @@ def _call(fields: GenerateFields, asked: Parameters, incoming: Incoming, served:
 
 
 def _sampling_params(asked: Parameters, defaults: SamplingParams, *, wants_logprobs: bool) -> SamplingParams:
-    named = {name: getattr(defaults, name) for name in _INHERITED}
+    named = {name: getattr(defaults, name) for name in INHERITED}
     named |= {name: value for name in _SAMPLING if (value := getattr(asked, name)) is not None}
     if isinstance(asked.bad_words, str):
         named["bad_words"] = [asked.bad_words]

@@ -47,7 +47,7 @@ def template_tools(tools: Sequence[Tool]) -> list[JsonObject]:
             "type": "function",
             "function": {
                 name: value
-                for name in ("name", "description", "parameters")
+                for name in ("name", "description", "parameters", "strict")
                 if (value := getattr(tool.function, name)) is not None
             },
         }

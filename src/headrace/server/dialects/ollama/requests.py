@@ -13,8 +13,6 @@ from msgspec import Struct
 
 from headrace.server.dialects.decode import Unsupported, Words
 
-_NEVER: tuple[Any, ...] = ()
-
 
 class Options(Struct, kw_only=True, forbid_unknown_fields=True):
     """`options`. What a request leaves out is the model's recommendation, else Ollama's default."""
@@ -126,7 +124,8 @@ class FunctionDefinition(Struct, kw_only=True, forbid_unknown_fields=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """A JSON schema"""
-    strict: bool | None = None  # no effect: arguments always keep to the schema
+    strict: bool | None = None
+    """false: arguments may be any JSON object; else they keep to the schema"""
 
 
 class Tool(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -280,6 +280,9 @@ def _tool(tool: Tool, index: int) -> JsonObject:
     if tool.type != "function" or tool.function is None:
         path = f"tools[{index}]" + (".function" if tool.type == "function" else ".type")
         raise UnsupportedParameter(f"{path}: only tools of type function are supported", param=path)
+    if tool.custom is not None:
+        path = f"tools[{index}].custom"
+        raise RequestError(f"{path} does not go with type function; leave it out", param=path)
     function = msgspec.to_builtins(tool.function)
     return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
 

@@ -44,7 +44,7 @@ class JsonSchemaFormat(Struct, kw_only=True, forbid_unknown_fields=True, tag_fie
     json_schema: JsonSchema
 
 
-class StructuralTagFormat(Struct, kw_only=True, tag_field="type", tag="structural_tag"):
+class StructuralTagFormat(Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="structural_tag"):
     """vLLM's: text with tags whose contents satisfy schemas; either of its two forms."""
 
     structures: list[dict[str, Any]] | None = None

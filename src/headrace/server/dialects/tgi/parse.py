@@ -116,6 +116,8 @@ def _check(asked: Parameters, *, stream: bool) -> None:
         raise RequestError(f"top_k is {asked.top_k}, expected 1 or more", param="top_k")
     if asked.decoder_input_details and not asked.details:
         raise RequestError("decoder_input_details needs details=true, which shows them", param="decoder_input_details")
+    if asked.top_n_tokens and not (asked.details or stream):
+        raise RequestError("top_n_tokens needs details=true or a stream, which show them", param="top_n_tokens")
     if stream and asked.decoder_input_details:
         message = "decoder_input_details cannot be streamed; use /generate"
         raise RequestError(message, param="decoder_input_details")

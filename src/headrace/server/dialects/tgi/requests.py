@@ -63,7 +63,7 @@ class Parameters(Struct, kw_only=True, forbid_unknown_fields=True):
     temperature: float | None = None
     top_k: int | None = None
     top_n_tokens: int | None = None
-    """Show so many of the likeliest tokens of each position; with details"""
+    """Show so many of the likeliest tokens of each position; with details or in a stream"""
     top_p: float | None = None
     truncate: int | None = None
     """Keep only so many of the prompt's last tokens"""

@@ -149,7 +149,8 @@ class Function(Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None  # no effect: arguments always keep to the schema
+    strict: bool | None = None
+    """false: arguments may be any JSON object; else they keep to the schema"""
     defer_loading: Literal[False] | None = None
     allowed_callers: None = None
     output_schema: None = None

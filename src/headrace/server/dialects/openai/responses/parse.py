@@ -183,7 +183,7 @@ def _function(tool: JsonObject, index: int) -> Function:
 
 
 def _as_tool(function: Function) -> JsonObject:
-    read = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    read = {name: getattr(function, name) for name in ("name", "description", "parameters", "strict")}
     return {"type": "function", "function": {key: value for key, value in read.items() if value is not None}}
 
 
@@ -213,21 +213,24 @@ def _allowed_tools(choice: JsonObject, names: list[str]) -> tuple[list[str], str
         raise RequestError(message, param="tool_choice.tools")
     allowed = [tool.get("name") for tool in tools]
     _check_named(allowed, names)
-    return [name for name in names if name in allowed], mode
+    chosen = set(allowed)
+    return [name for name in names if name in chosen], mode
 
 
 def _check_named(wanted: Sequence[object], names: Sequence[str]) -> None:
+    known = set(names)
     for name in wanted:
-        if name not in names:
+        if not isinstance(name, str) or name not in known:
             message = f"tool_choice names {str(name)[:100]!r}, which is not among the tools"
             raise RequestError(message, param="tool_choice")
 
 
 def _tool_params(tools: _Tools) -> dict[str, str]:
-    """What errors about tools are about: here a tool is its function."""
+    """What errors about tools are about: here a tool is its function, and some may not be allowed."""
+    sent = {tool["name"]: index for index, tool in enumerate(tools.shown)}
     return {
-        f"tools[{index}].function.{rest}": f"tools[{index}].{rest}"
-        for index in range(len(tools.shown))
+        f"tools[{index}].function.{rest}": f"tools[{sent[tool['function']['name']]}].{rest}"
+        for index, tool in enumerate(tools.tools)
         for rest in ("name", "parameters")
     }
 
