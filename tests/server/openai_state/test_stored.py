@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import secrets
 import time
 from pathlib import Path
@@ -77,6 +79,28 @@ def test_the_old_leave_the_folder_without_being_asked_for(tmp_path: Path) -> Non
     ResponseStore(10, 10**6, DAY, folder)
     folder.close()
     assert [path.stem for path in (tmp_path / "responses").iterdir()] == [stored["new"].id]
+
+
+@pytest.mark.parametrize("num_written", [0, 1])
+def test_a_full_disk_keeps_nothing_of_an_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_written: int
+) -> None:
+    kept = Kept(ServerSettings(store_folder=tmp_path))
+    replaced: list[Path] = []
+    replace = Path.replace
+
+    def full(source: Path, target: Path) -> Path:
+        if len(replaced) == num_written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replaced.append(target)
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        asyncio.run(kept.files.add("a", "in.jsonl", "batch", b"content"))
+    kept.close()
+    assert len(replaced) == num_written
+    assert list((tmp_path / "files").iterdir()) == []
 
 
 def test_a_conversation_needs_all_its_turns() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import time
@@ -15,7 +14,7 @@ from headrace.server.stored.batch_record import ENDED, PREFIX, BatchRecord, Batc
 from headrace.server.stored.errors import NotStored, StillNeeded, StoreIsFull
 from headrace.server.stored.files import PREFIX as FILE
 from headrace.server.stored.files import FileStore
-from headrace.server.stored.folder import Folder, encoded, new_id, read_records, sync_folder, write_file
+from headrace.server.stored.folder import Folder, encoded, link_file, new_id, read_records, sync_folder, write_file
 
 WINDOW_SECONDS = 86_400
 """OpenAI's only completion_window, 24h"""
@@ -148,10 +147,11 @@ class BatchStore:
         path = self._root / record.id
         path.mkdir(mode=0o700)
         try:
-            os.link(source, path / "input.jsonl")
+            link_file(source, path / "input.jsonl")
+            write_file(path / "batch.json", encoded(record))
         except OSError:
-            shutil.copyfile(source, path / "input.jsonl")
-        write_file(path / "batch.json", encoded(record))
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         sync_folder(self._root)
 
     def _sweep(self) -> None:

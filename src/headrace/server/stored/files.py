@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.server.stored.errors import NotStored, StoreIsFull
-from headrace.server.stored.folder import Folder, encoded, new_id, read_records, sync_folder, write_file
+from headrace.server.stored.folder import Folder, encoded, link_file, new_id, read_records, sync_folder, write_file
 
 PREFIX = "file-"
 
@@ -63,8 +62,9 @@ class FileStore:
         self._records[record.id] = record  # counted before it is written: others may come meanwhile
         try:
             await self._folder.do(lambda: self._write(record, lambda path: write_file(path, content)))
-        except BaseException:
+        except BaseException:  # also of a client that has left: the write goes on, and is undone after it
             self._records.pop(record.id, None)
+            self._folder.submit(lambda: self._remove(record.id))
             raise
         return record
 
@@ -76,7 +76,7 @@ class FileStore:
 
         def link() -> None:
             record.num_bytes = source.stat().st_size
-            self._write(record, lambda path: _link(source, path))
+            self._write(record, lambda path: link_file(source, path))
 
         await self._folder.do(link)
         self._records[file_id] = record
@@ -150,13 +150,3 @@ class FileStore:
         for file_id in [record.id for record in self._records.values() if record.expires_at < now]:
             del self._records[file_id]
             self._folder.submit(lambda file_id=file_id: self._remove(file_id))  # type: ignore[misc]
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, or a copy where there is no such thing."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-        sync_folder(target.parent)
-    except OSError:
-        write_file(target, source.read_bytes())

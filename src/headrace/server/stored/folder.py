@@ -71,12 +71,26 @@ def new_id(prefix: str) -> str:
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that there is either the old or the new one, whatever happens."""
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:  # what came onto a full disk would keep it full
+        beside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where there is no such thing."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+        sync_folder(target.parent)
+    except OSError:
+        write_file(target, source.read_bytes())
 
 
 def sync_folder(path: Path) -> None:
