@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
 import random
@@ -25,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,8 +215,8 @@ class Server:
         children = [child for child in self.process.children() if child.status() != psutil.STATUS_ZOMBIE]
         return children[0] if children else None
 
-    async def kill(self) -> float:
-        """Kill the engine, once there is another than the last that was; returns the time."""
+    async def kill(self) -> None:
+        """Kill the engine, once there is another than the last that was."""
         while True:
             engine = self.engine
             if engine is not None and engine.pid != self._killed:
@@ -225,7 +224,6 @@ class Server:
             await asyncio.sleep(0.005)
         self._killed = engine.pid
         engine.send_signal(signal.SIGKILL)
-        return time.monotonic()
 
 
 @contextmanager
@@ -267,7 +265,8 @@ class Found:
 
     right: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    arrivals: list[float] = field(default_factory=list)
+    num_arrivals: int = 0
+    """Pieces of answers"""
 
 
 class Clients:
@@ -304,6 +303,15 @@ class Clients:
         live, ready = await asyncio.gather(self._http.get("/health/live"), self._http.get("/health/ready"))
         return live.status_code, ready.status_code, ready.text
 
+    async def next_outage(self, known: Collection[float]) -> float:
+        """Wait for a token after a death; seconds from the first death since the last one until then, by the server."""
+        while True:
+            metrics = (await self._http.get("/metrics")).text
+            found = re.search(r"^headrace:engine_restart_to_next_token_seconds\S* (\S+)", metrics, re.MULTILINE)
+            if found is not None and float(found[1]) not in known:
+                return float(found[1])
+            await asyncio.sleep(0.02)
+
     async def _one_after_the_other(self, number: int) -> None:
         while not self.is_over:
             ask = self._asks[number % len(self._asks)]
@@ -323,7 +331,7 @@ class Clients:
         parts = []
         async with self._http.stream("POST", ask.path, json=ask.body) as response:
             async for part in response.aiter_bytes():
-                self.found.arrivals.append(time.monotonic())
+                self.found.num_arrivals += 1
                 parts.append(part)
         return response.status_code, b"".join(parts)
 
@@ -335,43 +343,25 @@ def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
     )
 
 
-def pauses(kills: Sequence[float], arrivals: Sequence[float]) -> list[float]:
-    """Seconds from each kill to the first token of the next engine: the end of the longest silence that follows it.
-
-    Of kills that came before there was one only the first counts.
-    """
-    found: list[float] = []
-    silent_until = 0.0
-    for number, killed in enumerate(kills):
-        if killed < silent_until:
-            continue
-        end = kills[number + 1] + 5 if number + 1 < len(kills) else killed + 30
-        times = [killed, *(each for each in arrivals if killed < each < end)]
-        if len(times) < 2:
-            continue
-        silences = [(after - before, after) for before, after in itertools.pairwise(times)]
-        _, silent_until = max(silences)
-        found.append(silent_until - killed)
-    return found
-
-
 async def _kill(server: Server, clients: Clients, num_kills: int, seed: int) -> tuple[list[float], Counter[str]]:
-    moments, kills, health = random.Random(seed), [], Counter[str]()
-    for _ in range(num_kills):
+    """Returns the outages, and what /health said in them."""
+    moments, health = random.Random(seed), Counter[str]()
+    outages: list[float] = []
+    for number in range(num_kills):
         is_loading = moments.random() < 0.15
-        if not is_loading:
-            while (await clients.health())[1] != 200:
-                await asyncio.sleep(0.02)
-            num_arrivals = len(clients.found.arrivals)
-            while len(clients.found.arrivals) < num_arrivals + 20:  # it is at work again
+        if number and not is_loading:
+            outages.append(await clients.next_outage(outages))
+            num_arrivals = clients.found.num_arrivals
+            while clients.found.num_arrivals < num_arrivals + 20:  # it is at work again
                 await asyncio.sleep(0.01)
         await asyncio.sleep(moments.uniform(0.0, 1.0))
-        kills.append(await server.kill())
+        await server.kill()
         await asyncio.sleep(0.05)
         live, ready, text = await clients.health()
         health[f"live {live}, ready {ready}"] += 1
         assert ready != 503 or "SIGKILL" in text, text
-    return kills, health
+    outages.append(await clients.next_outage(outages))
+    return outages, health
 
 
 async def measure(server: Server, asks: Sequence[Ask], num_streams: int, num_kills: int, seed: int) -> dict[str, Any]:
@@ -379,19 +369,19 @@ async def measure(server: Server, asks: Sequence[Ask], num_streams: int, num_kil
     clients = Clients(server.url, asks, num_streams)
     await clients.learn()
     running = asyncio.create_task(clients.run())
-    kills, health = await _kill(server, clients, num_kills, seed)
+    outages, health = await _kill(server, clients, num_kills, seed)
     clients.is_over = True
     await running
-    seconds = sorted(pauses(kills, sorted(clients.found.arrivals)))
+    seconds = sorted(outages)
     return {
-        "kills": len(kills),
+        "kills": num_kills,
         "streams": num_streams,
         "right": dict(sorted(clients.found.right.items())),
         "wrong": clients.found.wrong,
         "health_after_a_kill": dict(health),
-        "pauses": len(seconds),
-        "seconds_to_next_token_median": round(statistics.median(seconds), 3) if seconds else None,
-        "seconds_to_next_token_worst": round(seconds[-1], 3) if seconds else None,
+        "outages": len(seconds),
+        "seconds_to_next_token_median": round(statistics.median(seconds), 3),
+        "seconds_to_next_token_worst": round(seconds[-1], 3),
     }
 
 

@@ -214,6 +214,20 @@ def test_the_one_that_kills_half_way_is_found_beside_others(searches: Ledger) ->
     assert searches.works["x"].strikes == 0
 
 
+def test_kills_from_outside_at_other_places_are_nobodys(searches: Ledger) -> None:
+    for name in "ay":
+        searches.close(name)
+    for far in (50, 0, 10, 30, 5, 60, 20):
+        searches.computed({"x": far})
+        assert searches.died(2, by_kill=True) == []
+        assert searches.works["x"].strikes == 0
+        assert admitted(searches) == ["x"]
+    for far, condemned in ((59, []), (60, ["x"])):  # as when memory runs out where it did before
+        searches.computed({"x": far})
+        assert searches.died(2, by_kill=True) == condemned
+        assert admitted(searches) == ["x"]
+
+
 def test_what_comes_farther_in_each_life_is_never_condemned(searches: Ledger) -> None:
     for name in "ay":
         searches.close(name)

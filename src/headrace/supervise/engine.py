@@ -357,7 +357,7 @@ class SupervisedEngine:
         requests = list(self._ledger.works)
         of_requests = not self._adapters.is_loading
         self._adapters.died(self._supervision.most_strikes)
-        for request_id in self._ledger.died(most, of_requests=of_requests):
+        for request_id in self._ledger.died(most, of_requests=of_requests, by_kill=is_killed):
             self._condemn(request_id)
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")

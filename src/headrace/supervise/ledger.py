@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from headrace.pooled import PoolingRequest
 from headrace.types import AdapterRef, Emitted, Request, StepOutput
 
+_SAME_PLACE = 0.8
+"""What is not seen of a request between two beats is less than the rest of it"""
+
 
 @dataclass(slots=True)
 class Work:
@@ -42,6 +45,11 @@ class Work:
         """Place among those that go into a new engine, what takes long last; equal ones as they came."""
         priority = self.request.priority if isinstance(self.request, Request) else 0
         return self.strikes, self.died_at > 0, priority
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is not about where it was when the engine died before; nor, where it never did, at its beginning."""
+        return self.num_computed > self.died_at or self.num_computed < _SAME_PLACE * self.died_at
 
     @property
     def adapter(self) -> AdapterRef | None:
@@ -135,20 +143,21 @@ class Ledger:
                 work.is_inside = True
                 yield work.again()
 
-    def died(self, most_strikes: int, *, of_requests: bool = True) -> list[str]:
+    def died(self, most_strikes: int, *, of_requests: bool = True, by_kill: bool = False) -> list[str]:
         """The engine is gone with all that it had. Returns the requests that are condemned; they are still open.
 
-        `of_requests` is false where something else may have been the cause.
+        `of_requests` is false where something else may have been the cause. `by_kill` is true for a signal that mostly
+        comes from outside: then a request that was not where it was at an earlier death is not to blame.
         """
         inside = [work for work in self.works.values() if work.is_inside]
         suspects = (
             [work for work in inside if not work.has_moved] or [work for work in inside if not work.has_given] or inside
         )
-        for work in suspects:
-            work.died_at = max(work.died_at, work.num_computed)
-        if len(suspects) == 1 and of_requests:
+        if len(suspects) == 1 and of_requests and not (by_kill and suspects[0].is_elsewhere):
             suspects[0].strikes += 1
         condemned = [work.request.id for work in suspects if work.strikes >= most_strikes]
+        for work in suspects:
+            work.died_at = max(work.died_at, work.num_computed)
         for work in inside:
             work.is_inside = work.has_given = work.has_moved = False
             work.num_computed = 0
