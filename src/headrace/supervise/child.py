@@ -26,6 +26,7 @@ from headrace.model_text import ModelText
 from headrace.pooled import PoolingOutput, PoolingRequest
 from headrace.supervise.wire import (
     BEAT_SECONDS,
+    BUSY_BEAT_SECONDS,
     AdapterFailed,
     AdapterLoaded,
     Beat,
@@ -170,7 +171,7 @@ class Child:
     def _beat(self) -> None:
         pause = threading.Event()
         engine, pooling = self._loaded.engine, self._loaded.pooling_engine
-        while not pause.wait(BEAT_SECONDS):
+        while not pause.wait(BUSY_BEAT_SECONDS if engine.has_work or pooling.has_work else BEAT_SECONDS):
             stats = self._loaded.stats()
             has_work = engine.has_work or pooling.has_work
             self._line.send(Beat(stats.num_steps + pooling.num_tokens, has_work, stats, engine.num_computed))

@@ -168,7 +168,7 @@ class AdapterFailed(Struct, tag=True):
 
 
 class Beat(Struct, tag=True):
-    """Sent every BEAT_SECONDS whatever the engine does: `progress` grows with every step that it makes."""
+    """Sent over and over, whatever the engine does: `progress` grows with every step that it makes."""
 
     progress: int
     has_work: bool
@@ -186,6 +186,8 @@ class Died(Struct, tag=True):
 FromEngine: TypeAlias = Loaded | LoadFailed | Stepped | Pooled | Dropped | AdapterLoaded | AdapterFailed | Beat | Died
 
 BEAT_SECONDS = 0.25
+BUSY_BEAT_SECONDS = 0.05
+"""With work: who is on trial is seen to move soon"""
 
 
 def _plain(value: Any) -> Any:
