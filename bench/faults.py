@@ -274,7 +274,7 @@ class Clients:
 
     def __init__(self, url: str, asks: Sequence[Ask], num_streams: int) -> None:
         limits = httpx.Limits(max_connections=num_streams + 4)
-        self._http = httpx.AsyncClient(base_url=url, timeout=120, limits=limits)
+        self._http = httpx.AsyncClient(base_url=url, timeout=900, limits=limits)
         self._asks = asks
         self._num_streams = num_streams
         self._expected: dict[str, Any] = {}
