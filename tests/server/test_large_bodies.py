@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import threading
 import time
+import weakref
 from typing import Any
 
 import httpx
@@ -15,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_slow_clients import HEAD, connect, rest_of, wait_until
 
-from headrace.errors import TemplateOutOfTime
+from headrace.errors import RequestError, TemplateOutOfTime
 from headrace.server import json_values
 from headrace.server.beside import Beside
 from headrace.server.dialects.base import Answer, Dialect, Incoming, Route, Served
@@ -171,6 +174,33 @@ def test_large_bodies_are_parsed_one_at_a_time_and_a_cancelled_one_is_waited_for
 
     asyncio.run(run())
     assert most == 1
+
+
+def test_what_fails_leaves_nothing_for_the_collector() -> None:
+    class Fields(list[int]):
+        pass
+
+    left: list[weakref.ref[Fields]] = []
+
+    def fail() -> None:
+        fields = Fields([1])
+        left.append(weakref.ref(fields))
+        raise RequestError("no")
+
+    async def run() -> None:
+        beside = Beside()
+        for call in (lambda: beside.body(fail), lambda: beside.text(fail, is_small=False)):
+            with contextlib.suppress(RequestError):
+                await call()
+            await asyncio.sleep(0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+        assert [each() for each in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_small_texts_are_the_loops_own_while_they_are_quick() -> None:

@@ -42,6 +42,8 @@ class Beside:
             except asyncio.CancelledError:
                 await asyncio.wait([doing])  # a thread cannot be stopped, and the body is still in memory
                 raise
+            finally:
+                del doing  # an error's traceback holds this frame, and would hold itself and the body with it
 
     async def text(self, call: Callable[[], T], *, is_small: bool) -> T:
         """What `call` returns: texts put together and made into token ids."""
