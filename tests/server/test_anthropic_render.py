@@ -199,6 +199,7 @@ def test_an_error_in_mid_stream_has_the_request_id() -> None:
         ('{"a": "q\\"}, {", "b": {"c": {}, "d": tr', {"a": 'q"}, {', "b": {"c": {}}}),
         ('{"a": [{"b": "\\\\"}', {"a": [{"b": "\\"}]}),
         ("nonsense", {}),
+        (r'{"a": "\ud83d", "b": "\ud83d\ude00\u00e9"}', {"a": "?", "b": "😀é"}),
     ],
 )
 def test_arguments_that_were_broken_off(text: str, value: object) -> None:

@@ -5,6 +5,7 @@ The shape of the structs is a dialect's own, and so are some of the words (`Word
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,6 +88,18 @@ def encoded(fields: Mapping[str, Any]) -> bytes:
         raise RequestError("The body is not valid UTF-8") from None
     except RecursionError:
         raise RequestError("The body's JSON is nested too deeply") from None
+
+
+def written_json(text: str) -> Any:
+    """JSON that a model wrote. Half of a surrogate pair, which JSON may have and what is sent may not, becomes "?".
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = json.loads(text)
+    if "\\u" not in text:
+        return value
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def value_of(body: bytes, key: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
+from headrace.server.dialects.decode import written_json
 
 _CLOSE = {"{": "}", "[": "]"}
 
@@ -12,12 +12,12 @@ _CLOSE = {"{": "}", "[": "]"}
 def read_object(text: str) -> Any:
     """The JSON in `text`; of a text that is broken off all members and items that are whole, and at least {}."""
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        return written_json(text)
+    except ValueError:
         pass
     try:
-        return msgspec.json.decode(_closed(text))
-    except msgspec.DecodeError:
+        return written_json(_closed(text))
+    except ValueError:
         return {}
 
 

@@ -114,7 +114,8 @@ def _values(one: InputTensor, data: bytes, path: str) -> list[Any]:
 
 
 def _texts(data: bytes, path: str) -> list[str]:
-    texts, begin = [], 0
+    texts: list[str] = []
+    begin = 0
     while begin < len(data):
         _check_count(len(texts) + 1, path)
         start = begin + _LENGTH.size

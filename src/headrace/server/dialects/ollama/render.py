@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from msgspec.json import encode
 
 from headrace.server.dialects.base import JsonObject, Progress, Served
+from headrace.server.dialects.decode import written_json
 from headrace.server.dialects.logprobs import TokenNames, chat_logprobs
 from headrace.server.dialects.ollama.options import PARAM_NAMES
 from headrace.server.errors import Failure
@@ -181,7 +182,7 @@ class ChatRenderer(_Renderer):
 def _arguments(call: ToolCall) -> JsonObject | None:
     """The arguments of a call; None if the answer ended within them."""
     try:
-        arguments: JsonObject = json.loads(call.arguments or "{}")
+        arguments: JsonObject = written_json(call.arguments or "{}")
     except ValueError:
         return None
     return arguments
