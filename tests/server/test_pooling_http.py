@@ -86,7 +86,7 @@ def test_encodings_and_token_ids(ask: Ask) -> None:
     [
         ({}, "input"),
         ({"input": []}, "input"),
-        ({"input": [[]]}, "input"),
+        ({"input": [[]]}, "input[0]"),
         ({"input": ["a", 1]}, "input"),
         ({"input": [1, 96]}, "input"),
         ({"input": [-1]}, "input"),

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from msgspec import Struct
 from msgspec.json import encode
 
-from headrace.errors import RequestError
 from headrace.pooled import ClassificationRequestOutput, EmbeddingOutput, EmbeddingRequestOutput
 from headrace.server.dialects.base import Inquiry, JsonObject, Served
 from headrace.server.dialects.openai.decode import decode
+from headrace.server.dialects.openai.parse import prompts
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -81,7 +81,7 @@ def parse_embeddings(body: bytes) -> Inquiry:
         RequestError: of any kind; `param` is the JSON path of the field at fault.
     """
     fields = decode(body, EmbeddingFields, _EMBEDDING_UNSUPPORTED)
-    inputs = _inputs(fields.input)
+    inputs = prompts(fields.input, "input")
 
     async def ask(llm: AsyncLLM) -> list[EmbeddingRequestOutput]:
         return await llm.embed(
@@ -102,25 +102,12 @@ def parse_classify(body: bytes) -> Inquiry:
         RequestError: of any kind; `param` is the JSON path of the field at fault.
     """
     fields = decode(body, ClassifyFields, POOLING_UNSUPPORTED)
-    inputs = _inputs(fields.input)
+    inputs = prompts(fields.input, "input")
 
     async def ask(llm: AsyncLLM) -> list[ClassificationRequestOutput]:
         return await llm.classify(inputs, truncate_prompt_tokens=fields.truncate_prompt_tokens)
 
     return Inquiry(model=fields.model, ask=ask, render=_render_classes)
-
-
-def _inputs(given: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
-    if isinstance(given, str):
-        return [given]
-    if not given:
-        raise RequestError("input is empty, expected text, token ids or a list of them", param="input")
-    ids = [item for item in given if isinstance(item, int)]
-    if len(ids) == len(given):
-        return [ids]
-    if ids:
-        raise RequestError("input mixes token ids with texts or lists, expected one kind", param="input")
-    return [item for item in given if not isinstance(item, int)]
 
 
 def _render_embeddings(outputs: Sequence[EmbeddingRequestOutput], served: Served, *, is_base64: bool) -> bytes:

@@ -124,7 +124,7 @@ def parse_completion(body: bytes, defaults: SamplingParams, infill: Infill | Non
         fields, logprobs=shown, prompt_logprobs=prompt_logprobs, echo=echo, prompt_only=prompt_only
     )
     add_special = fields.add_special_tokens is not False
-    given = _prompts(fields.prompt) if not fields.suffix else _with_suffix(fields, fields.suffix, infill)
+    given = prompts(fields.prompt, "prompt") if not fields.suffix else _with_suffix(fields, fields.suffix, infill)
     return Call(
         model=fields.model,
         prompts=[TextPrompt(prompt=prompt, add_special_tokens=add_special) for prompt in given],
@@ -219,21 +219,26 @@ def logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
     return {int(key): value for key, value in bias.items()} if bias else None
 
 
-def _prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | Sequence[int]]:
-    if isinstance(prompt, str):
-        return [prompt]
-    if not prompt:
-        raise RequestError("prompt is empty, expected text, token ids or a list of them", param="prompt")
-    ids = [item for item in prompt if isinstance(item, int)]
-    if len(ids) == len(prompt):
+def prompts(given: str | Sequence[str | int | Sequence[int]], name: str) -> list[str | Sequence[int]]:
+    """The texts and lists of token ids that a field of this name means.
+
+    Raises:
+        RequestError: one of them is empty, or ids stand beside texts or lists.
+    """
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise RequestError(f"{name} is empty, expected text, token ids or a list of them", param=name)
+    ids = [item for item in given if isinstance(item, int)]
+    if len(ids) == len(given):
         return [ids]
-    prompts = [item for item in prompt if not isinstance(item, int)]
+    found = [item for item in given if not isinstance(item, int)]
     if ids:
-        raise RequestError("prompt mixes token ids with texts or lists, expected one kind", param="prompt")
-    for index, item in enumerate(prompts):
+        raise RequestError(f"{name} mixes token ids with texts or lists, expected one kind", param=name)
+    for index, item in enumerate(found):
         if not isinstance(item, str) and not item:
-            raise RequestError(f"prompt[{index}] is an empty list, expected token ids", param=f"prompt[{index}]")
-    return prompts
+            raise RequestError(f"{name}[{index}] is an empty list, expected token ids", param=f"{name}[{index}]")
+    return found
 
 
 def _with_suffix(fields: CompletionFields, suffix: str, infill: Infill | None) -> list[Sequence[int | str]]:
@@ -242,8 +247,9 @@ def _with_suffix(fields: CompletionFields, suffix: str, infill: Infill | None) -
         raise UnsupportedParameter(message, param="suffix")
     if fields.echo:
         raise RequestError("suffix and echo exclude each other; send one of them", param="suffix")
-    texts = [prompt for prompt in _prompts(fields.prompt) if isinstance(prompt, str)]
-    if len(texts) < len(_prompts(fields.prompt)):
+    given = prompts(fields.prompt, "prompt")
+    texts = [prompt for prompt in given if isinstance(prompt, str)]
+    if len(texts) < len(given):
         raise RequestError("suffix goes with prompts of text only, and one is token ids", param="suffix")
     return [infill.prompt(text, suffix) for text in texts]
 
