@@ -23,6 +23,8 @@ logger = logging.getLogger("headrace.server")
 
 _RELOAD_SECONDS = 1.0
 _PRINTABLE = re.compile(r"[!-~]+")
+_RESERVED = re.compile(r"admin|everybody|key-.*")
+"""Names of those who are in no file, or have none there; whoever had one would share what they keep"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ def _parse(words: list[str], where: str) -> tuple[str, Tenant]:
     if len(words) > 3:
         raise ConfigError(f"{where}: {len(words)} words, expected KEY, NAME KEY or NAME KEY WEIGHT")
     key = _checked(words[0] if len(words) == 1 else words[1], where)
+    if len(words) > 1 and _RESERVED.fullmatch(words[0]):
+        raise ConfigError(f"{where}: {words[0]} is a name of the server's own; give the tenant another one")
     name = f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}" if len(words) == 1 else words[0]
     try:
         weight = float(words[2]) if len(words) == 3 else 1.0
