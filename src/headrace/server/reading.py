@@ -68,6 +68,7 @@ class Reading:
 
         Raises:
             BodyTooLarge: its JSON unfolds to more than is allowed.
+            RequestError: where its JSON ends is said wrongly.
         """
         return await self._done(incoming, lambda: self._choose(matches, incoming))
 
@@ -82,8 +83,10 @@ class Reading:
         return await self._done(incoming, lambda: match.route.parse(incoming, self._served))
 
     def _choose(self, matches: Sequence[Match], incoming: Incoming) -> Match:
-        if not all(_FORM in (match.route.media_types or ()) for match in matches):
-            check_values(incoming.body, self._settings.max_json_values)
+        routes = [match.route for match in matches]
+        if not all(_FORM in (route.media_types or ()) for route in routes):
+            sizes = [route.json_size(incoming) if route.json_size else len(incoming.body) for route in routes]
+            check_values(incoming.body[: max(sizes)], self._settings.max_json_values)
         return chosen(matches, incoming)
 
     async def _done(self, incoming: Incoming, call: Callable[[], T]) -> T:

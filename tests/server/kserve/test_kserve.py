@@ -260,6 +260,22 @@ def test_what_stands_behind_the_json_has_to_be_said(quick: str) -> None:
         assert response.status_code == 400, headers
 
 
+def test_what_stands_behind_the_json_is_not_counted_as_json() -> None:
+    text = "1" * 500 + " [,{" * 100
+    body, header = binary(text_input=("BYTES", [1], row(text)), max_tokens=("INT32", [1], b"\1\0\0\0"))
+    with serving(FakeLLM(), max_json_values=200) as base:
+        url = f"{base}{MODEL}/infer"
+        assert httpx.post(url, content=body, headers=header).status_code == 200
+        many = json.dumps([{}] * 100).encode()
+        for content, headers, at in (
+            (many + body, {"Inference-Header-Content-Length": str(len(many))}, "infer"),  # it is before the end
+            (body, {}, "infer"),
+            (many, {"Inference-Header-Content-Length": "1"}, "generate"),  # where the header means nothing
+        ):
+            response = httpx.post(f"{base}{MODEL}/{at}", content=content, headers=headers)
+            assert response.status_code == 413, (at, headers)
+
+
 def test_failures() -> None:
     with serving(broken(EngineError("it fell over"))) as base:
         response = httpx.post(f"{base}{MODEL}/generate", json={"text_input": "a"})

@@ -253,6 +253,8 @@ class Route:
     page of another origin may send it; other bodies with a foreign Origin are refused."""
     max_body_bytes: int | None = None
     """Instead of the server's own limit"""
+    json_size: Callable[[Incoming], int] | None = None
+    """How many bytes of a body are its JSON, which come first; None: all. Raises RequestError, nothing else."""
     is_open: bool = False
     """Answers without a key: health, and what holds no data (the page)"""
     is_admin: bool = False

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from headrace.server.dialects.base import Dialect, Route
+from headrace.server.dialects.base import Dialect, Incoming, Route
+from headrace.server.dialects.kserve.binary import json_size
 from headrace.server.dialects.kserve.infer import parse_infer
 from headrace.server.dialects.kserve.models import (
     list_models,
@@ -35,7 +36,7 @@ def dialect() -> Dialect:
             Route(method="GET", path="/v2", parse=show_server),
             Route(method="GET", path="/v2/", parse=show_server),
             Route(path="/v2/repository/index", parse=list_models, media_types=None),
-            *_of_model("POST", "/infer", parse_infer),
+            *_of_model("POST", "/infer", parse_infer, json_size),
             *_of_model("POST", "/generate", parse_generate),
             *_of_model("POST", "/generate_stream", parse_generate_stream),
             *_of_model("GET", "/ready", show_model_ready),
@@ -47,10 +48,12 @@ def dialect() -> Dialect:
     )
 
 
-def _of_model(method: str, end: str, parse: Callable[..., Any]) -> Iterator[Route]:
+def _of_model(
+    method: str, end: str, parse: Callable[..., Any], size: Callable[[Incoming], int] | None = None
+) -> Iterator[Route]:
     """A path of a model, with its version and without; the longer ones first, for names may have slashes."""
     for path in ("/v2/models/{model:path}/versions/{version}", "/v2/models/{model:path}"):
-        yield Route(method=method, path=path + end, parse=parse, media_types=None)
+        yield Route(method=method, path=path + end, parse=parse, media_types=None, json_size=size)
 
 
 __all__ = ["dialect"]

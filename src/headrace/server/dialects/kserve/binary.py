@@ -41,19 +41,19 @@ class BinaryOutputs:
         return self.named.get(name, self.by_default)
 
 
-def split(incoming: Incoming) -> tuple[bytes, bytes]:
-    """The JSON of a body, and what stands behind it.
+def json_size(incoming: Incoming) -> int:
+    """How many bytes of a body are its JSON.
 
     Raises:
-        RequestError: the header that says where is no number, or not one within the body.
+        RequestError: the header that says so is no number, or not one within the body.
     """
     given = incoming.headers.get(HEADER)
     if given is None:
-        return incoming.body, b""
+        return len(incoming.body)
     size = int(given) if given.isascii() and given.isdecimal() and len(given) < 12 else -1
     if not 0 < size <= len(incoming.body):
         raise RequestError(f"{HEADER} is {given[:40]!r}, expected 1 to {len(incoming.body):,}, the body's size")
-    return incoming.body[:size], incoming.body[size:]
+    return size
 
 
 def fill(fields: InferFields, behind: bytes) -> None:

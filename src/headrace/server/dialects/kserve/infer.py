@@ -11,7 +11,7 @@ from headrace.errors import RequestError, UnsupportedParameter
 from headrace.pooled import EmbeddingRequestOutput
 from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Served
 from headrace.server.dialects.decode import decode, encoded
-from headrace.server.dialects.kserve.binary import SIZE, BinaryOutputs, fill, split
+from headrace.server.dialects.kserve.binary import SIZE, BinaryOutputs, fill, json_size
 from headrace.server.dialects.kserve.binary import answer as answer_of
 from headrace.server.dialects.kserve.parse import PARAM_NAMES, UNSUPPORTED, call, merged, model_of, render_options
 from headrace.server.dialects.kserve.render import identity, tensor
@@ -37,10 +37,10 @@ def parse_infer(incoming: Incoming, served: Served) -> Call | Inquiry:
     Raises:
         RequestError: of any kind; `param` is the field at fault.
     """
-    body, behind = split(incoming)
-    fields = decode(body, InferFields, {})
+    size = json_size(incoming)
+    fields = decode(incoming.body[:size], InferFields, {})
     binary = _binary_outputs(fields)
-    fill(fields, behind)
+    fill(fields, incoming.body[size:])
     texts, named = _inputs(fields.inputs)
     names = None if fields.outputs is None else frozenset(output.name for output in fields.outputs)
     if (names and EMBEDDING in names) or not served.card.generates:
