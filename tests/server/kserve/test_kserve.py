@@ -248,6 +248,21 @@ def test_tensors_that_are_none(quick: str, check: Check, kind: str, shape: list[
     assert word in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "data"),
+    [("INT8", 60_000, bytes(60_000)), ("BF16", 60_000, bytes(120_000)), ("BYTES", 60_000, row("") * 60_000)],
+)
+def test_the_values_of_all_tensors_are_bounded_together(quick: str, kind: str, count: int, data: bytes) -> None:
+    stop = ("BYTES", [8_000], row("") * 8_000)
+    body, header = binary(text_input=("BYTES", [1], row("a")), stop_words=stop, stop_token_ids=(kind, [count], data))
+    response = httpx.post(f"{quick}{MODEL}/infer", content=body, headers=header)
+    assert response.status_code == 400
+    assert "more than 65,536 values behind its JSON, up to inputs[2]; send fewer" in response.json()["error"]
+    body, header = binary(text_input=("BYTES", [1], row("a")), stop_token_ids=(kind, [count], data))
+    response = httpx.post(f"{quick}{MODEL}/infer", content=body, headers=header)
+    assert "behind its JSON" not in response.text, "so many are not too many alone"
+
+
 def test_what_stands_behind_the_json_has_to_be_said(quick: str) -> None:
     body, header = binary(text_input=("BYTES", [1], row("a")))
     for wrong, headers in (

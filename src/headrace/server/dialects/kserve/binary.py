@@ -24,9 +24,11 @@ _FORMATS: Mapping[str, str] = {
     **{"BOOL": "?", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"},
     **{"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "FP16": "e", "FP32": "f", "FP64": "d"},
 }
+_HALF = "BF16"
+"""The upper half of an FP32"""
 _LENGTH = struct.Struct("<I")
 _MOST_VALUES = 65_536
-"""Of one tensor: a body of the largest size would be millions, and take seconds to read"""
+"""Of a request's tensors together: a body of the largest size would be millions, and take seconds to read"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def fill(fields: InferFields, behind: bytes) -> None:
     Raises:
         RequestError: there is too little or too much of it, or it is not what its datatype says.
     """
-    begin = 0
+    begin = count = 0
     for index, one in enumerate(fields.inputs):
         size = (one.parameters or {}).get(SIZE)
         if size is None:
@@ -73,8 +75,9 @@ def fill(fields: InferFields, behind: bytes) -> None:
             raise RequestError(f"{path} is {size!r}, and {left:,} bytes are left behind the JSON", param=path)
         if one.data is not None:
             raise RequestError(f"{path} is given beside data; send one of them", param=path)
-        one.data = _values(one, behind[begin : begin + size], f"inputs[{index}]")
+        one.data = _values(one, behind[begin : begin + size], f"inputs[{index}]", count)
         begin += size
+        count += len(one.data)
     if begin < len(behind):
         raise RequestError(
             f"{len(behind) - begin:,} bytes behind the JSON are of no input; check {SIZE}", param="inputs"
@@ -96,28 +99,29 @@ def answer(body: JsonObject, binary: BinaryOutputs) -> bytes | Answer:
     return Answer(body=said + b"".join(behind), media_type="application/octet-stream", headers=headers)
 
 
-def _values(one: InputTensor, data: bytes, path: str) -> list[Any]:
+def _values(one: InputTensor, data: bytes, path: str, before: int) -> list[Any]:
+    """What a tensor's bytes are, after `before` values of others."""
     if one.datatype == "BYTES":
-        return _texts(data, path)
-    if one.datatype == "BF16":  # the upper half of an FP32
-        data = b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2)) if len(data) % 2 == 0 else b"?"
-    kind = "f" if one.datatype == "BF16" else _FORMATS.get(one.datatype)
+        return _texts(data, path, before)
+    kind = "H" if one.datatype == _HALF else _FORMATS.get(one.datatype)
     if kind is None:
         return []  # whoever reads the tensor refuses its datatype
     if len(data) % struct.calcsize(kind):
         raise RequestError(f"{path}: {len(data):,} bytes are no row of {one.datatype}", param=path)
-    _check_count(len(data) // struct.calcsize(kind), path)
+    _check_count(before + len(data) // struct.calcsize(kind), path)
+    if one.datatype == _HALF:
+        kind, data = "f", b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2))
     values = [value for (value,) in struct.iter_unpack(f"<{kind}", data)]
     if not all(map(math.isfinite, values)):
         raise RequestError(f"{path} has a number that is not finite", param=path)
     return values
 
 
-def _texts(data: bytes, path: str) -> list[str]:
+def _texts(data: bytes, path: str, before: int) -> list[str]:
     texts: list[str] = []
     begin = 0
     while begin < len(data):
-        _check_count(len(texts) + 1, path)
+        _check_count(before + len(texts) + 1, path)
         start = begin + _LENGTH.size
         length = _LENGTH.unpack_from(data, begin)[0] if start <= len(data) else len(data)
         begin = start + length
@@ -132,7 +136,8 @@ def _texts(data: bytes, path: str) -> list[str]:
 
 def _check_count(count: int, path: str) -> None:
     if count > _MOST_VALUES:
-        raise RequestError(f"{path} has more than {_MOST_VALUES:,} values; send fewer", param=path)
+        message = f"the request has more than {_MOST_VALUES:,} values behind its JSON, up to {path}; send fewer"
+        raise RequestError(message, param=path)
 
 
 def _bytes(datatype: str, values: Sequence[Any]) -> bytes:
