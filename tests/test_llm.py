@@ -402,6 +402,7 @@ def test_the_context_asked_for_must_fit(shared: Path) -> None:
         ({"config": {"threads": 1}}, "config is a dict, expected EngineConfig or None"),
         ({"config": False}, "config is a bool"),
         ({"chat_template": 5}, "chat_template is a int"),
+        ({"adapters": {"a": 5}}, r"adapters\['a'\] is a int, expected str or PathLike"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: dict[str, object], message: str) -> None:

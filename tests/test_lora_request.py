@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny, reference
 
-from headrace import LLM, EngineConfig, LoRARequest, SamplingParams
+from headrace import LLM, AsyncLLM, EngineConfig, LoRARequest, SamplingParams
 from headrace.errors import ModelError, RequestError
 
 PROMPT = {"prompt_token_ids": [5, 6, 7, 8]}
@@ -56,5 +57,29 @@ def test_what_is_wrong(model: Path) -> None:
     with pytest.raises(ModelError, match=r"no adapter_config\.json"):
         answers(llm, lora_request=LoRARequest("third", 3, str(model / "third")))
     assert list(llm.adapters) == ["first"]
-    with pytest.raises(RequestError, match="lora_int_id is 0"):
-        LoRARequest("x", 0, "y")
+    with pytest.raises(RequestError, match="path is a int, expected str or PathLike"):
+        llm.load_adapter("third", 5)  # type: ignore[arg-type]
+    assert list(llm.adapters) == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("x", 0, "y"), "lora_int_id is 0"),
+        (("x", 1, 5), "lora_path is a int, expected str or PathLike"),
+        (("x", 1, None), "lora_path is a NoneType, expected str or PathLike"),
+        ((["x"], 1, "y"), "lora_name is a list, expected str"),
+    ],
+)
+def test_requests_that_are_none(fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        LoRARequest(*fields)
+
+
+def test_a_loading_that_gives_no_path(model: Path) -> None:
+    async def load() -> None:
+        async with AsyncLLM(model, EngineConfig(threads=1)) as llm:
+            with pytest.raises(RequestError, match="path is a int, expected str or PathLike"):
+                await llm.load_adapter("third", 5)  # type: ignore[arg-type]
+
+    asyncio.run(load())

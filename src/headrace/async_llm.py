@@ -17,7 +17,7 @@ from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.engine_port import EnginePort
 from headrace.errors import EngineError, HeadraceError, ReaderTooSlow, RequestError
-from headrace.loaded_adapters import LoadedAdapter
+from headrace.loaded_adapters import LoadedAdapter, check_path
 from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
 from headrace.local_engine import LocalEngine
@@ -168,10 +168,11 @@ class AsyncLLM(LoadedModel):
         """`LLM.load_adapter`; the files are read beside the engine, which takes the adapter over between two steps.
 
         Raises:
-            RequestError: the name is taken.
+            RequestError: the name is taken, or something else than a path is given.
             ModelError: the adapter cannot be found or read, or does not fit the model.
         """
         self.attach()
+        check_path("path", path)
         ref = self._adapters.new_ref(name, replace=replace)
         nbytes = await self._engine.load_adapter(ref, path)
         try:

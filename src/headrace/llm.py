@@ -15,7 +15,7 @@ from headrace.config import EngineConfig
 from headrace.decisions import decide
 from headrace.engine.stats import EngineStats
 from headrace.errors import RequestError
-from headrace.loaded_adapters import LoadedAdapter, LoRARequest
+from headrace.loaded_adapters import LoadedAdapter, LoRARequest, check_path
 from headrace.loaded_engine import LoadedEngine
 from headrace.loaded_model import LoadedModel
 from headrace.model.decoder import Decoder
@@ -263,9 +263,10 @@ class LLM(LoadedModel):
         With `replace` it takes the name from the adapter that has it; what runs with that one goes on with it.
 
         Raises:
-            RequestError: the name is taken.
+            RequestError: the name is taken, or something else than a path is given.
             ModelError: the adapter cannot be found or read, or does not fit the model.
         """
+        check_path("path", path)
         ref = self._adapters.new_ref(name, replace=replace)
         packed = self._loaded.read_adapter(path)
         self._engine.load_adapter(ref, packed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from headrace.errors import RequestError, UnknownModel
 from headrace.types import AdapterRef
@@ -24,12 +26,22 @@ class LoRARequest:
 
     lora_name: str
     lora_int_id: int
-    lora_path: str
+    lora_path: str | Path
 
     def __post_init__(self) -> None:
+        if not isinstance(self.lora_name, str):
+            message = f"lora_name is a {type(self.lora_name).__name__}, expected str"
+            raise RequestError(message, param="lora_name")
+        check_path("lora_path", self.lora_path)
         if isinstance(self.lora_int_id, bool) or not isinstance(self.lora_int_id, int) or self.lora_int_id < 1:
             message = f"lora_int_id is {self.lora_int_id!r}, expected a whole number above 0"
             raise RequestError(message, param="lora_int_id")
+
+
+def check_path(name: str, path: object) -> None:
+    """Raise RequestError if what an argument of that name says is no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise RequestError(f"{name} is a {type(path).__name__}, expected str or PathLike", param=name)
 
 
 class LoadedAdapters:

@@ -48,6 +48,8 @@ class LoadedModel(ModelText):
         _check_type("config", config, EngineConfig, NoneType)
         _check_type("chat_template", chat_template, str, os.PathLike, NoneType)
         _check_type("adapters", adapters, Mapping, NoneType)
+        for name, path in (adapters or {}).items():
+            _check_type(f"adapters[{name!r}]", path, str, os.PathLike)
         super().__init__(resolve_model(model), None if chat_template is None else Path(chat_template))
         self.build_tokenizer()
         self.config = EngineConfig() if config is None else config
