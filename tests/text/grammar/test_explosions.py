@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pytest
-from bytes_tokenizer import new_grammars
+from bytes_tokenizer import END, new_grammars
 
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
 from headrace.text.grammar.compiler import Grammars
+from headrace.text.grammar.constraint import GrammarConstraint
 from headrace.text.grammar.specification import grammar_text, regex_grammar
 
 
@@ -106,3 +108,25 @@ def test_what_only_looks_so_is_not(grammars: Grammars, asked: dict[str, Any]) ->
     seconds, error = seconds_to_compile(grammars, asked)
     assert not error
     assert seconds < 3
+
+
+@pytest.mark.parametrize(
+    "text", ['start: start start | "a"', 'start: start "+" start | "a"', 'root ::= root root | "a"']
+)
+def test_what_is_read_in_ever_more_ways_is_ended_before_it_takes_long(grammars: Grammars, text: str) -> None:
+    grammar = grammars.compile(grammar_text(StructuredOutput(grammar=text)))
+    constraint, mask, written = GrammarConstraint(grammar), np.empty(9, np.uint32), bytearray()
+    while not constraint.is_closed and len(written) < 1500:
+        constraint.fill(mask)
+        wanted = b"a+"[len(written) % 2] if "+" in text else ord("a")
+        assert mask[wanted // 32] >> wanted % 32 & 1 or constraint.is_complete
+        taken = constraint.take(wanted, 1500 - len(written))
+        if taken == END:
+            break
+        written.append(taken)
+    assert constraint.is_complete
+    assert 200 < len(written) < 1200
+    if "+" in text:
+        assert bytes(written) == b"+".join(b"a" * (len(written) // 2 + 1))
+    else:
+        assert bytes(written) == b"a" * len(written)

@@ -23,13 +23,20 @@ _STACK_BYTES = 512 * 2**20
 _STACK_LOCK = threading.Lock()
 
 
-def _limits() -> LLParserLimits:
+_ROW = 10_000
+"""Items of the parser at one place. An object with many optional members has several for each of them."""
+_ROW_OF_WRITTEN = 1_000
+"""The same of a grammar that a client wrote: `start: start start | "a"` has two for each token, and each token takes
+their number squared."""
+
+
+def _limits(*, is_written: bool) -> LLParserLimits:
     """Of work, so that what explodes is refused within a second, and no step takes long."""
     return LLParserLimits(
         initial_lexer_fuel=200_000,
         step_lexer_fuel=100_000,
         step_max_items=50_000,
-        max_items_in_row=10_000,
+        max_items_in_row=_ROW_OF_WRITTEN if is_written else _ROW,
         max_lexer_states=50_000,
         max_grammar_size=100_000,
         precompute_large_lexemes=False,
@@ -128,13 +135,14 @@ class Grammars:
         parts = json.loads(text)
         hints = tuple(hint.encode() for hint in parts["hints"])
         grammar = json.dumps(parts["grammar"], ensure_ascii=False)
-        spelling = _new_matcher(vocabulary.spelling, grammar)
+        limits = _limits(is_written=parts["is_written"])
+        spelling = _new_matcher(vocabulary.spelling, grammar, limits)
         ending = EndingFinder(vocabulary, hints).find(spelling, thorough=True, patient=True)
         if ending is None:
             raise _wrong("no output that satisfies it was found; make it simpler, or check that something satisfies it")
         return Grammar(
             vocabulary=vocabulary,
-            tokens=_new_matcher(vocabulary.tokens, grammar),
+            tokens=_new_matcher(vocabulary.tokens, grammar, limits),
             spelling=spelling,
             ending=tuple(ending),
             hints=hints,
@@ -150,8 +158,8 @@ def is_spent(matcher: LLMatcher) -> bool:
     return probe.is_error()
 
 
-def _new_matcher(tokenizer: object, text: str) -> LLMatcher:
-    matcher = LLMatcher(tokenizer, text, log_level=0, limits=_limits())  # type: ignore[arg-type]
+def _new_matcher(tokenizer: object, text: str, limits: LLParserLimits) -> LLMatcher:
+    matcher = LLMatcher(tokenizer, text, log_level=0, limits=limits)  # type: ignore[arg-type]
     if matcher.is_error():
         raise _wrong(_one_line(matcher.get_error()))
     return matcher

@@ -97,14 +97,15 @@ def regex_grammar(expression: str) -> str:
     return _as_text({"lark_grammar": f"start: /{found.text}/"}, [found.example])
 
 
-def lark_grammar(lark: str) -> str:
-    """The text of a grammar in llguidance's Lark.
+def lark_grammar(lark: str, *, is_written: bool = False) -> str:
+    """The text of a grammar in llguidance's Lark; a client wrote it, or we did.
 
     Raises:
         RequestError: one of its rules never ends.
     """
     _refuse_endless(lark)
-    return _as_text({"lark_grammar": lark}, [json.loads(text) for text in _JSON_TEXT.findall(lark)[:_MOST_HINTS]])
+    hints = [json.loads(text) for text in _JSON_TEXT.findall(lark)[:_MOST_HINTS]]
+    return _as_text({"lark_grammar": lark}, hints, is_written=is_written)
 
 
 def _written_grammar(text: str) -> str:
@@ -118,7 +119,7 @@ def _written_grammar(text: str) -> str:
         except gbnf.GbnfError as error:
             raise _wrong(f"grammar: {error}") from error
         _refuse_endless(lark)
-        return _as_text({"lark_grammar": lark}, literals[:_MOST_HINTS])
+        return _as_text({"lark_grammar": lark}, literals[:_MOST_HINTS], is_written=True)
     if _LARK_START.search(outside) is None:
         raise _wrong(
             'grammar: expected Lark, with a rule "start: …", or GBNF or EBNF, with "root ::= …"; there is neither'
@@ -131,7 +132,7 @@ def _written_grammar(text: str) -> str:
                 raise _wrong(f"grammar: the attribute {name!r} of a rule is not supported; leave it out")
     if _TOKEN_IDS.search(outside) is not None:
         raise _wrong("grammar: token ids <[…]> are not supported; name special tokens as <|name|>")
-    return lark_grammar(_with_checked_schemas(text))
+    return lark_grammar(_with_checked_schemas(text), is_written=True)
 
 
 def _refuse_endless(lark: str) -> None:
@@ -162,7 +163,7 @@ def _tag_grammar(tag: Any) -> str:
 
     inner = tag_format.Inner(json=inline_json, regex=matching, grammar=written)
     lark, literals = tag_format.as_lark(tag["format"], inner)
-    return _as_text({"lark_grammar": lark}, [*hints, *literals], others)
+    return _as_text({"lark_grammar": lark}, [*hints, *literals], others, is_written=bool(others))
 
 
 def _with_checked_schemas(lark: str) -> str:
@@ -192,10 +193,14 @@ def _white_space(options: StructuredOutput | None) -> dict[str, Any]:
     return {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-def _as_text(grammar: dict[str, Any], hints: Sequence[str], others: Sequence[dict[str, Any]] = ()) -> str:
-    """What `compiler.Grammars` takes: the library's grammar, others that it names, texts that help to find endings."""
+def _as_text(
+    grammar: dict[str, Any], hints: Sequence[str], others: Sequence[dict[str, Any]] = (), *, is_written: bool = False
+) -> str:
+    """What `compiler.Grammars` takes: the library's grammar, others that it names, texts that help to find endings, and
+    whether a client wrote a part of it."""
     hints = [hint for hint in dict.fromkeys(hints) if 0 < len(hint) <= _LONGEST_HINT]
-    return json.dumps({"grammar": {"grammars": [grammar, *others]}, "hints": hints}, ensure_ascii=False)
+    parts = {"grammar": {"grammars": [grammar, *others]}, "hints": hints, "is_written": is_written}
+    return json.dumps(parts, ensure_ascii=False)
 
 
 def _expression(name: str, expression: str) -> regex.Expression:

@@ -68,7 +68,8 @@ def _with_answer(text: str, answer: str) -> str:
     own, other = json.loads(text), json.loads(answer)
     grammars = [*own["grammar"]["grammars"], {**other["grammar"]["grammars"][0], "name": _ANSWER}]
     hints = [*own["hints"], *other["hints"]]
-    return json.dumps({"grammar": {"grammars": grammars}, "hints": hints}, ensure_ascii=False)
+    parts = {"grammar": {"grammars": grammars}, "hints": hints, "is_written": other["is_written"]}
+    return json.dumps(parts, ensure_ascii=False)
 
 
 class _Writer:
