@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -121,12 +120,6 @@ class FairQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._tickets)
-
-    def __contains__(self, ticket_id: str) -> bool:
-        return ticket_id in self._tickets
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._tickets.values())
 
     def push(self, ticket: T) -> None:
         """A ticket comes in."""

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 Unsupported: TypeAlias = Mapping[str, tuple[Any, ...]]
 """Fields of an API that are not implemented, and the values of each that ask for nothing, as null always does"""
+NEVER: tuple[Any, ...] = ()
+"""No value but null asks for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,15 @@ Fields are refused by name, except where their value asks for nothing: null alwa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from headrace.server.dialects.decode import Unsupported, Words
-
-_NEVER: tuple[Any, ...] = ()
+from headrace.server.dialects.decode import NEVER, Unsupported, Words
 
 _KEEP_ALL = [{"edits": [{"type": "clear_thinking_20251015", "keep": every}]} for every in ("all", {"type": "all"})]
 """Asks to clear nothing; Claude Code sends it"""
 
 COUNT: Unsupported = {
-    "compaction": _NEVER,
-    "container": _NEVER,
+    "compaction": NEVER,
+    "container": NEVER,
     "context_management": ({}, {"edits": []}, *_KEEP_ALL),
     "mcp_servers": ([],),
     "speed": ("standard",),
@@ -26,12 +23,12 @@ COUNT: Unsupported = {
 
 MESSAGES: Unsupported = {
     **COUNT,
-    "billing_policy": _NEVER,
-    "diagnostics": _NEVER,
-    "fallback_credit_token": _NEVER,
+    "billing_policy": NEVER,
+    "diagnostics": NEVER,
+    "fallback_credit_token": NEVER,
     "fallbacks": ([],),
-    "inference_geo": _NEVER,
-    "user_profile_id": _NEVER,
+    "inference_geo": NEVER,
+    "user_profile_id": NEVER,
 }
 
 WORDS = Words(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from headrace.errors import RequestError, UnknownModel
 from headrace.sampling_params import SamplingParams
 from headrace.server.dialects.base import Call, Incoming, Served, TextPrompt
-from headrace.server.dialects.decode import Unsupported, decode
+from headrace.server.dialects.decode import NEVER, Unsupported, decode
 from headrace.server.dialects.kserve.render import GenerateRenderer, RenderOptions, ShownFacts
 from headrace.server.dialects.kserve.requests import GenerateFields, Parameters
 from headrace.server.dialects.openai.parse import INHERITED
@@ -18,11 +18,11 @@ DEFAULT_MAX_TOKENS = 16
 
 UNSUPPORTED: Unsupported = {
     "beam_width": (1,),
-    "end_id": (),
-    "image": (),
-    "lora_name": (),
+    "end_id": NEVER,
+    "image": NEVER,
+    "lora_name": NEVER,
     "n": (1,),
-    "pad_id": (),
+    "pad_id": NEVER,
     "return_logprobs": (False,),
     "return_context_logits": (False,),
     "return_generation_logits": (False,),

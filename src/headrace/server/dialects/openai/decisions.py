@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,13 +19,14 @@ from msgspec.json import encode
 
 from headrace.errors import RequestError
 from headrace.server.dialects.base import Inquiry, JsonObject, Served
+from headrace.server.dialects.decode import Unsupported
 from headrace.server.dialects.openai.decode import decode
 from headrace.types import Decision
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
 
-_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {"prompt_cache_options": ({}, {"mode": "implicit"})}
+_UNSUPPORTED: Unsupported = {"prompt_cache_options": ({}, {"mode": "implicit"})}
 _MAX_QUESTIONS, _MAX_CHOICES, _MAX_LEVELS = 400, 255, 255
 _YES, _NO = "yes", "no"
 

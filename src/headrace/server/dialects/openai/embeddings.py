@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from msgspec.json import encode
 
 from headrace.pooled import ClassificationRequestOutput, EmbeddingOutput, EmbeddingRequestOutput
 from headrace.server.dialects.base import Inquiry, JsonObject, Served
+from headrace.server.dialects.decode import NEVER, Unsupported
 from headrace.server.dialects.openai.decode import decode
 from headrace.server.dialects.openai.parse import prompts
 
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 
 Inputs: TypeAlias = str | list[str | int | list[int]]
 
-NEVER: tuple[Any, ...] = ()
-"""No value but null asks for nothing."""
-POOLING_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+POOLING_UNSUPPORTED: Unsupported = {
     # vLLM's
     "add_special_tokens": (True,),
     "cache_salt": NEVER,
@@ -39,7 +38,7 @@ POOLING_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_activation": (True,),
 }
 """Known parameters of what pools, refused unless their value asks for nothing."""
-_EMBEDDING_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+_EMBEDDING_UNSUPPORTED: Unsupported = {
     **POOLING_UNSUPPORTED,
     "bytes_dtype": NEVER,
     "embed_dtype": ("float32",),

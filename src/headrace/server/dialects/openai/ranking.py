@@ -12,8 +12,9 @@ from msgspec.json import encode
 from headrace.errors import RequestError
 from headrace.pooled import Ranking, ScoringRequestOutput
 from headrace.server.dialects.base import Inquiry, Served
+from headrace.server.dialects.decode import NEVER
 from headrace.server.dialects.openai.decode import decode
-from headrace.server.dialects.openai.embeddings import NEVER, POOLING_UNSUPPORTED, PoolingFields, identity, usage_of
+from headrace.server.dialects.openai.embeddings import POOLING_UNSUPPORTED, PoolingFields, identity, usage_of
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM

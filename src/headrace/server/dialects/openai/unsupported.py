@@ -6,25 +6,22 @@ Each is refused by name, except where its value asks for nothing: null always, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from headrace.server.dialects.decode import Unsupported
+from headrace.server.dialects.decode import NEVER, Unsupported
 from headrace.server.dialects.llama_fields import UNSUPPORTED as OF_LLAMA_SERVER
-
-_NEVER: tuple[Any, ...] = ()
 
 _SHARED: Unsupported = {
     "prompt_cache_retention": ("in_memory", "in-memory", "24h"),  # only an upper bound
     "service_tier": ("auto", "default"),
     "store": (False,),
     # vLLM's
-    "ec_transfer_params": _NEVER,
+    "ec_transfer_params": NEVER,
     "guided_decoding_backend": ("auto",),
-    "kv_transfer_params": _NEVER,
+    "kv_transfer_params": NEVER,
     "logits_processors": ([],),
     "mm_payload": ("tensors",),
-    "repetition_detection": _NEVER,
-    "return_mm_kwargs": _NEVER,
+    "repetition_detection": NEVER,
+    "return_mm_kwargs": NEVER,
     "return_token_offsets": (False,),
     "routed_experts_prompt_start": (0,),
     "vllm_xargs": ({},),
@@ -33,7 +30,7 @@ _SHARED: Unsupported = {
     **OF_LLAMA_SERVER,
     "backend_sampling": (False,),
     "n_cmpl": (1,),
-    "n_predict": _NEVER,
+    "n_predict": NEVER,
     "n_probs": (0,),
     "response_fields": ([],),
     "return_tokens": (False,),
@@ -42,15 +39,15 @@ _SHARED: Unsupported = {
 
 CHAT: Unsupported = {
     **_SHARED,
-    "audio": _NEVER,
+    "audio": NEVER,
     "modalities": (["text"],),
-    "moderation": _NEVER,
+    "moderation": NEVER,
     "prompt_cache_options": ({}, {"mode": "implicit"}),
     "verbosity": ("medium",),
-    "web_search_options": _NEVER,
+    "web_search_options": NEVER,
     # vLLM's
-    "media_io_kwargs": _NEVER,
-    "mm_processor_kwargs": _NEVER,
+    "media_io_kwargs": NEVER,
+    "mm_processor_kwargs": NEVER,
     # llama-server's
     "parse_tool_calls": (True,),
     "reasoning_format": ("auto", "deepseek"),
@@ -61,7 +58,7 @@ COMPLETION: Unsupported = {
     **_SHARED,
     "thinking_token_budget": (-1,),
     # vLLM's
-    "prompt_embeds": _NEVER,
+    "prompt_embeds": NEVER,
 }
 
 

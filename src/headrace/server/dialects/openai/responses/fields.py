@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
 
+from headrace.server.dialects.decode import NEVER, Unsupported
+
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -211,23 +213,21 @@ class ResponseFields(Struct, kw_only=True, forbid_unknown_fields=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-_NEVER: tuple[Any, ...] = ()
-
-UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "context_management": _NEVER,
-    "conversation": _NEVER,
-    "moderation": _NEVER,
-    "prompt": _NEVER,
+UNSUPPORTED: Unsupported = {
+    "context_management": NEVER,
+    "conversation": NEVER,
+    "moderation": NEVER,
+    "prompt": NEVER,
     "prompt_cache_options": ({}, {"mode": "implicit"}),
     "prompt_cache_retention": ("in_memory", "in-memory", "24h"),
     "service_tier": ("auto", "default"),
     # vLLM's
     "enable_response_messages": (False,),
-    "kv_transfer_params": _NEVER,
-    "mm_processor_kwargs": _NEVER,
-    "previous_input_messages": _NEVER,
-    "request_id": _NEVER,
-    "structured_outputs": _NEVER,
+    "kv_transfer_params": NEVER,
+    "mm_processor_kwargs": NEVER,
+    "previous_input_messages": NEVER,
+    "request_id": NEVER,
+    "structured_outputs": NEVER,
     "vllm_xargs": ({},),
 }
 """Known fields that are refused, but for the values that ask for nothing"""
