@@ -145,6 +145,7 @@ class Child:
         try:
             self._text.new_constraint(request)
         except HeadraceError as error:
+            self._compiling.pop(request.id, None)
             self._drop(request.id, error)
         except Exception as error:  # noqa: BLE001  the outermost handler of this thread
             self._fail(_failure(error))
