@@ -240,6 +240,8 @@ class Client:
 
     def _take(self, number: int) -> None:
         data = self._receive(number)
+        if data is None:
+            return
         now = time.perf_counter()
         answer = self._answers.get(number)
         if answer is None:  # an idle connection that the server has closed
@@ -257,14 +259,20 @@ class Client:
         elif _is_whole(answer.parts):
             self._finish(number, answer, None)
 
-    def _receive(self, number: int) -> bytes:
+    def _receive(self, number: int) -> bytes | None:
+        """What has come; None where that is nothing of an answer, but TLS's own: waiting for more would stop all."""
         connection = self._sockets[number]
+        connection.setblocking(False)
         try:
             data = connection.recv(1 << 18)
             while isinstance(connection, ssl.SSLSocket) and connection.pending():
                 data += connection.recv(1 << 18)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
         except (ConnectionError, ssl.SSLError):
             return b""
+        finally:
+            connection.setblocking(True)
         return data
 
     def _finish(self, number: int, answer: Answer, broken: str | None) -> None:
