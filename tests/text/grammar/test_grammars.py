@@ -85,6 +85,9 @@ def test_what_a_grammar_allows(grammar: str, valid: list[str], invalid: list[str
         ('root ::= "a"\nroot ::= "b"', "twice"),
         ('root ::= "\\q"', "\\q is not known"),
         ("root ::= [z-a]", "out of order"),
+        ("root ::= #xFFFFFF", "#xFFFFFF is no character"),
+        ('root ::= "\\uD800"', "half a character"),
+        ("\n".join(["root ::= r0", *(f"r{at} ::= r{at + 1}" for at in range(900)), 'r900 ::= "a"']), "too deep"),
         ('root ::= "a" root', "no text satisfies the rule"),
         ("start: b", "b"),
         ("start: /(?=a)/", ""),
@@ -232,6 +235,7 @@ def test_a_tag_between_special_tokens() -> None:
         ({**NUMBER, "style": "glm_xml"}, "format.style"),
         ({**ANY, "max_tokens": 3}, "format.max_tokens"),
         ({"type": "sequence"}, "elements is missing"),
+        ({"type": "const_string", "value": None}, "value is missing"),
         ({"type": "or", "elements": []}, "format.elements"),
         (tag(3, ANY, ""), "format.begin"),  # type: ignore[arg-type]
         (tag("<a>", ANY, ""), "format.content: free text"),

@@ -8,6 +8,7 @@ and /* comments */.
 from __future__ import annotations
 
 import re
+import sys
 
 from headrace.text.grammar import rules_as_lark
 from headrace.text.grammar.regex import spelled
@@ -53,7 +54,11 @@ def as_lark(text: str) -> tuple[str, list[str]]:
             if reference.name not in rules:
                 raise GbnfError(f"line {reference.line}: there is no rule {reference.name!r}")
         rules[name] = unrolled(name, rule)
-    return rules_as_lark.as_lark(rules), [text for rule in rules.values() for text in literals(rule)]
+    try:
+        lark = rules_as_lark.as_lark(rules)
+    except RecursionError:
+        raise GbnfError("its rules lead too deep into one another; write some of them out") from None
+    return lark, [text for rule in rules.values() for text in literals(rule)]
 
 
 class _Parser:
@@ -136,6 +141,8 @@ class _Parser:
         if self._take("."):
             return Terminal("(?s:.)")
         if (code := self._match(_HEXADECIMAL)) is not None:
+            if int(code[1], 16) > sys.maxunicode:
+                raise self._error(f"{code[0]} is no character")
             return _of_text(chr(int(code[1], 16)))
         if (name := self._match(_NAME)) is not None:
             return Reference(name[0], self._line())

@@ -200,7 +200,13 @@ def _as_text(
     whether a client wrote a part of it."""
     hints = [hint for hint in dict.fromkeys(hints) if 0 < len(hint) <= _LONGEST_HINT]
     parts = {"grammar": {"grammars": [grammar, *others]}, "hints": hints, "is_written": is_written}
-    return json.dumps(parts, ensure_ascii=False)
+    text = json.dumps(parts, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start : error.end].encode("unicode_escape").decode()
+        raise _wrong(f"{half} is half a character, which no output can have; leave it out") from None
+    return text
 
 
 def _expression(name: str, expression: str) -> regex.Expression:

@@ -67,7 +67,7 @@ class _Writer:
             raise _wrong(f"{path}.type", f"{kind!r} is not supported; these are: {', '.join(_FIELDS)}")
         required, optional = _FIELDS[kind]
         for name in required:
-            if name not in format_:
+            if format_.get(name) is None:
                 raise _wrong(path, f"{name} is missing")
         for name, value in format_.items():
             if name != "type" and name not in required and name not in optional:
