@@ -38,7 +38,7 @@ def target() -> Iterator[str]:
     server.on_started = started.set
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(60)
     yield url(listener)
     server.should_exit = True
     thread.join(20)

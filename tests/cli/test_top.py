@@ -145,13 +145,13 @@ def test_it_lives_until_q() -> None:
         shown += _read_until(main, b"paused")
         os.write(main, b"q")
         _read_until(main, b"\x1b[?1049l")  # the screen as it was
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     os.close(main)
     assert b"running" in shown
 
 
 def _read_until(terminal: int, mark: bytes) -> bytes:
-    deadline, shown = time.monotonic() + 30, b""
+    deadline, shown = time.monotonic() + 60, b""
     while mark not in shown:
         assert time.monotonic() < deadline, shown
         if select.select([terminal], [], [], 0.1)[0]:

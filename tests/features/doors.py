@@ -60,7 +60,7 @@ def served(*options: str) -> Iterator[str]:
             said.append(line)
         yield found[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()

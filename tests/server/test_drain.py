@@ -23,7 +23,7 @@ LONG = {"model": "fake", "prompt": "x", "max_tokens": 60, "stream": True}
 SHORT = {"model": "fake", "prompt": "x", "max_tokens": 2}
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it did not happen"
@@ -39,7 +39,7 @@ def running(llm: FakeLLM, **settings: float) -> Iterator[tuple[Server, str, thre
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     base = url(listener)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     try:
         yield server, base, thread
     finally:
@@ -202,5 +202,5 @@ def test_no_child_stays_behind(signals: list[signal.Signals]) -> None:
             for number in signals:
                 process.send_signal(number)
                 time.sleep(0.3)
-        process.wait(40)
+        process.wait(60)
         wait_until(lambda: not is_there(child))

@@ -37,7 +37,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(app, "traces_to", lambda _: Traces(provider))
 
     def finished(count: int) -> tuple[list[ReadableSpan], dict[int, list[ReadableSpan]]]:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             found = exporter.get_finished_spans()
             requests = [span for span in found if span.kind is SpanKind.SERVER]

@@ -135,9 +135,9 @@ async def test_two_kills_from_outside_do_not_condemn_what_gives_nothing_before_i
         expected = [one.text for one in plain.generate(PROMPT, search, use_tqdm=False)[0].outputs]
     task = asyncio.create_task(llm.generate(PROMPT, search))
     for kills in (1, 2):
-        await asyncio.wait_for(_until(lambda: llm.trouble is None and llm.stats().num_running > 0), 30)
+        await asyncio.wait_for(_until(lambda: llm.trouble is None and llm.stats().num_running > 0), 60)
         os.kill(pid_of(llm), signal.SIGKILL)
-        await asyncio.wait_for(_until(lambda kills=kills: llm.restarts.count == kills), 30)
+        await asyncio.wait_for(_until(lambda kills=kills: llm.restarts.count == kills), 60)
     output = await asyncio.wait_for(task, 60)
     assert [one.text for one in output.outputs] == expected
 
@@ -150,9 +150,9 @@ async def _until(holds: Callable[[], bool]) -> None:
 async def test_a_search_on_trial_lets_others_in(llm: AsyncLLM) -> None:
     search = SamplingParams(beam_width=16, n=2, temperature=0.0, max_tokens=450, ignore_eos=True)
     searching = [asyncio.create_task(llm.generate(PROMPT, search)) for _ in range(4)]
-    await asyncio.wait_for(_until(lambda: llm.stats().num_running > 0), 30)
+    await asyncio.wait_for(_until(lambda: llm.stats().num_running > 0), 60)
     os.kill(pid_of(llm), signal.SIGKILL)
-    await asyncio.wait_for(_until(lambda: llm.restarts.count == 1 and llm.trouble is None), 30)
+    await asyncio.wait_for(_until(lambda: llm.restarts.count == 1 and llm.trouble is None), 60)
     output = await asyncio.wait_for(llm.generate(PROMPT, SamplingParams(max_tokens=3, ignore_eos=True)), 60)
     assert len(output.outputs[0].token_ids) == 3
     assert not all(task.done() for task in searching)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,18 +25,22 @@ class LiveServer:
     def kill(self) -> None:
         """SIGKILL."""
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(20)
+        self._process.wait(60)
 
     def stop(self) -> None:
         """SIGTERM, and wait."""
         self._process.terminate()
         try:
-            self._process.wait(20)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def _address(self) -> str:
-        while self._process.poll() is None:
+        end = time.monotonic() + 120
+        while self._process.poll() is None and time.monotonic() < end:
             if (match := _ADDRESS.search(self._log.read_text())) is not None:
                 return match[1]
+            time.sleep(0.02)
+        self._process.kill()
+        self._process.wait()
         raise AssertionError(self._log.read_text())

@@ -49,7 +49,7 @@ def running(llm: FakeLLM, store: Path, **settings: Any) -> Iterator[tuple[Server
     server.on_started = started.set
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     try:
         yield server, openai.OpenAI(base_url=f"{url(listener)}/v1", api_key="none", max_retries=0), thread
     finally:
