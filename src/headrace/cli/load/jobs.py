@@ -176,15 +176,18 @@ def read_dataset(path: Path) -> list[dict[str, Any]]:
         ConfigError: a row has neither or both.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise ConfigError(f"{path} is no text in UTF-8 ({error}); write one JSON object in each line") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            has_one = ("prompt" in row) != ("messages" in row)
-        except (ValueError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number} is no JSON object ({error})") from error
-        if not has_one:
+        if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
             raise ConfigError(f"{path}, line {number} should have either a prompt or messages")
         rows.append(row)
     if not rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
@@ -32,10 +33,17 @@ def endless_rules(lark: str) -> list[str]:
     A rule is said to be endless only if all of its alternatives hold an endless one that cannot be left out.
     """
     rules = dict(_rules(_tokens(lark)))
+    users: dict[str, list[str]] = defaultdict(list)
+    for name, body in rules.items():
+        for used in {text for kind, text in body if kind == "name"}:
+            users[used].append(name)
     ending: set[str] = set()
+    undecided = set(rules)
     try:
-        while found := {name for name, body in rules.items() if name not in ending and _ends(body, rules, ending)}:
+        while undecided:
+            found = {name for name in undecided if _ends(rules[name], rules, ending)}
             ending |= found
+            undecided = {user for name in found for user in users[name]} - ending
     except RecursionError:
         return []  # brackets deeper than the library takes
     return [name for name in rules if name not in ending]
