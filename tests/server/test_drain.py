@@ -86,7 +86,7 @@ class Balancer:
         self._ready: set[str] = set()
         self._next = 0
         self._is_over = False
-        self._client = httpx.Client(timeout=30)
+        self._client = httpx.Client(timeout=60)
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
@@ -119,17 +119,13 @@ class Balancer:
 
 
 def test_a_rolling_restart_behind_a_balancer_loses_nothing() -> None:
-    """Two servers, 200 requests, each server in turn is stopped and another one takes its place."""
+    """Each of two servers in turn is stopped and another one takes its place, while four clients ask."""
     balancer = Balancer()
     answers: list[int | Exception] = []
-    numbers = iter(range(200))
-    lock = threading.Lock()
+    is_over = threading.Event()
 
     def ask() -> None:
-        while True:
-            with lock:
-                if next(numbers, None) is None:
-                    return
+        while not is_over.is_set():
             try:
                 answer = balancer.post(SHORT | {"max_tokens": 10})
                 answers.append(answer.status_code)
@@ -140,7 +136,7 @@ def test_a_rolling_restart_behind_a_balancer_loses_nothing() -> None:
     with ExitStack() as all_servers:
         servers = []
         for _ in range(2):
-            server, base, thread = all_servers.enter_context(running(FakeLLM(step_seconds=0.01), drain_seconds=1.5))
+            server, base, thread = all_servers.enter_context(running(FakeLLM(step_seconds=0.01), drain_seconds=4))
             servers.append((server, base, thread))
             balancer.add(base)
         threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -150,13 +146,15 @@ def test_a_rolling_restart_behind_a_balancer_loses_nothing() -> None:
             server.should_exit = True
             _, new, _ = all_servers.enter_context(running(FakeLLM(step_seconds=0.01), drain_seconds=0))
             balancer.add(new)
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
             balancer.remove(base)
+        is_over.set()
         for thread in threads:
             thread.join(60)
         balancer.close()
-    assert answers == [200] * 200
+    assert len(answers) > 20
+    assert set(answers) == {200}
 
 
 @contextmanager

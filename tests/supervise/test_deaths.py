@@ -116,12 +116,15 @@ async def test_closed_while_the_engine_is_away(stories: Path) -> None:
     assert pid_of(llm) is None
 
 
-async def test_closed_while_the_engine_loads_the_model_again(llm: AsyncLLM) -> None:
+async def test_closed_while_the_engine_loads_the_model_again(llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.supervise.process._EXIT_SECONDS", 60)
     await begun(llm.submit(PROMPT, LONG))
     await kill(llm)
     while (pid := pid_of(llm)) is None:
         await asyncio.sleep(0.001)
-    await asyncio.wait_for(llm.close(), 4)  # the process does not have to be killed
+    process = llm._engine._process  # type: ignore[attr-defined]
+    await asyncio.wait_for(llm.close(), 90)
+    assert process._process.returncode != -signal.SIGKILL, "it has ended by itself"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
