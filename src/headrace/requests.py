@@ -77,14 +77,7 @@ class Requests:
             raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
         max_tokens = self._max_tokens(len(token_ids), params.max_tokens)  # before each id is looked at
         self._check_ids("prompt", token_ids)
-        self._check_ids("logit_bias", params.logit_bias or ())
-        self._check_ids("stop_token_ids", params.stop_token_ids or ())
-        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
-        self._check_ids("logprob_token_ids", params.logprob_token_ids or ())
-        if params.stop_strings and self._tokenizer is None:
-            raise RequestError(
-                "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
-            )
+        self._check_vocabulary(params)
         thinking = self._restrictions.thinking(params, reading)
         bad_phrases = self._bad_phrases(params)
         self._check_some_allowed(params, bad_phrases)
@@ -217,6 +210,17 @@ class Requests:
             )
         self._check_ids("prediction", given or ())
         return tuple(given or ())
+
+    def _check_vocabulary(self, params: SamplingParams) -> None:
+        """The tokens that parameters name must be the model's."""
+        self._check_ids("logit_bias", params.logit_bias or ())
+        self._check_ids("stop_token_ids", params.stop_token_ids or ())
+        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
+        self._check_ids("logprob_token_ids", params.logprob_token_ids or ())
+        if params.stop_strings and self._tokenizer is None:
+            raise RequestError(
+                "stop strings need a tokenizer, and the model has none; use stop_token_ids", param="stop"
+            )
 
     def _check_ids(self, param: str, token_ids: Sequence[int] | Mapping[int, float]) -> None:
         if not token_ids or (min(token_ids) >= 0 and max(token_ids) < self._spec.vocab_size):
