@@ -12,13 +12,12 @@ import sys
 import time
 
 import uvicorn
+from scripted import ScriptedPort
 from starlette.types import Receive, Scope, Send
 
 from headrace import AsyncLLM, EngineConfig
-from headrace.engine.stats import EngineStats
-from headrace.engine_port import EngineListener
 from headrace.server.run import listen, run_server, url
-from headrace.types import FinishReason, Request, StepOutput
+from headrace.types import FinishReason, StepOutput
 
 _WORDS = (300, 400, 500)
 """Token ids that are said in turn"""
@@ -27,43 +26,17 @@ PERIOD = 0.02
 """Seconds between the steps of a paced engine; the bare application's lie halfway between ours"""
 
 KINDS = ("goes", "stops", "paced", "bare", "bare paced")
-"""Of servers: an engine that always steps, that gives first tokens only, that steps every _PERIOD; and no engine"""
+"""Of servers: an engine that always steps, that gives first tokens only, that steps every PERIOD; and no engine"""
 
 
-class ScriptedEngine:
-    """An `EnginePort` that gives every open request a token in each turn of the loop, or its first one only."""
+class ScriptedEngine(ScriptedPort):
+    """Gives every open request a token in each turn of the loop, or its first one only."""
 
     def __init__(self, *, stops: bool = False, paced: bool = False) -> None:
+        super().__init__()
         self._stops = stops
         self._paced = paced
-        self._open: dict[str, tuple[Request, int]] = {}
-        self._listener: EngineListener | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_stepping = False
         self._waiting: set[str] = set()
-        self.trouble: str | None = None
-
-    def attach(self, listener: EngineListener, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver to this listener in this loop."""
-        self._listener, self._loop = listener, loop
-
-    def submit(self, request: Request) -> None:
-        """Queue a request."""
-        self._open[request.id] = (request, 0)
-        if not self._is_stepping and self._loop is not None:
-            self._is_stepping = True
-            self._loop.call_soon(self._step)
-
-    def cancel(self, request_id: str, index: int | None = None) -> None:  # noqa: ARG002
-        """Drop a request."""
-        self._open.pop(request_id, None)
-
-    def stats(self) -> EngineStats:
-        """Nothing."""
-        return EngineStats.none()
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
     def _step(self) -> None:
         assert self._listener is not None

@@ -10,7 +10,6 @@ behind than the server allows are cut off, and count as such.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import socket
@@ -20,10 +19,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
+from scripted import ScriptedPort
 
 from headrace import AsyncLLM, EngineConfig
-from headrace.engine.stats import EngineStats
-from headrace.engine_port import EngineListener
 from headrace.server.run import run_server
 from headrace.server.settings import ServerSettings
 from headrace.types import FinishReason, Logprob, Request, StepOutput
@@ -32,36 +30,8 @@ _WORDS = (300, 400, 500)
 _QUIET_SECONDS = 5.0
 
 
-class Flood:
-    """An `EnginePort` that gives each completion of every request a token in each turn of the loop."""
-
-    def __init__(self) -> None:
-        self.trouble: str | None = None
-        self._open: dict[str, tuple[Request, int]] = {}
-        self._listener: EngineListener | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def attach(self, listener: EngineListener, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver to this listener in this loop."""
-        self._listener, self._loop = listener, loop
-
-    def submit(self, request: Request) -> None:
-        """Queue a request."""
-        assert self._loop is not None
-        if not self._open:
-            self._loop.call_soon(self._step)
-        self._open[request.id] = (request, 0)
-
-    def cancel(self, request_id: str, index: int | None = None) -> None:  # noqa: ARG002
-        """Drop a request."""
-        self._open.pop(request_id, None)
-
-    def stats(self) -> EngineStats:
-        """Nothing."""
-        return EngineStats.none()
-
-    async def close(self) -> None:
-        """Nothing to close."""
+class Flood(ScriptedPort):
+    """Gives each completion of every request a token in each turn of the loop."""
 
     def _step(self) -> None:
         """A token for each completion of a hundred requests: the loop has its turn in between."""
@@ -76,6 +46,8 @@ class Flood:
             self._listener.take([_output(request, index, count, reason) for index in range(request.params.n)])
         if self._open:
             self._loop.call_soon(self._step)
+        else:
+            self._is_stepping = False
 
 
 def _output(request: Request, index: int, count: int, reason: FinishReason | None) -> StepOutput:
