@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fake_llm import serving
 from prometheus_client.parser import text_string_to_metric_families
 from promql import BadQuery, Selector, labels_of, parsed, selectors
 
-from headrace import AsyncLLM
+from headrace import AsyncLLM, EngineConfig
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/headrace.json").read_text())
@@ -30,7 +31,7 @@ OF_PROMETHEUS = {"instance", "job"}
 
 @dataclass
 class Known:
-    """What a server has: types by sample name, and labels of those that have samples."""
+    """What a server has: types and labels by sample name."""
 
     types: dict[str, str]
     labels: dict[str, set[str]]
@@ -38,16 +39,24 @@ class Known:
 
 @pytest.fixture(scope="module")
 def known() -> Known:
-    with serving(AsyncLLM("stories"), "stories", api_keys=("k" * 8,)) as base:
-        client = httpx.Client(base_url=base, headers={"x-api-key": "k" * 8})
-        for max_tokens in (20, -1):
-            client.post("/v1/completions", json={"model": "stories", "prompt": "Once", "max_tokens": max_tokens})
-        text = client.get("/metrics").text
-    return known_of(text)
+    llm = AsyncLLM("stories", EngineConfig(max_sequences=1))
+    with (
+        serving(llm, "stories", api_keys=("k" * 8,)) as base,
+        httpx.Client(base_url=base, headers={"x-api-key": "k" * 8}, timeout=120) as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        client.post("/v1/completions", json={"model": "stories", "prompt": "Once", "max_tokens": -1})
+        body = {"model": "stories", "prompt": "Once", "max_tokens": 100, "ignore_eos": True, "n": 8}
+        asked = [threads.submit(client.post, "/v1/completions", json=body) for _ in range(2)]
+        while "headrace:tenant_requests_waiting{" not in (text := client.get("/metrics").text):
+            assert not all(each.done() for each in asked), "nobody had to wait"
+        for each in asked:
+            assert each.result().status_code == 200
+        return known_of(text + client.get("/metrics").text)
 
 
 def known_of(text: str) -> Known:
-    types, labels = {"up": "gauge"}, {}
+    types, labels = {"up": "gauge"}, {"up": OF_PROMETHEUS}
     for family in text_string_to_metric_families(text):
         ends = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
         for end in ends:
@@ -79,10 +88,11 @@ def check(selector: Selector, known: Known) -> None:
         raise BadQuery(f"{name}: quantiles are those of buckets")
     if selector.in_quantile and not all("le" in kept for kept in selector.labels_kept):
         raise BadQuery(f"{name}: a quantile without le")
-    if name in known.labels:
-        asked = {*selector.matchers, *(label for kept in selector.labels_kept for label in kept)} - OF_PROMETHEUS
-        if asked - known.labels[name]:
-            raise BadQuery(f"{name} has no {asked - known.labels[name]}")
+    asked = {*selector.matchers, *(label for kept in selector.labels_kept for label in kept)} - OF_PROMETHEUS
+    if asked - known.labels[name]:
+        raise BadQuery(f"{name} has no {asked - known.labels[name]}")
+    if ":" not in name and "job" not in selector.matchers:
+        raise BadQuery(f"{name} is a name that other servers have, too: of which job?")
 
 
 @pytest.mark.parametrize(("title", "query"), QUERIES, ids=lambda text: text[:40])
@@ -99,6 +109,7 @@ def test_every_query_fits_a_live_server(title: str, query: str, known: Known) ->
         ("rate(vllm:generation_tokens_total)", "expected type matrix"),
         ("vllm:num_requests_running[5m] > 1", "must contain only scalar and instant vector"),
         ("vllm:num_requests_running > 0 and http_requests_total", "is a counter"),
+        ("rate(http_requests_total[5m])", "of which job"),
         ("vllm:num_requests_running > 0 and vllm:engine_healthy == 0", "nothing matches"),
         ("sum by (engine) (vllm:num_requests_running) / sum(vllm:num_requests_waiting)", "nothing matches"),
         ("histogram_quantile(0.5, sum(rate(vllm:time_to_first_token_seconds_bucket[5m])))", "without le"),
@@ -145,10 +156,20 @@ def test_the_alerts_shape() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_an_alert_says_only_labels_that_it_has(rule: dict[str, Any], known: Known) -> None:
-    with_prometheus = {name: labels | OF_PROMETHEUS for name, labels in known.labels.items()} | {"up": OF_PROMETHEUS}
-    labels = labels_of(parsed(rule["expr"]), with_prometheus)
+    assert set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) <= labels_shown(rule["expr"], known)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_legend_says_only_labels_that_it_has(panel: dict[str, Any], known: Known) -> None:
+    for target in panel["targets"]:
+        names = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
+        assert names <= labels_shown(target["expr"], known)
+
+
+def labels_shown(query: str, known: Known) -> set[str]:
+    labels = labels_of(parsed(query), {name: labels | OF_PROMETHEUS for name, labels in known.labels.items()})
     assert labels is not None
-    assert set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) <= labels
+    return labels
 
 
 def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:

@@ -210,10 +210,10 @@ def serving(llm: Any, name: str = "fake", **options: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     base = url(listener)
     thread.start()
-    assert started.wait(20), "the server did not start"
+    assert started.wait(60), "the server did not start"
     try:
         yield base
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "the server did not stop"
