@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -170,6 +172,22 @@ def labels_shown(query: str, known: Known) -> set[str]:
     labels = labels_of(parsed(query), {name: labels | OF_PROMETHEUS for name, labels in known.labels.items()})
     assert labels is not None
     return labels
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool (Debian: in prometheus)")
+def test_prometheus_own_tool_fires_each_alert_and_no_other() -> None:
+    run = subprocess.run(
+        ["promtool", "test", "rules", DEPLOY / "prometheus/alerts_test.yaml"], check=False, capture_output=True
+    )
+    assert run.returncode == 0, run.stdout.decode()
+
+
+def test_each_alert_has_a_case_that_fires_it_and_one_that_does_not() -> None:
+    groups = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yaml").read_text())["tests"]
+    cases = [case for group in groups for case in group["alert_rule_test"]]
+    alerts = {rule["alert"] for rule in RULES}
+    assert {case["alertname"] for case in cases if "exp_alerts" in case} == alerts
+    assert {case["alertname"] for case in cases if "exp_alerts" not in case} == alerts
 
 
 def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
