@@ -9,9 +9,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <string>
+#include <thread>
 
 #include "backend.h"
+#include "float_mode.h"
+#include "lookup.h"
 
 using namespace headrace;
 
@@ -294,10 +298,77 @@ void check_adapters(const Kernels& kernels) {
     const int32_t slots_of[] = {0, -1, 3, 1, 0, 2};
     std::vector<int32_t> slots(tokens);
     for (size_t t = 0; t < tokens; ++t) slots[t] = slots_of[t % 6];
+    const RowsByAdapter by_adapter(slots.data(), tokens);
     const std::vector<float> x = rough(36, tokens * columns);
     std::vector<float> y = normals(37, tokens * rows);
-    backend.adapt({&deltas, x.data(), nullptr, slots.data(), tokens, 0.7f, nullptr, y.data()});
+    backend.adapt({&deltas, x.data(), nullptr, &by_adapter, 0.7f, nullptr, y.data()});
     print("adapt", y);
+    // Parts that begin at panels: matrix and adapters in one go.
+    deltas.clear(1), deltas.clear(3);
+    deltas.set(0, {{&down, &up, 16, 0.5f}, {&wide, &tall, 0, 2.0f}});
+    backend.adapted_linear({&whole, x.data(), tokens, y.data()}, {&deltas, x.data(), nullptr, &by_adapter, 0.7f, nullptr, y.data()});
+    print("adapted_linear", y);
+}
+
+void check_experts(const Kernels& kernels) {
+    Backend backend(2, kernels, false);
+    const size_t hidden = 96, inner = 64, num_experts = 6, tokens = 29;
+    Weight router(hidden);
+    fill(router, backend, *find_codec("f32"), num_experts, 51);
+    std::deque<Weight> gate_up, down;  // which stay where they are
+    for (size_t e = 0; e < num_experts; ++e) {
+        fill(gate_up.emplace_back(hidden), backend, *find_codec("q8_0"), 2 * inner, 52 + e);
+        fill(down.emplace_back(inner), backend, *find_codec("q4_0"), hidden, 62 + e);
+    }
+    std::vector<const Weight*> first, second;
+    for (size_t e = 0; e < num_experts; ++e) first.push_back(&gate_up[e]), second.push_back(&down[e]);
+    const std::vector<float> x = normals(71, tokens * hidden);
+    std::vector<float> out(tokens * hidden);
+    backend.moe({&router, first, second, x.data(), tokens, 2, true, ActivationId::silu, 0.7f, nullptr, out.data()});
+    print("moe", out);
+}
+
+// What a token that repeats itself now and then is guessed to be followed by, and how surely.
+void check_lookup() {
+    Random random(81);
+    PromptLookup lookup({1, 2, 3});
+    uint64_t sum = checksum(nullptr, 0);
+    for (int i = 0; i < 2000; ++i) {
+        lookup.add(i % 7 ? static_cast<int32_t>(i % 11) : static_cast<int32_t>(random.below(5)));
+        const std::vector<double> chances = lookup.chances(8);
+        const std::vector<int32_t> guess = lookup.guess(chances.size());
+        sum = checksum(chances.data(), chances.size() * sizeof(double), checksum(guess.data(), guess.size() * sizeof(int32_t), sum));
+    }
+    print("prompt lookup", sum);
+}
+
+// As a library beside us may have set the thread: subnormals are 0.
+void flush_subnormals() {
+#if defined(__x86_64__)
+    _mm_setcsr(_mm_getcsr() | 0x8040);  // FTZ and DAZ
+#elif defined(__aarch64__)
+    uint64_t mode;
+    asm volatile("mrs %0, fpcr" : "=r"(mode));
+    asm volatile("msr fpcr, %0" : : "r"(mode | 1u << 24) : "memory");
+#endif
+}
+
+// On a thread of its own that flushes subnormals before and after.
+void check_float_mode(const Kernels& kernels) {
+    std::thread([&kernels] {
+        std::vector<float> x(40), out(40);
+        for (size_t i = 0; i < 40; ++i) x[i] = i % 2 ? 1e-40f : -3e-42f;
+        flush_subnormals();
+        kernels.scale_add(x.data(), 0.5f, nullptr, 40, out.data());
+        print("subnormals, flushed", out);
+        {
+            const IeeeFloats floats;
+            kernels.scale_add(x.data(), 0.5f, nullptr, 40, out.data());
+            print("subnormals, kept", out);
+        }
+        kernels.scale_add(x.data(), 0.5f, nullptr, 40, out.data());
+        print("subnormals, flushed again", out);
+    }).join();
 }
 
 // Every filter and penalty somewhere; rows of all kinds in one call.
@@ -364,5 +435,8 @@ int main(int count, char** arguments) {
     check_attention(*kernels);
     check_halves(*kernels);
     check_adapters(*kernels);
+    check_experts(*kernels);
+    check_lookup();
+    check_float_mode(*kernels);
     check_sampling(*kernels);
 }
