@@ -66,6 +66,7 @@ def test_a_run_is_printed_written_and_drawn(headrace: Headrace, target: str, tmp
         assert words in done.out
     paths = ElementTree.fromstring(picture.read_text()).iter("{http://www.w3.org/2000/svg}path")
     assert sum(path.get("stroke-width") == "2" for path in paths) == 6
+    assert "stories: 9 requests at 100.0 requests/s" in picture.read_text()
 
     done = headrace("bench", "serve", "--compare", str(json_file), str(json_file), "--picture", str(picture))
     assert done.code == 0, done.err
@@ -126,6 +127,7 @@ def test_without_options_it_fits_what_the_server_lists(
     done = headrace("bench", "serve", f"{target}/v1/", "--api-key", "secret", "--trace", str(trace), *more)
     assert done.code == 0, done.err
     assert "Successful requests:                                       3" in done.out
+    assert "Shortened to the context:                                  3" in done.out
 
 
 def test_a_key_may_be_in_the_environment(headrace: Headrace, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +157,7 @@ def test_traces_in_both_forms(tmp_path: Path) -> None:
     assert prompts[0][512:550] != prompts[1][512:]
     shortened = next(iter(traced_jobs(IDS_SHAPE, trace, random.Random(0), max_context=60)))
     assert (len(json.loads(shortened.body)["prompt"]), json.loads(shortened.body)["max_tokens"]) == (30, 30)
+    assert [job.is_shortened for job in (first, second, shortened)] == [False, False, True]
     mooncake.write_text('{"time": 3}')
     with pytest.raises(ConfigError, match="cannot be read as a trace"):
         read_trace(mooncake)

@@ -92,7 +92,7 @@ def bench_serve(
     prompts share their prefixes). One request goes first and is not counted. Figures have the names of vLLM's result
     files; tokens are counted by the server's own usage, and events that came in one read lie 0 ms apart.
     """
-    from headrace.cli.load.figures import result, table
+    from headrace.cli.load.figures import described, result, table
     from headrace.cli.load.run import served_model
 
     _check_folders(json_file, picture)
@@ -110,12 +110,13 @@ def bench_serve(
         "request_rate": load.rate if math.isfinite(load.rate) else "inf",
         "trace": load.trace and load.trace.name,
         "num_prompts": len(jobs),
+        **({"shortened": sum(job.is_shortened for job in jobs)} if load.trace else {}),
         **result(run.answers, run.began, run.seconds, dict(limits)),
     }
     click.echo(table(found))
     if json_file is not None:
         json_file.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    _draw(picture, [(served.name, found)])
+    _draw(picture, [(described(found), found)])
     if found["failed"]:
         raise ConfigError(f"{found['failed']} of {len(jobs)} requests failed, the first with: {found['first_error']}")
 

@@ -28,6 +28,8 @@ class Job:
 
     at: float
     body: bytes
+    is_shortened: bool = False
+    """A trace had it longer"""
 
 
 @dataclass(slots=True)

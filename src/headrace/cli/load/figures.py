@@ -138,6 +138,7 @@ def table(found: Mapping[str, Any]) -> str:
 ROWS = (
     ("Successful requests", "completed"),
     ("Failed requests", "failed"),
+    ("Shortened to the context", "shortened"),
     ("Benchmark duration (s)", "duration"),
     ("Total input tokens", "total_input_tokens"),
     ("Of these from the prefix cache", "total_cached_tokens"),
@@ -164,7 +165,7 @@ def _line(label: str, value: float) -> str:
 def comparison(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]) -> str:
     """Two runs, each with its name, beside each other, and how much more the second has."""
     named = {"A": one, "B": other}
-    lines = [f"{letter}: {name}, {_described(found)}" for letter, (name, found) in named.items()]
+    lines = [f"{letter}: {name}, {described(found)}" for letter, (name, found) in named.items()]
     lines += ["", f"{'':<44}{'A':>14}{'B':>14}{'B : A':>10}"]
     for label, key in [*ROWS, *(row for name in LATENCIES for row in latency_rows(name))]:
         before, after = one[1].get(key), other[1].get(key)
@@ -174,7 +175,8 @@ def comparison(one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str
     return "\n".join(lines)
 
 
-def _described(found: Mapping[str, Any]) -> str:
+def described(found: Mapping[str, Any]) -> str:
+    """What was sent to whom, of a result."""
     when = f"of {found['trace']}" if found.get("trace") else f"at {found.get('request_rate', '?')} requests/s"
     return f"{found.get('model', '?')}: {found.get('num_prompts', '?')} requests {when}"
 

@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from itertools import chain
@@ -157,6 +157,7 @@ def traced_jobs(
     for row in trace:
         tokens = max(round(row.tokens * length_scale), 1)
         num_prompt = max(round(row.prompt_tokens * length_scale), 1)
+        wanted = num_prompt + tokens
         if max_context is not None:
             tokens = min(tokens, max_context // 2)
             num_prompt = min(num_prompt, max_context - tokens)
@@ -166,7 +167,8 @@ def traced_jobs(
             prompt = " ".join(map(str, shared)) if shape.chat or shape.words else shared
         else:
             prompt = random_prompt(shape, rng, num_prompt)
-        yield make_job(shape, row.at * time_scale, prompt, tokens)
+        job = make_job(shape, row.at * time_scale, prompt, tokens)
+        yield replace(job, is_shortened=num_prompt + tokens < wanted)
 
 
 def read_dataset(path: Path) -> list[dict[str, Any]]:

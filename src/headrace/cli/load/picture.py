@@ -9,8 +9,8 @@ from typing import Any
 from headrace.cli.load.figures import LATENCIES
 
 _COLOURS = ("#0b6b74", "#b0590b")
-_WIDTH, _HEIGHT = 340, 200
-_LEFT, _TOP, _RIGHT, _BOTTOM = 62, 34, 14, 30
+_WIDTH, _HEIGHT = 352, 200
+_LEFT, _TOP, _RIGHT, _BOTTOM = 74, 34, 14, 30
 _Points = list[tuple[float, float]]
 
 
@@ -77,10 +77,10 @@ def _panel(title: str, across: str, unit: str, lines: Sequence[_Points]) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50 …"""
+    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15 …"""
     power = 1.0
     while power > value:
         power /= 10
     while power * 10 <= value:
         power *= 10
-    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= value * 0.9999)
+    return next(digit * power for digit in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if digit * power >= value * 0.9999)
