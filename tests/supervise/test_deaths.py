@@ -305,7 +305,7 @@ async def test_a_process_that_cannot_be_started_is_tried_again(llm: AsyncLLM) ->
     assert llm.restarts.count == 4
 
 
-async def test_one_that_can_never_be_started_gives_up_and_goes_on_trying() -> None:
+async def test_one_that_can_never_be_started_gives_up_and_goes_on_trying(caplog: pytest.LogCaptureFixture) -> None:
     supervision = Supervision(command=FAULTY.command, backoff=(0.0,), most_failed_starts=2)
     async with AsyncLLM("stories", supervision=supervision) as llm:
         stream = llm.submit(PROMPT, LONG)
@@ -317,6 +317,9 @@ async def test_one_that_can_never_be_started_gives_up_and_goes_on_trying() -> No
             await asyncio.wait_for(rest(stream), 60)
         with pytest.raises(EngineError, match="cannot be started"):
             llm.submit(PROMPT, LONG)
+        last, *before = [line.getMessage() for line in reversed(caplog.records) if "engine died" in line.getMessage()]
+        assert last.endswith("status 9); requests get an error until it can be started, which is tried again in 0 s")
+        assert all(line.endswith("; it is started again in 0 s") for line in before[-3:])
         engine._supervision = FAULTY
         await asyncio.wait_for(runs_again(llm), 60)
         assert (await llm.generate(PROMPT, SHORT)).outputs[0].text

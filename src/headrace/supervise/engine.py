@@ -359,11 +359,13 @@ class SupervisedEngine:
         self._adapters.died(self._supervision.most_strikes)
         for request_id in self._ledger.died(most, of_requests=of_requests, by_kill=is_killed):
             self._condemn(request_id)
+        consequence = f"it is started again in {delay:g} s"
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")
+            consequence = f"requests get an error until it can be started, which is tried again in {delay:g} s"
         facts = {"event": "engine_died", "reason": reason, "seconds_to_restart": delay}
         facts |= {"open_requests": len(requests), "engine_request_ids": requests[:_MOST_SHOWN]}
-        logger.error("the engine died (%s); it is started again in %g s", reason, delay, extra={"facts": facts})
+        logger.error("the engine died (%s); %s", reason, consequence, extra={"facts": facts})
         self._loop.call_later(delay, self._start_again)
 
     def _condemn(self, request_id: str) -> None:
