@@ -9,7 +9,7 @@ import socket
 import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -246,8 +246,9 @@ def answering(*parts: bytes) -> Iterator[str]:
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.recv(65536)
-                for part in parts:
-                    connection.sendall(part)
+                with suppress(ConnectionError):  # who has seen enough hangs up
+                    for part in parts:
+                        connection.sendall(part)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -276,10 +277,11 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
         tuple(bytes([byte]) for byte in HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunked(*EVENTS)),
         (HEAD + b"transfer-encoding: chunked\r\n\r\n", chunked(b"".join(EVENTS)[:70], b"".join(EVENTS)[70:])),
         (HEAD + b"content-length: %d\r\n\r\n" % len(b"".join(EVENTS)), *EVENTS),
+        (HEAD + b"x-content-length: none\r\nContent-Length:%d \r\n\r\n" % len(b"".join(EVENTS)), *EVENTS),
         (HEAD + b"connection: close\r\n\r\n", *EVENTS),
         (HEAD + b"connection: close\r\n\r\n", b"".join(EVENTS).replace(b"\n", b"\r\n")),
     ],
-    ids=["chunked", "byte by byte", "split events", "length", "until closed", "crlf"],
+    ids=["chunked", "byte by byte", "split events", "length", "another length", "until closed", "crlf"],
 )
 def test_every_way_to_frame_an_answer(parts: tuple[bytes, ...]) -> None:
     answer = answer_of(*parts)
@@ -296,8 +298,20 @@ def test_every_way_to_frame_an_answer(parts: tuple[bytes, ...]) -> None:
         ((HEAD + b"connection: close\r\n\r\n", b"data: {\n\n"), "cannot be read"),
         ((HEAD + b"transfer-encoding: chunked\r\n\r\n", chunked(*EVENTS)[:-9]), "in the middle"),
         ((), "without an answer"),
+        ((HEAD + b"content-length: many\r\n\r\n", *EVENTS), "Content-Length is 'many', expected a number of bytes"),
+        ((HEAD + b"Content-Length: -5\r\n\r\n", *EVENTS), "Content-Length is '-5'"),
+        ((HEAD + b"content-length:\r\n\r\n", *EVENTS), "Content-Length is ''"),
+        ((HEAD + b"content-length: %b\r\n\r\n" % (b"9" * 5000), *EVENTS), "Content-Length is '999"),
+        ((HEAD + b"content-length: \xb2\r\n\r\n", *EVENTS), "Content-Length is '²'"),
+        ((HEAD + b"transfer-encoding: chunked\r\n\r\n", b"fff\r\na\r\n0\r\n\r\n"), "a chunk of b'fff' bytes"),
+        ((HEAD + b"transfer-encoding: chunked\r\n\r\n", b"-2\r\na\r\n0\r\n\r\n"), "a chunk of b'-2' bytes"),
+        ((HEAD + b"connection: close\r\n\r\n", b"data: " + b"[" * 100_000 + b"\n"), "cannot be read"),
     ],
-    ids=["status", "error event", "no usage", "no JSON", "broken off", "nothing"],
+    ids=[
+        *("status", "error event", "no usage", "no JSON", "broken off", "nothing"),
+        *("length in words", "negative length", "no length", "endless length", "superscript length"),
+        *("chunk too short", "negative chunk", "deep JSON"),
+    ],
 )
 def test_an_answer_that_is_none_says_why(parts: tuple[bytes, ...], words: str) -> None:
     assert words in (answer_of(*parts).error or "")

@@ -4,6 +4,7 @@ with the server."""
 from __future__ import annotations
 
 import contextlib
+import re
 import selectors
 import socket
 import ssl
@@ -19,6 +20,10 @@ from headrace.errors import ConfigError
 
 _END = b"\r\n0\r\n\r\n"  # ends a chunked body; no header line is "0", and events have no such lines
 _HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
+_DECIMAL = re.compile(rb"[0-9]{1,18}")
+_HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{1,15}")
 _LONGEST_ERROR = 500
 
 
@@ -76,7 +81,7 @@ class Answer:
             return
         try:
             self._read(parts)
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
             self.error = f"the answer cannot be read ({error}): {body[-300:]!r}"
         if self.error is None and (not self.tokens or not self.times):
             self.error = f"the answer has no usage, or no tokens: {body[-300:]!r}"
@@ -105,7 +110,7 @@ def _said(answer: bytes) -> str:
     status = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")[2]
     try:
         said = _message_in(msgspec.json.decode(body))
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         said = body.decode("utf-8", "replace").strip()
     return f"{status}: {said}" if said else status
 
@@ -149,18 +154,25 @@ _event = msgspec.json.Decoder(_Event)
 
 
 def _payload(parts: list[tuple[bytes, float]]) -> Iterator[tuple[bytes, float]]:
-    """The body without its head and chunk sizes, in pieces, with the time at which each was whole."""
+    """The body without its head and chunk sizes, in pieces, with the time at which each was whole.
+
+    Raises:
+        ValueError: it has no head, or its chunks are not as their sizes say.
+    """
     data = b"".join(each for each, _ in parts)
     at = data.index(_HEAD_END) + len(_HEAD_END)
-    is_chunked = b"transfer-encoding: chunked" in data[:at].lower()
+    is_chunked = _CHUNKED.search(data, 0, at) is not None
     reads = iter(parts)
     read_end, when = 0, 0.0
     while at < len(data):
         size = len(data) - at
         if is_chunked:
             line_end = data.index(b"\r\n", at)
-            size = int(data[at:line_end].partition(b";")[0], 16)
+            said = data[at:line_end].partition(b";")[0].strip()
             at = line_end + 2
+            size = int(said, 16) if _HEXADECIMAL.fullmatch(said) else len(data)
+            if at + size > len(data):
+                raise ValueError(f"a chunk of {said[:40]!r} bytes")
             if not size:
                 return
         while read_end < at + size:
@@ -256,10 +268,13 @@ class Client:
             self._send(answer)
             return
         answer.parts.append((data, now))
-        if not data:
-            self._finish(number, answer, _cut_short(answer.parts))
-        elif _is_whole(answer.parts):
-            self._finish(number, answer, None)
+        try:
+            if not data:
+                self._finish(number, answer, _cut_short(answer.parts))
+            elif _is_whole(answer.parts):
+                self._finish(number, answer, None)
+        except _Malformed as error:
+            self._finish(number, answer, str(error))
 
     def _receive(self, number: int) -> bytes | None:
         """What has come; None where that is nothing of an answer, but TLS's own: waiting for more would stop all."""
@@ -305,8 +320,31 @@ class Client:
         connection.close()
 
 
+class _Malformed(Exception):
+    """An answer of which nobody can say where it ends."""
+
+
+def _length(head: bytes) -> int | None:
+    """What a head says of its body's length; None where that is nothing.
+
+    Raises:
+        _Malformed: it is no number.
+    """
+    found = _LENGTH.search(head)
+    if found is None:
+        return None
+    said = found[1].strip()
+    if not _DECIMAL.fullmatch(said):
+        raise _Malformed(f"the answer's Content-Length is {said[:40].decode('latin-1')!r}, expected a number of bytes")
+    return int(said)
+
+
 def _is_whole(parts: list[tuple[bytes, float]]) -> bool:
-    """Whether an answer has ended; the end of a chunked one may come in pieces."""
+    """Whether an answer has ended; the end of a chunked one may come in pieces.
+
+    Raises:
+        _Malformed: it does not say where.
+    """
     last = parts[-1][0]
     if last.endswith(_END) or (len(last) < len(_END) and b"".join(p for p, _ in parts[-7:]).endswith(_END)):
         return True
@@ -314,14 +352,14 @@ def _is_whole(parts: list[tuple[bytes, float]]) -> bool:
         return False
     data = b"".join(each for each, _ in parts)
     head, found, body = data.partition(_HEAD_END)
-    _, has_length, rest = head.lower().partition(b"content-length:")
-    return bool(found and has_length) and len(body) >= int(rest.split(b"\r\n", 1)[0])
+    length = _length(head) if found else None
+    return length is not None and len(body) >= length
 
 
 def _cut_short(parts: list[tuple[bytes, float]]) -> str | None:
     """What is missing of an answer whose connection was closed; None if that is how it ends, as no length is said."""
-    head = b"".join(each for each, _ in parts).partition(_HEAD_END)[0].lower()
+    head = b"".join(each for each, _ in parts).partition(_HEAD_END)[0]
     if not head:
         return "the server closed the connection without an answer"
-    has_length = b"transfer-encoding: chunked" in head or b"content-length:" in head
+    has_length = _CHUNKED.search(head) or _LENGTH.search(head)
     return "the server closed it in the middle of an answer" if has_length else None
