@@ -86,6 +86,18 @@ class Keys:
             logger.error("the keys stay as they were: %s", error)
 
 
+def check_keys(given: Iterable[str], path: Path | None = None) -> None:
+    """Find what is wrong with keys before a server needs them.
+
+    Raises:
+        ConfigError: there is such a thing.
+    """
+    for key in given:
+        _checked(key)
+    if path is not None:
+        _read(path)
+
+
 class Access:
     """What a server asks for before it does anything. `keys` open all routes but admin's, `admin` all."""
 

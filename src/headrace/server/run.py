@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from headrace.errors import ConfigError
-from headrace.server.access import Access, Keys
+from headrace.server.access import check_keys
 from headrace.server.app import App, create_app
 from headrace.server.protocol import bounded
 from headrace.server.settings import ServerSettings
@@ -92,7 +92,7 @@ def check_settings(host: str, port: int, settings: ServerSettings) -> None:
         ConfigError: there is such a thing.
     """
     listen(host, port).close()
-    Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys))
+    check_keys((*settings.api_keys, *settings.admin_keys), settings.api_key_file)
     _check_tls(settings)
     if settings.otlp_endpoint is not None:
         traces_to(settings.otlp_endpoint).close()
