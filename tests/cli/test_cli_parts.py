@@ -16,9 +16,9 @@ from rich.console import Console
 from headrace.cli import machine
 from headrace.cli.cost import Cost, Matrices, Work, cost_of, num_parameters
 from headrace.cli.machine import Limits, cpu_ops, describe_machine, measure_limits, median_limits
-from headrace.cli.options import ByteSize
 from headrace.cli.report import benchmark_table, number
 from headrace.cli.status import TextOut, Timing
+from headrace.cli.values import ByteSize
 from headrace.llm import LLM
 from headrace.types import Chunk, FinishReason
 

@@ -16,6 +16,7 @@ import pytest
 from fake_llm import FakeLLM
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 from test_slow_clients import HEAD, connect, rest_of, wait_until
 
 from headrace.errors import RequestError, TemplateOutOfTime
@@ -100,12 +101,31 @@ def test_bodies_that_do_not_fit_beside_others_are_503(serve) -> None:
     with connect(base) as client:
         client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(large) + large[:-1])
         wait_until(lambda: statuses() == (503, 200))  # as soon as that is in the server's memory
+        assert held_bytes(base) == len(large) - 1 - 2**16
         refused = httpx.post(f"{base}/v1/completions", content=large, headers={"content-type": "application/json"})
         assert refused.json()["error"]["code"] == "bodies_too_large"
         assert int(refused.headers["retry-after"]) > 0
         client.sendall(large[-1:])
         assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
     wait_until(lambda: statuses() == (200, 200))
+    assert held_bytes(base) == 0
+
+
+def held_bytes(base: str) -> float:
+    families = text_string_to_metric_families(httpx.get(f"{base}/metrics").text)
+    (sample,) = next(family for family in families if family.name == "headrace:request_bodies_bytes").samples
+    assert sample.labels == {"model_name": "fake"}
+    return sample.value
+
+
+def test_a_body_for_which_there_never_is_room_is_413(serve) -> None:
+    base = serve(FakeLLM(), max_bodies_bytes=100_000)
+    body = json.dumps({"model": "fake", "prompt": "a", "max_tokens": 1}).encode()
+    for size, status in ((100_000 + 2**16, 200), (100_001 + 2**16, 413)):
+        padded = body.ljust(size)
+        response = httpx.post(f"{base}/v1/completions", content=padded, headers={"content-type": "application/json"})
+        assert response.status_code == status
+    assert "more than 165,536 bytes" in response.json()["error"]["message"]
 
 
 def test_a_body_that_is_given_up_gives_its_room_back(serve) -> None:

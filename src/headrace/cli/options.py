@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from headrace.cli.values import ByteSize
 from headrace.config import (
     ACTIVATION_CHOICES,
     BACKENDS,
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 @dataclass(slots=True)
@@ -37,23 +36,6 @@ class DebugSwitch:
     """Whether --debug was given; the root context's `obj`, so that it is known when parsing fails too."""
 
     is_on: bool = False
-
-
-class ByteSize(click.ParamType[int]):
-    """A number of bytes: `2GiB` is 2 * 1024³, `2GB` is 2 * 1000³, a plain number is bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The size in bytes."""
-        if isinstance(value, int):
-            return value
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is not a size, expected one such as 2GiB, 500MB or a number of bytes", param, ctx)
-        unit = (match[2] or "").lower()
-        base = 1024 if unit.endswith("ib") else 1000
-        return int(float(match[1]) * base ** _POWERS[unit.rstrip("b").rstrip("i")])
 
 
 class Text(click.ParamType[str]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.values import Number
+from headrace.cli.values import ByteSize, Number
 from headrace.config import api_key, state_folder
 
 if TYPE_CHECKING:
@@ -137,6 +137,15 @@ _OPTIONS = {
     ),
     "max_connections": _number(
         "--max-connections", "max_connections", click.IntRange(min=1), 4096, "N", "Connections; more get 503."
+    ),
+    "max_bodies_bytes": click.option(
+        "--max-bodies-memory",
+        "max_bodies_bytes",
+        type=ByteSize(),
+        default="512MiB",
+        show_default=True,
+        metavar="SIZE",
+        help="Bodies of requests in memory at a time, without the first 64 KiB of each; more get 503.",
     ),
     "request_seconds": _number(
         "--request-timeout",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class Number(click.FloatRange):
@@ -24,6 +28,23 @@ class Number(click.FloatRange):
         if math.isnan(number) or (math.isinf(number) and not self._may_be_infinite):
             self.fail(f"{value} is no number to use here", param, ctx)
         return float(number)
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes: `2GiB` is 2 * 1024³, `2GB` is 2 * 1000³, a plain number is bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The size in bytes."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size, expected one such as 2GiB, 500MB or a number of bytes", param, ctx)
+        unit = (match[2] or "").lower()
+        base = 1024 if unit.endswith("ib") else 1000
+        return int(float(match[1]) * base ** _POWERS[unit.rstrip("b").rstrip("i")])
 
 
 class ServerUrl(click.ParamType[str]):

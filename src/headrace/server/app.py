@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
@@ -14,11 +15,12 @@ from headrace.errors import ConfigError
 from headrace.server import own, page
 from headrace.server.access import Access, Keys
 from headrace.server.admission import Admission
-from headrace.server.admission_metrics import AdmissionCollector
+from headrace.server.admission_metrics import admission_families
 from headrace.server.answer import Service, answer
 from headrace.server.batch_door import start_batches
 from headrace.server.beside import Beside
 from headrace.server.body import BodyRoom
+from headrace.server.body_metrics import body_families
 from headrace.server.dialects import anthropic, kserve, llama_server, ollama, openai, tgi
 from headrace.server.dialects.base import Served
 from headrace.server.draining import Draining
@@ -72,7 +74,8 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
     )
     llm.through(lambda port: _admission(port, llm, metrics, settings))
     served, beside = _served(llm, served_name), Beside()
-    origins = Origins(settings.allowed_hosts, settings.cors_origins)
+    origins, bodies = Origins(settings.allowed_hosts, settings.cors_origins), BodyRoom(settings.max_bodies_bytes)
+    metrics.add(partial(body_families, bodies))
     return App(
         Service(
             llm=llm,
@@ -81,7 +84,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
             settings=settings,
             routes=RouteTable(dialects),
             reading=Reading(settings, served, origins, beside),
-            bodies=BodyRoom(settings.max_bodies_bytes),
+            bodies=bodies,
             beside=beside,
             access=Access(Keys(settings.api_keys, settings.api_key_file), Keys(settings.admin_keys)),
             origins=origins,
@@ -106,7 +109,7 @@ def _admission(port: EnginePort, llm: AsyncLLM, metrics: Metrics, settings: Serv
         max_sequences=llm.config.max_sequences,
         step_tokens=llm.config.max_batch_tokens,
     )
-    metrics.add(AdmissionCollector(admission, metrics.model_name))
+    metrics.add(partial(admission_families, admission))
     return admission
 
 

@@ -16,26 +16,31 @@ _FREE_BYTES = 2**16
 
 
 class BodyRoom:
-    """The room for bodies that are being read, or have not become requests of the engine yet."""
+    """The room for bodies that are being read, or have not become requests of the engine yet.
+
+    Attributes:
+        max_bytes: That there is.
+        num_bytes: That they take of it now.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
 
     def share(self) -> BodyShare:
         """The part of one body: nothing yet."""
         return BodyShare(self)
 
     def _take(self, size: int) -> None:
-        if self._num_bytes + size > self._max_bytes:
+        if self.num_bytes + size > self.max_bytes:
             raise BodiesTooLarge(
-                f"The server has {self._num_bytes:,} bytes of requests' bodies in memory, and at most"
-                f" {self._max_bytes:,}; send the request again later"
+                f"The server has {self.num_bytes:,} bytes of requests' bodies in memory, and at most"
+                f" {self.max_bytes:,}; send the request again later"
             )
-        self._num_bytes += size
+        self.num_bytes += size
 
     def _give_back(self, size: int) -> None:
-        self._num_bytes -= size
+        self.num_bytes -= size
 
 
 class BodyShare:
@@ -49,10 +54,16 @@ class BodyShare:
         """So many bytes more have come.
 
         Raises:
-            BodiesTooLarge: there is no room for them.
+            BodyTooLarge: there never is, even without any other body.
+            BodiesTooLarge: there is none now.
         """
         self._size += size
         beyond = max(self._size - _FREE_BYTES, 0) - self._taken
+        if self._taken + beyond > self._room.max_bytes:
+            raise BodyTooLarge(
+                f"The body has more than {self._room.max_bytes + _FREE_BYTES:,} bytes, for which this server has no"
+                " room; send at most that"
+            )
         if beyond:
             self._room._take(beyond)
             self._taken += beyond

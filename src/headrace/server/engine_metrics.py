@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from headrace.config import EngineConfig
 from headrace.engine.memory import KVPlan
 from headrace.engine.stats import STEP_BOUNDS, EngineStats
+from headrace.server.families import counter, counter_by, gauge, gauge_by
 from headrace.server.histograms import histogram_family
 from headrace.supervise.lives import Restarts
 
@@ -70,21 +71,17 @@ _COUNTERS: tuple[tuple[str, str, _Read], ...] = (
 def engine_families(engine: Watched, labels: Mapping[str, str]) -> Iterator[Metric]:
     """One snapshot."""
     stats = engine.stats()
-    names, values = list(labels), list(labels.values())
     for name, documentation, read in _GAUGES:
-        gauge = GaugeMetricFamily(name, documentation, labels=names)
-        gauge.add_metric(values, read(stats))
-        yield gauge
+        yield gauge(name, documentation, labels, read(stats))
     yield _waiting(stats, labels)
     for name, documentation, read in _COUNTERS:
-        counter = CounterMetricFamily(name, documentation, labels=names)
-        counter.add_metric(values, read(stats))
-        yield counter
-    sources = {"local_compute": stats.prompt_tokens - stats.prefix_hits, "local_cache_hit": stats.prefix_hits}
-    yield _by("prompt_tokens_by_source", "Prompt tokens, by where they came from.", labels, "source", sources)
-    accepted = {str(position): count for position, count in enumerate(stats.accepted_by_position)}
+        yield counter(name, documentation, labels, read(stats))
+    documentation = "Prompt tokens, by where they came from."
+    sources = {("local_compute",): stats.prompt_tokens - stats.prefix_hits, ("local_cache_hit",): stats.prefix_hits}
+    yield counter_by("vllm:prompt_tokens_by_source", documentation, labels, ("source",), sources)
     documentation = "Guessed tokens that were right, by their place in the guess."
-    yield _by("spec_decode_num_accepted_tokens_per_pos", documentation, labels, "position", accepted)
+    accepted = {(str(position),): count for position, count in enumerate(stats.accepted_by_position)}
+    yield counter_by("vllm:spec_decode_num_accepted_tokens_per_pos", documentation, labels, ("position",), accepted)
     if stats.step_sizes:
         documentation = "Tokens of a step of the engine."
         yield histogram_family(
@@ -98,19 +95,10 @@ def engine_families(engine: Watched, labels: Mapping[str, str]) -> Iterator[Metr
 
 def _waiting(stats: EngineStats, labels: Mapping[str, str]) -> Metric:
     """vLLM tells apart what waits for room and what it has deferred; here all wait for room."""
-    gauge = GaugeMetricFamily(
-        "vllm:num_requests_waiting_by_reason", "Sequences that wait, by reason.", labels=[*labels, "reason"]
+    reasons = {("capacity",): stats.num_waiting, ("deferred",): 0}
+    return gauge_by(
+        "vllm:num_requests_waiting_by_reason", "Sequences that wait, by reason.", labels, ("reason",), reasons
     )
-    gauge.add_metric([*labels.values(), "capacity"], stats.num_waiting)
-    gauge.add_metric([*labels.values(), "deferred"], 0)
-    return gauge
-
-
-def _by(name: str, documentation: str, labels: Mapping[str, str], label: str, counts: Mapping[str, int]) -> Metric:
-    counter = CounterMetricFamily(f"vllm:{name}", documentation, labels=[*labels, label])
-    for value, count in counts.items():
-        counter.add_metric([*labels.values(), value], count)
-    return counter
 
 
 def _adapters(stats: EngineStats) -> Metric:
@@ -120,9 +108,7 @@ def _adapters(stats: EngineStats) -> Metric:
         "running_lora_adapters": ",".join(stats.running_adapters),
         "waiting_lora_adapters": ",".join(stats.waiting_adapters),
     }
-    gauge = GaugeMetricFamily("vllm:lora_requests_info", "Adapters that requests run with.", labels=list(labels))
-    gauge.add_metric(list(labels.values()), time.time())
-    return gauge
+    return gauge("vllm:lora_requests_info", "Adapters that requests run with.", labels, time.time())
 
 
 def _cache_config(engine: Watched) -> Metric:
@@ -136,27 +122,15 @@ def _cache_config(engine: Watched) -> Metric:
         "kv_cache_size_tokens": str(plan.num_blocks * plan.block_size),
         "engine": "0",
     }
-    gauge = GaugeMetricFamily(
-        "vllm:cache_config_info", "The KV cache; num_gpu_blocks are those of the CPU here.", labels=list(labels)
-    )
-    gauge.add_metric(list(labels.values()), 1)
-    return gauge
+    return gauge("vllm:cache_config_info", "The KV cache; num_gpu_blocks are those of the CPU here.", labels, 1)
 
 
 def _lives(engine: Watched, labels: Mapping[str, str]) -> Iterator[Metric]:
-    names, values = list(labels), list(labels.values())
-    healthy = GaugeMetricFamily("vllm:engine_healthy", "1 when the engine runs requests, else 0.", labels=["engine"])
-    healthy.add_metric(["0"], float(engine.trouble is None))
-    yield healthy
+    is_healthy = float(engine.trouble is None)
+    yield gauge("vllm:engine_healthy", "1 when the engine runs requests, else 0.", {"engine": "0"}, is_healthy)
     restarts = engine.restarts
-    counter = CounterMetricFamily("headrace:engine_restarts", "Deaths of the engine's process.", labels=names)
-    counter.add_metric(values, restarts.count)
-    yield counter
+    yield counter("headrace:engine_restarts", "Deaths of the engine's process.", labels, restarts.count)
     if restarts.seconds_to_next_token is not None:
-        gauge = GaugeMetricFamily(
-            "headrace:engine_restart_to_next_token_seconds",
-            "From the last death with open requests to the next token.",
-            labels=names,
-        )
-        gauge.add_metric(values, restarts.seconds_to_next_token)
-        yield gauge
+        name = "headrace:engine_restart_to_next_token_seconds"
+        documentation = "From the last death with open requests to the next token."
+        yield gauge(name, documentation, labels, restarts.seconds_to_next_token)

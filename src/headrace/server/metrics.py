@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from headrace.sampling_params import SamplingParams
 from headrace.server.engine_metrics import Watched, engine_families
+from headrace.server.families import counter_by
 from headrace.server.histograms import (
     COMPLETION_BUCKETS,
     FIRST_TOKEN_BUCKETS,
@@ -63,9 +63,10 @@ class Metrics:
         self._registry.register(_Families(self._families))
         ProcessCollector(registry=self._registry)
 
-    def add(self, collector: Collector) -> None:
-        """Show what `collector` collects, too."""
-        self._registry.register(collector)
+    def add(self, families: Callable[[Mapping[str, str]], Iterator[Metric]]) -> None:
+        """Show these too; they are made when they are asked for, with these labels."""
+        labels = {"model_name": self.model_name}
+        self._registry.register(_Families(lambda: families(labels)))
 
     def stopwatch(self, record: RequestRecord, params: SamplingParams, num_prompt_tokens: int) -> Stopwatch:
         """Measure one prompt of a request, which has just been submitted."""
@@ -101,13 +102,13 @@ class Metrics:
             yield histogram.family(name, documentation, self._labels)
         documentation = "Sequences that ended; abort is the client's or the server's."
         reasons = {(reason.value,): self.finished[reason] for reason in FinishReason}
-        yield _counter("vllm:request_success", documentation, ("finished_reason",), reasons, self._labels)
+        yield counter_by("vllm:request_success", documentation, self._labels, ("finished_reason",), reasons)
         documentation = "HTTP requests that ended, by route, method and hundreds of the status."
-        yield _counter("http_requests", documentation, ("handler", "method", "status"), self._requests)
+        yield counter_by("http_requests", documentation, {}, ("handler", "method", "status"), self._requests)
         documentation = "Requests that failed, by reason and status; also in the middle of a stream."
-        yield _counter("headrace:request_failures", documentation, ("code", "status"), self._failures, self._labels)
+        yield counter_by("headrace:request_failures", documentation, self._labels, ("code", "status"), self._failures)
         documentation = "Requests to the model that have ended, by tenant."
-        yield _counter("headrace:tenant_requests", documentation, ("tenant",), self._tenants, self._labels)
+        yield counter_by("headrace:tenant_requests", documentation, self._labels, ("tenant",), self._tenants)
 
     def _histograms(self) -> Iterator[tuple[str, str, Histogram]]:
         yield "vllm:time_to_first_token_seconds", "From arrival to a sequence's first token.", self.first_token
@@ -251,21 +252,3 @@ class _Families(Collector):
     def collect(self) -> Iterator[Metric]:
         """All of them, as they are now."""
         return self._make()
-
-
-_Values = TypeVar("_Values", bound=tuple[str, ...])
-
-
-def _counter(
-    name: str,
-    documentation: str,
-    names: tuple[str, ...],
-    counts: Mapping[_Values, int],
-    labels: Mapping[str, str] | None = None,
-) -> Metric:
-    """A counter by labels; those of `labels` are the same of all."""
-    labels = labels or {}
-    family = CounterMetricFamily(name, documentation, labels=[*labels, *names])
-    for values, count in counts.items():
-        family.add_metric([*labels.values(), *values], count)
-    return family
