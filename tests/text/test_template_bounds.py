@@ -57,6 +57,13 @@ BOMBS = {
     "wordwrap": "{{ ('x' * 100000)|wordwrap(1, true, 'y' * 100000) }}",
     "split": "{{ ('x ' * 3000000).split()|length }}",
     "summed": "{{ ([[1]] * 1000000)|sum(start=[]) }}",
+    "bytes": "{{ 'x'.encode().ljust(1000000000) }}",
+    "number to bytes": "{{ (5).to_bytes(1000000000, 'big') }}",
+    "punycode": "{% set x %}{% for i in range(20000) %}{{ '%c' % (19968 + i) }}{% endfor %}{% endset %}"
+    "{{ x.encode('punycode') }}",
+    "items of a text": "{{ ('x' * 10000000)|map('upper')|map('lower')|list|length }}",
+    "sorted": "{{ ('x' * 10000000)|sort|length }}",
+    "comments": "{{ ('<!---->' * 1000000)|striptags }}",
     "output": "{% for i in range(100000) %}{{ messages[0].content }}{% endfor %}",
 }
 
@@ -91,6 +98,13 @@ def test_a_bomb_is_stopped_soon(name: str) -> None:
         ("{{ 'a\nb'|indent(2) }}", "a\n  b"),
         ("{{ ['a', 'b']|join(', ') }}", "a, b"),
         ("{{ messages|map(attribute='role')|join('|') }}", "user|assistant"),
+        ("{{ '|'.join(messages|map(attribute='role')) }}{{ ', '.join(['a', 'b']) }}{{ ''.join('ab') }}",
+         "user|assistanta, bab"),
+        ("{{ 'ä'.encode('utf-8').decode('latin-1') }}{{ 'ä'.encode()|length }}", "Ã¤2"),
+        ("{{ [3, 1, 2]|sort }}{{ [1, 1]|unique|list }}{{ [1, 2]|max }}{{ none|select|list }}{{ nothing|list }}",
+         "[1, 2, 3][1]2[][]"),
+        ("{% for role, of in messages|groupby('role') %}{{ role }}{{ of|length }}{% endfor %}", "assistant1user1"),
+        ("{{ '<b>a</b> <!-- c -->b'|striptags }}", "a b"),
         ("{{ [1, 2, 3]|sum }}", "6"),
         ("{{ [[1], [2]]|sum(start=[]) }}", "[1, 2]"),
         ("{{ [1, 2, 3]|batch(2, 0)|list }}", "[[1, 2], [3, 0]]"),

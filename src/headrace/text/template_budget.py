@@ -25,6 +25,8 @@ MAX_SECONDS = 5.0
 _MAX_BITS = 16_384
 _MAX_PIECES = 1_000_000
 _TICKS_BETWEEN_LOOKS = 8
+_CODECS = ("ascii", "latin-1", "unicode-escape", "utf-8", "utf8")
+"""Others take time that grows with a text's square (punycode)"""
 _WIDE = re.compile(r"\d{5}")
 """In a format: a width or a precision of more than four digits"""
 _NESTED = re.compile(r":[^}]*\{")
@@ -137,11 +139,20 @@ class Budget:
                     raise SecurityError(f"it splits a text into more than {_MAX_PIECES:,} pieces")
             case "format" | "format_map":
                 self.format(text, *given)
+            case "striptags":  # copies it for each comment
+                self.build(len(text) * (1 + text.count("<!--")))
             case "translate":
                 longest = max((self.weigh(one) for one in given), default=1)
                 self.build(len(text) * longest)
             case _:
                 self.build(len(text))
+
+    def code(self, text: str | bytes, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+        """A text is about to be encoded, or bytes decoded."""
+        codec = str(arguments[0] if arguments else options.get("encoding", "utf-8"))
+        if codec.lower().replace("_", "-") not in _CODECS:
+            raise SecurityError(f"the encoding {_shown(codec)} is not one of {', '.join(_CODECS)}")
+        self.build(len(text))
 
     def _multiply(self, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int):

@@ -26,15 +26,25 @@ from jinja2.utils import Namespace
 from headrace.text.template_budget import MAX_CHARACTERS, MAX_SECONDS, Budget, check_size
 
 _BUDGET: ContextVar[Budget] = ContextVar("headrace_template_budget")
-_MOST_SECONDS: ContextVar[float] = ContextVar("headrace_template_seconds", default=MAX_SECONDS)
 """Of the rendering in progress. A context's variable, as filters and `concat` are called without anything of it."""
+_MOST_SECONDS: ContextVar[float] = ContextVar("headrace_template_seconds", default=MAX_SECONDS)
+"""Of each rendering in a context"""
 
 _ATTRIBUTES_OF_DICTS = frozenset(dir(dict))
 _COUNTED = "headrace counted"
 """A test, of anything: no name that a template could write, and cheaper than a call, which the sandbox looks at"""
 
-_TEXT_FILTERS = ("center", "indent", "replace", "wordwrap", "format")
-"""Filters of a text that can give a larger one"""
+_TEXT_FILTERS = ("center", "indent", "replace", "wordwrap", "format", "striptags")
+"""Filters of a text that can give a larger one, or take long"""
+_ITEM_FILTERS = (
+    *("groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique"),
+)
+"""Filters that go through items by themselves"""
+_MOST_ITEMS = 1_000_000
+_MOST_SUMMED = 1000
+_ATTRIBUTES_OF_BYTES = ("decode",)
+"""Texts have the others, within bounds."""
+_BETWEEN_NUMBERS_AND_BYTES = ("from_bytes", "to_bytes")
 
 
 class RaisedByTemplateError(jinja2.TemplateError):
@@ -61,12 +71,16 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, now: Callable[[], datetime]) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
         del self.globals["lipsum"]
+        for name in ("pprint", "urlize"):  # slow, and of no use to a chat
+            del self.filters[name]
         self.filters["tojson"] = _to_json
         for name in _TEXT_FILTERS:
             self.filters[name] = _bounded_text(name, self.filters[name])
         for name, bounded in (("join", _bounded_join), ("sum", _bounded_sum), ("batch", _bounded_rows)):
             self.filters[name] = bounded(self.filters[name])
         self.filters["slice"] = _bounded_rows(self.filters["slice"])
+        for name in _ITEM_FILTERS:
+            self.filters[name] = _bounded_items(self.filters[name])
         self.tests[_COUNTED] = _count_turn
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
@@ -82,6 +96,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if type(obj) is dict and attribute in obj and attribute not in _ATTRIBUTES_OF_DICTS:
             return obj[attribute]
         return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As the sandbox's, and nothing that makes bytes of any size."""
+        if isinstance(obj, bytes) and attr not in _ATTRIBUTES_OF_BYTES:
+            return False
+        return attr not in _BETWEEN_NUMBERS_AND_BYTES and super().is_safe_attribute(obj, attr, value)
 
     def weighed(self, value: Any) -> Any:
         """A list, tuple or dict that a template has just made."""
@@ -112,7 +132,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         budget.tick()
         method = getattr(__obj, "__wrapped__", __obj)  # as the sandbox wraps str.format
         owner = getattr(method, "__self__", None)
-        if isinstance(owner, str):
+        if isinstance(owner, str | bytes) and method.__name__ in ("encode", "decode"):
+            budget.code(owner, args, kwargs)
+        elif isinstance(owner, str):
+            if method.__name__ == "join" and args:
+                args = (list(_counted(args[0])), *args[1:])  # what comes out of a filter can be gone through once
             budget.method(owner, method.__name__, args, kwargs)
         found = super().call(__context, __obj, *args, **kwargs)
         if isinstance(found, list | tuple | dict | Namespace):
@@ -234,7 +258,7 @@ def _bounded_text(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
 def _bounded_join(apply: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(apply)
     def bounded(context: Any, value: Any, d: Any = "", attribute: Any = None) -> Any:
-        items = list(value)
+        items = list(_counted(value))
         _budget().method(str(d), "join", (items,), {})
         return apply(context, items, d, attribute)
 
@@ -244,7 +268,7 @@ def _bounded_join(apply: Callable[..., Any]) -> Callable[..., Any]:
 def _bounded_sum(apply: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(apply)
     def bounded(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
-        items = list(iterable)
+        items = list(_counted(iterable))
         if not isinstance(start, int | float) and len(items) > _MOST_SUMMED:
             raise SecurityError(f"it adds up more than {_MOST_SUMMED:,} lists")
         return apply(environment, items, attribute, start)
@@ -252,19 +276,38 @@ def _bounded_sum(apply: Callable[..., Any]) -> Callable[..., Any]:
     return bounded
 
 
-_MOST_SUMMED = 1000
-
-
 def _bounded_rows(apply: Callable[..., Any]) -> Callable[..., Any]:
+    in_steps = _bounded_items(apply)
+
     @wraps(apply)
     def bounded(*arguments: Any, **options: Any) -> Any:
         given = [*_split(arguments)[1], *options.values()]
         number = max((abs(one) for one in given[:1] if isinstance(one, int)), default=1)
         budget = _budget()
         budget.build(number * (1 + sum(map(budget.weigh, given[1:]))))
-        return apply(*arguments, **options)
+        return in_steps(*arguments, **options)
 
     return bounded
+
+
+def _bounded_items(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def bounded(*arguments: Any, **options: Any) -> Any:
+        at = len(arguments) - len(_split(arguments)[1]) - 1
+        items = arguments[at]
+        return apply(*arguments[:at], _counted(items) if items else items, *arguments[at + 1 :], **options)
+
+    return bounded
+
+
+def _counted(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, each of which is a step."""
+    budget = _budget()
+    for number, item in enumerate(items):
+        if number == _MOST_ITEMS:
+            raise SecurityError(f"it goes through more than {_MOST_ITEMS:,} items")
+        budget.tick()
+        yield item
 
 
 def _to_json(
