@@ -21,6 +21,14 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> None:
+    """httpx's clients wait for 5 s where nothing is said; a machine that has other work needs more."""
+    from httpx._config import DEFAULT_TIMEOUT_CONFIG
+
+    DEFAULT_TIMEOUT_CONFIG.__init__(60.0)  # type: ignore[misc]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The read-only material beside the project's root; a user's checkout does not have it."""

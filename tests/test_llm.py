@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams
 from headrace.engine.engine import Engine
@@ -458,11 +459,8 @@ async def test_cancelling_in_mid_stream(llm: LLM) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        for _ in range(100):
-            if model.stats().num_running == 0:
-                break
-            await asyncio.sleep(0.01)
-        assert (model.stats().num_running, model.stats().kv_blocks_used) == (0, 0)
+        await until(lambda: model.stats().num_running == 0)
+        assert model.stats().kv_blocks_used == 0
         output = await model.generate(PROMPT, GREEDY)
         assert output.outputs[0].text == text_of(llm.generate(PROMPT, GREEDY))[0]
 

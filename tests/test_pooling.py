@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_encoders import encoder_reference, make_tiny_encoder, reference_output, save_tokenizer
 from tiny_models import SWITCH, make_tiny, prompt, reference
+from waiting import until
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams
 from headrace.errors import ContextTooLong, RequestError
@@ -270,8 +271,7 @@ def test_in_an_event_loop(folders: dict[str, Path], embedder: LLM, reranker: LLM
             with pytest.raises(RequestError):
                 await llm.classify("x")
             task = asyncio.create_task(llm.embed(TEXTS * 400))
-            while not llm.stats().num_waiting:
-                await asyncio.sleep(0.001)
+            await until(lambda: llm.stats().num_waiting)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

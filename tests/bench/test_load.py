@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_llm import serving
 
 from headrace.async_llm import AsyncLLM
 from headrace.config import EngineConfig
-from headrace.server.run import listen, make_server, url
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "load.py"
 IDS = ["--vocabulary", "512", "--lowest-id", "300"]
@@ -26,13 +26,8 @@ IDS = ["--vocabulary", "512", "--lowest-id", "300"]
 
 @pytest.fixture(scope="module")
 def stories() -> Iterator[str]:
-    server = make_server(AsyncLLM("stories", EngineConfig(threads=1)), "stories")
-    listener = listen("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield url(listener)
-    server.should_exit = True
-    thread.join(20)
+    with serving(AsyncLLM("stories", EngineConfig(threads=1)), "stories") as base:
+        yield base
 
 
 def load(*arguments: str, fails: bool = False) -> dict[str, Any]:
@@ -108,7 +103,7 @@ def pretended(*connections: list[bytes]) -> Iterator[str]:
     thread.start()
     with listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    thread.join(10)
+    thread.join(60)
 
 
 def test_connections_that_the_server_closes_are_opened_again() -> None:

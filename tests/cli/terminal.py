@@ -38,7 +38,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    def wait_for(self, text: str, seconds: float = 15.0) -> str:
+    def wait_for(self, text: str, seconds: float = 60.0) -> str:
         """What was shown up to and with `text`, since the last wait."""
         deadline = time.monotonic() + seconds
         while text not in self.seen:
@@ -47,7 +47,7 @@ class Terminal:
         before, _, self.seen = self.seen.partition(text)
         return before + text
 
-    def wait(self, seconds: float = 15.0) -> int:
+    def wait(self, seconds: float = 60.0) -> int:
         """The exit code; what is still shown goes to `seen`."""
         deadline = time.monotonic() + seconds
         while self._read(deadline):

@@ -15,6 +15,7 @@ from statistics import quantiles
 from typing import Any
 
 import pytest
+from fake_llm import serving
 from in_process import Headrace
 
 from headrace.async_llm import AsyncLLM
@@ -23,8 +24,6 @@ from headrace.cli.load.figures import percentile, result
 from headrace.cli.load.jobs import Shape, make_job, poisson, random_prompt, read_trace, traced_jobs
 from headrace.config import EngineConfig
 from headrace.errors import ConfigError
-from headrace.server.run import listen, make_server, url
-from headrace.server.settings import ServerSettings
 
 IDS = ("--vocabulary", "512")
 IDS_SHAPE = Shape(model="m", vocabulary=512)
@@ -32,16 +31,8 @@ IDS_SHAPE = Shape(model="m", vocabulary=512)
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[str]:
-    server = make_server(AsyncLLM("stories", EngineConfig(threads=1)), "stories", ServerSettings(api_keys=("secret",)))
-    listener = listen("127.0.0.1", 0)
-    started = threading.Event()
-    server.on_started = started.set
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    assert started.wait(60)
-    yield url(listener)
-    server.should_exit = True
-    thread.join(20)
+    with serving(AsyncLLM("stories", EngineConfig(threads=1)), "stories", api_keys=("secret",)) as base:
+        yield base
 
 
 def test_a_run_is_printed_written_and_drawn(headrace: Headrace, target: str, tmp_path: Path) -> None:
@@ -253,7 +244,7 @@ def answering(*parts: bytes) -> Iterator[str]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join(10)
+        thread.join(60)
 
 
 def answer_of(*parts: bytes) -> Answer:

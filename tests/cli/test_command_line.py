@@ -181,10 +181,10 @@ def test_serve_answers_and_ends_on_a_signal(stories260k: str) -> None:
         assert lines[-1].startswith("no chat template: chats are refused")
         address = re.search(r"http://\S+", line)
         assert address is not None
-        with urllib.request.urlopen(f"{address[0]}/v1/models", timeout=10) as answer:
+        with urllib.request.urlopen(f"{address[0]}/v1/models", timeout=60) as answer:
             assert json.load(answer)["data"][0]["id"] == "tiny"
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()

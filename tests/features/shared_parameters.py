@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import openai
 import pytest
 from features.asking import Asking, Json, text_of
 from features.catalogue import CHAT, COMPLETIONS, Parameter, PerEndpoint, no_effect, refused, works
+from waiting import wait_until
 
 WANDERING = {"temperature": 2, "top_k": 0, "top_p": 1}
 """So hot that a text repeats only if something forces it."""
@@ -261,10 +261,7 @@ def _priority(ask: Asking) -> None:
 
 
 def _start_when(threads: Sequence[threading.Thread], is_time: Callable[[], bool]) -> None:
-    last = time.monotonic() + 20
-    while not is_time():
-        assert time.monotonic() < last, "the engine was not as busy as this needs"
-        time.sleep(0.001)
+    wait_until(is_time)
     for thread in threads:
         thread.start()
 

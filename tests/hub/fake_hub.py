@@ -126,7 +126,7 @@ class FakeHub:
         if large and self.hang_after is not None and len(data) > self.hang_after:
             request.wfile.write(data[: self.hang_after])
             request.wfile.flush()
-            self.release.wait(30)
+            self.release.wait(120)  # longer than anybody waits here
             request.close_connection = True
             return
         request.wfile.write(data)

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub, Repository
+from waiting import wait_until
 
 from headrace.errors import ModelError, ModelNotFound, UnsupportedModel
 from headrace.hub import remote
@@ -201,10 +201,7 @@ def test_a_killed_process_is_resumed_by_the_next(hub: FakeHub, tmp_path: Path) -
     cache = tmp_path / "cache"
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "0"}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)
-    deadline = time.monotonic() + 20
-    while not any(file.stat().st_size >= 4 << 20 for file in cache.rglob("*.incomplete")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: any(file.stat().st_size >= 4 << 20 for file in cache.rglob("*.incomplete")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     hub.hang_after = None

@@ -22,7 +22,7 @@ from headrace.errors import ContextTooLong, EngineError, HeadraceError, MissingC
 from headrace.model_card import ModelCard
 from headrace.model_text import EncodedChat
 from headrace.sampling_params import SamplingParams
-from headrace.server.run import listen, make_server, url
+from headrace.server.run import Server, listen, make_server, url
 from headrace.server.settings import ServerSettings
 from headrace.supervise.lives import Restarts
 from headrace.text.answer import AnswerFormat, Reading
@@ -201,10 +201,10 @@ def broken(error: HeadraceError | Exception, after: int = 0) -> FakeLLM:
 
 
 @contextmanager
-def serving(llm: Any, name: str = "fake", **options: Any) -> Iterator[str]:
-    """Serve `llm` and give the base URL."""
+def running(llm: Any, name: str = "fake", **settings: Any) -> Iterator[tuple[Server, str, threading.Thread]]:
+    """A server of `llm`, its base URL and its thread; told to stop at the end, if it was not before."""
     listener = listen("127.0.0.1", 0)
-    server = make_server(llm, name, ServerSettings(**options))
+    server = make_server(llm, name, ServerSettings(**settings))
     started = threading.Event()
     server.on_started = started.set
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -212,8 +212,15 @@ def serving(llm: Any, name: str = "fake", **options: Any) -> Iterator[str]:
     thread.start()
     assert started.wait(60), "the server did not start"
     try:
-        yield base
+        yield server, base, thread
     finally:
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def serving(llm: Any, name: str = "fake", **settings: Any) -> Iterator[str]:
+    """Serve `llm` and give the base URL."""
+    with running(llm, name, **settings) as (_, base, _):
+        yield base

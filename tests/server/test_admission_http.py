@@ -63,5 +63,5 @@ def test_a_full_queue_is_429_and_official_clients_come_again(narrow: AsyncLLM) -
 )
 def test_everything_that_is_computed_goes_through_the_queue(narrow: AsyncLLM, path: str, body: dict) -> None:
     with serving(narrow, "stories", max_waiting_tokens=5) as base:
-        answer = httpx.post(f"{base}{path}", json={"model": "stories", **body}, timeout=30)
+        answer = httpx.post(f"{base}{path}", json={"model": "stories", **body}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "does_not_fit")

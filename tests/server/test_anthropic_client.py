@@ -13,7 +13,7 @@ import pytest
 from anthropic.types import Message, MessageTokensCount, ModelInfo
 from anthropic.types.shared import ErrorResponse
 from fake_llm import FakeLLM, answer, broken
-from test_disconnect import wait_until
+from waiting import until, wait_until
 
 from headrace.errors import EngineError, Overloaded
 from headrace.server.dialects.anthropic.errors import render_failure
@@ -234,10 +234,10 @@ async def test_a_cancelled_task_cancels_its_message(serve) -> None:
         async with client.messages.stream(**ASK, max_tokens=1500) as stream:
             async for _ in stream.text_stream:
                 break
-        await asyncio.to_thread(wait_until, lambda: len(llm.streams) == 2)
+        await until(lambda: len(llm.streams) == 2)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-    await asyncio.to_thread(wait_until, lambda: all(one.is_cancelled for one in llm.streams))
+    await until(lambda: all(one.is_cancelled for one in llm.streams))
 
 
 def test_keys(serve) -> None:

@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 from fake_llm import serving
 from pydantic import BaseModel
-from test_disconnect import wait_until
 from test_tools_and_thoughts import NAMES, SCHEMA, save_tokenizer
 from tiny_models import make_tiny
+from waiting import wait_until
 
 from headrace import AsyncLLM, EngineConfig
 from headrace.server.dialects.anthropic.thoughts import SHOWN, reveal

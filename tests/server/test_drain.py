@@ -8,50 +8,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from fake_llm import FakeLLM
-
-from headrace.server.run import Server, listen, make_server, url
-from headrace.server.settings import ServerSettings
+from fake_llm import FakeLLM, running
+from waiting import wait_until
 
 LONG = {"model": "fake", "prompt": "x", "max_tokens": 60, "stream": True}
 SHORT = {"model": "fake", "prompt": "x", "max_tokens": 2}
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-@contextmanager
-def running(llm: FakeLLM, **settings: float) -> Iterator[tuple[Server, str, threading.Thread]]:
-    listener = listen("127.0.0.1", 0)
-    server = make_server(llm, "fake", ServerSettings(**settings))
-    started = threading.Event()
-    server.on_started = started.set
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    base = url(listener)
-    thread.start()
-    assert started.wait(60)
-    try:
-        yield server, base, thread
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
-
-
 def test_while_streams_finish_nothing_new_is_taken() -> None:
-    with running(FakeLLM(step_seconds=0.05)) as (server, base, thread):
+    with running(FakeLLM(step_seconds=0.05), shutdown_seconds=300) as (server, base, thread):
         assert httpx.get(f"{base}/health/ready").status_code == 200
-        with httpx.stream("POST", f"{base}/v1/completions", json=LONG, timeout=30) as stream:
+        with httpx.stream("POST", f"{base}/v1/completions", json=LONG, timeout=60) as stream:
             lines = stream.iter_lines()
             next(lines)
             server.should_exit = True
@@ -65,7 +38,7 @@ def test_while_streams_finish_nothing_new_is_taken() -> None:
             assert httpx.get(f"{base}/health/live").status_code == 200
             assert "vllm:num_requests_running" in httpx.get(f"{base}/metrics").text
             assert list(lines)[-2:] == ["data: [DONE]", ""]
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -106,7 +79,7 @@ class Balancer:
         while not self._is_over:
             for base in list(self._bases):
                 try:
-                    is_ready = httpx.get(f"{base}/health/ready", timeout=5).status_code == 200
+                    is_ready = httpx.get(f"{base}/health/ready", timeout=60).status_code == 200
                 except httpx.HTTPError:
                     is_ready = False
                 (self._ready.add if is_ready else self._ready.discard)(base)
@@ -114,7 +87,7 @@ class Balancer:
 
     def close(self) -> None:
         self._is_over = True
-        self._thread.join(10)
+        self._thread.join(60)
         self._client.close()
 
 
@@ -195,7 +168,7 @@ def test_no_child_stays_behind(signals: list[signal.Signals]) -> None:
     body = {"model": "stories", "prompt": "Once", "max_tokens": 400, "ignore_eos": True, "stream": True}
     with served() as (process, base, child):
         assert is_there(child)
-        with httpx.stream("POST", f"{base}/v1/completions", json=body, timeout=30) as stream:
+        with httpx.stream("POST", f"{base}/v1/completions", json=body, timeout=60) as stream:
             next(stream.iter_bytes())
             for number in signals:
                 process.send_signal(number)

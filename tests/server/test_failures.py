@@ -216,7 +216,7 @@ def test_a_body_that_is_too_large(of_one, api: Api, path: str, body: dict) -> No
 def test_a_body_that_does_not_come(of_one, api: Api, path: str, body: dict) -> None:
     parts = urlsplit(of_one(body_idle_seconds=0.1))
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
-    with socket.create_connection((parts.hostname, parts.port), timeout=30) as client:
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as client:
         client.sendall(head.encode())
         said = b"".join(iter(lambda: client.recv(65536), b""))
     head, _, text = said.decode().partition("\r\n\r\n")
@@ -228,7 +228,7 @@ def test_a_body_that_does_not_come(of_one, api: Api, path: str, body: dict) -> N
 @pytest.mark.parametrize(("api", "path", "body"), ASKED)
 def test_an_answer_that_is_not_there_in_time(of_one, api: Api, path: str, body: dict) -> None:
     base = of_one(lambda: FakeLLM(step_seconds=600), "slow")
-    response = httpx.post(f"{base}{path}", json=body, headers={"x-request-timeout": "0.1"}, timeout=30)
+    response = httpx.post(f"{base}{path}", json=body, headers={"x-request-timeout": "0.1"}, timeout=60)
     check(response, api, 504)
     assert response.headers["x-should-retry"] == "false"
 

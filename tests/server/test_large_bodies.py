@@ -17,7 +17,8 @@ from fake_llm import FakeLLM
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from test_slow_clients import HEAD, connect, rest_of, wait_until
+from test_slow_clients import HEAD, connect, rest_of
+from waiting import until, wait_until
 
 from headrace.errors import RequestError, TemplateOutOfTime
 from headrace.server import json_values
@@ -150,7 +151,7 @@ def test_a_large_body_is_parsed_beside_the_event_loop_and_a_small_one_in_it() ->
 
     def parse(incoming: Incoming, _: Served) -> Answer:
         if len(incoming.body) > 100:
-            assert loop_ran.wait(20), "the event loop waits for a parse"
+            assert loop_ran.wait(60), "the event loop waits for a parse"
         return Answer(body=threading.current_thread().name.encode())
 
     async def run() -> tuple[Any, Any]:
@@ -176,14 +177,13 @@ def test_large_bodies_are_parsed_one_at_a_time_and_a_cancelled_one_is_waited_for
         nonlocal most
         running.append(1)
         most = max(most, len(running))
-        assert may_end.wait(20)
+        assert may_end.wait(60)
         running.pop()
 
     async def run() -> None:
         beside = Beside()
         first = asyncio.create_task(beside.body(work))
-        while not running:
-            await asyncio.sleep(0.001)
+        await until(lambda: running)
         others = [asyncio.create_task(beside.body(work)) for _ in range(3)]
         first.cancel()
         await asyncio.sleep(0.01)
@@ -271,7 +271,7 @@ def test_a_slow_template_does_not_hold_up_others(serve) -> None:
     class SlowLLM(FakeLLM):
         def encode_chat(self, messages: Any, **options: Any) -> Any:
             has_begun.set()
-            assert may_end.wait(30)
+            assert may_end.wait(60)
             return super().encode_chat(messages, **options)
 
     base = serve(SlowLLM())
@@ -283,10 +283,10 @@ def test_a_slow_template_does_not_hold_up_others(serve) -> None:
     asking.start()
     assert has_begun.wait(60)
     text = {"model": "fake", "prompt": "a", "max_tokens": 1}
-    assert httpx.post(f"{base}/v1/completions", json=text, timeout=20).status_code == 200
+    assert httpx.post(f"{base}/v1/completions", json=text, timeout=30).status_code == 200
     assert not answers
     may_end.set()
-    asking.join(20)
+    asking.join(60)
     assert answers[0].status_code == 200
 
 

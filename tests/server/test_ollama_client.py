@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fake_llm import FakeLLM, FakeStream, answer, broken, serving
 from pydantic import BaseModel
-from test_disconnect import wait_until
+from waiting import until, wait_until
 
 from headrace import AsyncLLM, EngineConfig
 from headrace.errors import EngineError, Overloaded
@@ -368,7 +368,6 @@ async def test_the_async_client(serve) -> None:
         await client.chat("mine", QUESTION)
     assert caught.value.status_code == 404
     task = asyncio.create_task(client.generate("fake", "x", options={"num_predict": 1500}))
-    while len(llm.streams) < 3:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(llm.streams) == 3)
     task.cancel()
-    await asyncio.to_thread(wait_until, lambda: llm.streams[2].is_cancelled)
+    await until(lambda: llm.streams[2].is_cancelled)

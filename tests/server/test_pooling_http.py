@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import openai
 import pytest
 from fake_llm import serving
 from tiny_encoders import make_tiny_encoder, save_tokenizer
+from waiting import wait_until
 
 from headrace import LLM, AsyncLLM
 
@@ -222,9 +222,7 @@ def test_embeddings_of_a_model_that_generates(serve: Callable[..., str]) -> None
 def test_what_an_embedding_took_stands_in_the_log(bases: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headrace.requests")
     answer = httpx.post(f"{bases['embedder']}/v1/embeddings", json={"model": "embedder", "input": TEXTS}, timeout=60)
-    deadline = time.monotonic() + 60
-    while not (lines := [r.facts for r in caplog.records if r.name == "headrace.requests"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    assert lines[0]["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"] > 0
-    assert "completion_tokens" not in lines[0]
+    wait_until(lambda: caplog.records)
+    facts = caplog.records[0].facts
+    assert facts["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"] > 0
+    assert "completion_tokens" not in facts

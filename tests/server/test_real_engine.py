@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import httpx
 import openai
 import pytest
 from fake_llm import serving
+from waiting import wait_until
 
 from headrace import AsyncLLM, EngineConfig
 
@@ -164,10 +164,7 @@ def test_leaving_frees_the_engine(base: str, llm: AsyncLLM) -> None:
     for _ in range(3):
         with httpx.stream("POST", f"{base}/v1/completions", json=body) as response:
             next(response.iter_raw())
-    deadline = time.monotonic() + 10
-    while llm.stats().num_running or llm.stats().kv_blocks_used:
-        assert time.monotonic() < deadline, "the sequences still run"
-        time.sleep(0.01)
+    wait_until(lambda: not llm.stats().num_running and not llm.stats().kv_blocks_used)
     assert llm.stats().generation_tokens - before.generation_tokens < 3 * 4 * 480
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from typing import Any
 
 import httpx
 import pytest
 from fake_llm import FakeLLM, broken
+from waiting import wait_until
 
 from headrace.errors import EngineError
 from headrace.logs import JsonFormatter
@@ -26,13 +26,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> Any:
     caplog.set_level(logging.DEBUG, "headrace.requests")
 
     def so_far(count: int) -> list[Any]:
-        deadline = time.monotonic() + 60
-        while True:
-            records = [record for record in caplog.records if record.name == "headrace.requests"]
-            if len(records) >= count:
-                return [json.loads(JsonFormatter().format(record)) for record in records]
-            assert time.monotonic() < deadline, "the line did not come"
-            time.sleep(0.001)
+        def records() -> list[logging.LogRecord]:
+            return [record for record in caplog.records if record.name == "headrace.requests"]
+
+        wait_until(lambda: len(records()) >= count)
+        return [json.loads(JsonFormatter().format(record)) for record in records()]
 
     return so_far
 
@@ -85,19 +83,13 @@ def test_the_line_of_what_goes_on_in_the_background(serve, lines) -> None:
     def ends() -> list[Any]:
         return [(line["status"], line.get("error")) for line in lines(0) if "completion_tokens" in line]
 
-    def wait_for(end: tuple[int, str | None]) -> None:
-        deadline = time.monotonic() + 60
-        while end not in ends():
-            assert time.monotonic() < deadline, ends()
-            time.sleep(0.01)
-
     ask(FakeLLM())
-    wait_for((200, None))
+    wait_until(lambda: (200, None) in ends())
     ask(broken(EngineError("gone"), after=2))
-    wait_for((500, "engine_error"))
+    wait_until(lambda: (500, "engine_error") in ends())
     base, made = ask(FakeLLM(step_seconds=30))
     httpx.post(f"{base}/v1/responses/{made}/cancel")
-    wait_for((499, None))
+    wait_until(lambda: (499, None) in ends())
     assert len(ends()) == 3
 
 

@@ -60,7 +60,7 @@ def test_a_signal_lets_streams_finish(number: signal.Signals) -> None:
             next(lines)
             process.send_signal(number)
             assert list(lines)[-2:] == ["data: [DONE]", ""]
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
         assert (process.returncode, output, errors) == (0, "closed True\n", "")
 
 
@@ -73,7 +73,7 @@ def test_a_second_signal_stops_at_once() -> None:
         time.sleep(0.3)
         assert process.poll() is None
         process.terminate()
-        assert process.wait(timeout=5) == 128 + signal.SIGTERM
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from fake_llm import FakeLLM
+from waiting import wait_until
 
 from headrace import AsyncLLM
 from headrace.async_llm import AsyncStream
@@ -29,7 +30,7 @@ def connect(base: str, receive_buffer: int | None = None) -> socket.socket:
     client = socket.socket()
     if receive_buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    client.settimeout(20)
+    client.settimeout(60)
     address = urlsplit(base)
     client.connect((address.hostname, address.port))
     return client
@@ -46,13 +47,6 @@ def rest_of(client: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 @contextmanager
 def narrow(llm: FakeLLM, **settings: float) -> Iterator[tuple[str, Server]]:
     """A server whose sockets hold little, so that a small answer is more than they take."""
@@ -66,7 +60,7 @@ def narrow(llm: FakeLLM, **settings: float) -> Iterator[tuple[str, Server]]:
         yield base, server
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -194,11 +188,11 @@ def test_readers_who_do_not_read_are_cut_off(stream: bytes) -> None:
         for client in clients:
             client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
         small = {"model": "fake", "prompt": "x", "max_tokens": 3}
-        assert httpx.post(f"{base}/v1/completions", json=small, timeout=30).status_code == 200
-        wait_until(lambda: len(llm.streams) == 21 and all(one.is_over for one in llm.streams), 60)
+        assert httpx.post(f"{base}/v1/completions", json=small, timeout=60).status_code == 200
+        wait_until(lambda: len(llm.streams) == 21 and all(one.is_over for one in llm.streams))
         if stream == b"true":
             assert all(one.is_cancelled and one.num_made < 20000 for one in llm.streams if one.length == 20000)
-        wait_until(lambda: not server.server_state.connections, 60)
+        wait_until(lambda: not server.server_state.connections)
         for client in clients:
             said = rest_of(client)
             assert len(said) < 4_000_000

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_llm import FakeLLM, FakeStream, broken
+from waiting import wait_until
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -37,19 +38,15 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(app, "traces_to", lambda _: Traces(provider))
 
     def finished(count: int) -> tuple[list[ReadableSpan], dict[int, list[ReadableSpan]]]:
-        deadline = time.monotonic() + 60
-        while True:
-            found = exporter.get_finished_spans()
-            requests = [span for span in found if span.kind is SpanKind.SERVER]
-            if len(requests) >= count:
-                break
-            assert time.monotonic() < deadline, "the spans did not come"
-            time.sleep(0.001)
+        def requests() -> list[ReadableSpan]:
+            return [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+
+        wait_until(lambda: len(requests()) >= count)
         phases: dict[int, list[ReadableSpan]] = {}
-        for span in found:
+        for span in exporter.get_finished_spans():
             if span.kind is not SpanKind.SERVER:
                 phases.setdefault(span.parent.span_id, []).append(span)
-        return requests, phases
+        return requests(), phases
 
     return finished
 

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from test_engine_process import FAULTY, PROMPT, pid_of
+from waiting import until
 
 from headrace import LLM, AsyncLLM, EngineConfig, SamplingParams, StructuredOutput
 from headrace.errors import EngineError, RequestError
@@ -63,13 +64,19 @@ def an_adapter(folder: Path, model: Path, seed: int) -> Path:
     return folder
 
 
+async def new_pid(llm: AsyncLLM) -> int:
+    """Of the engine's process, once there is one; it loads the model then."""
+    await until(lambda: pid_of(llm) is not None)
+    pid = pid_of(llm)
+    assert pid is not None
+    return pid
+
+
 async def kill(llm: AsyncLLM) -> None:
     """Kill the engine's process, once there is one, and wait until the server knows."""
-    while (pid := pid_of(llm)) is None:
-        await asyncio.sleep(0.01)
+    pid = await new_pid(llm)
     os.kill(pid, signal.SIGKILL)
-    while pid_of(llm) == pid:
-        await asyncio.sleep(0.01)
+    await until(lambda: pid_of(llm) != pid)
 
 
 async def begun(stream: Any) -> str:
@@ -82,8 +89,7 @@ async def rest(stream: Any) -> str:
 
 
 async def runs_again(llm: AsyncLLM) -> None:
-    while llm.trouble is not None:
-        await asyncio.sleep(0.01)
+    await until(lambda: llm.trouble is None)
 
 
 async def test_cancelled_while_the_engine_is_away(llm: AsyncLLM) -> None:
@@ -120,8 +126,7 @@ async def test_closed_while_the_engine_loads_the_model_again(llm: AsyncLLM, monk
     monkeypatch.setattr("headrace.supervise.process._EXIT_SECONDS", 60)
     await begun(llm.submit(PROMPT, LONG))
     await kill(llm)
-    while (pid := pid_of(llm)) is None:
-        await asyncio.sleep(0.001)
+    pid = await new_pid(llm)
     process = llm._engine._process  # type: ignore[attr-defined]
     await asyncio.wait_for(llm.close(), 90)
     assert process._process.returncode != -signal.SIGKILL, "it has ended by itself"
@@ -321,7 +326,7 @@ async def test_one_that_can_never_be_started_gives_up_and_goes_on_trying(caplog:
         assert last.endswith("status 9); requests get an error until it can be started, which is tried again in 0 s")
         assert all(line.endswith("; it is started again in 0 s") for line in before[-3:])
         engine._supervision = FAULTY
-        await asyncio.wait_for(runs_again(llm), 60)
+        await runs_again(llm)
         assert (await llm.generate(PROMPT, SHORT)).outputs[0].text
 
 
@@ -349,8 +354,7 @@ async def test_replaced_and_unloaded_around_a_death(adapted: AsyncLLM, stories: 
     text = await begun(old)
     await kill(adapted)
     replacing = asyncio.create_task(adapted.load_adapter("first", stories.parent / "second", replace=True))
-    while pid_of(adapted) is None:
-        await asyncio.sleep(0.001)
+    await new_pid(adapted)
     await replacing
     new = adapted.submit(PROMPT, LONG, adapter="first")
     await begun(new)
@@ -360,19 +364,14 @@ async def test_replaced_and_unloaded_around_a_death(adapted: AsyncLLM, stories: 
     assert await rest(new)
     await runs_again(adapted)
     await adapted.generate(PROMPT, SHORT)
-    for _ in range(100):
-        if adapted.stats().num_adapters == 0:
-            break
-        await asyncio.sleep(0.05)
-    assert adapted.stats().num_adapters == 0
+    await until(lambda: adapted.stats().num_adapters == 0)
     assert adapted.restarts.count == 2
 
 
 async def test_unloaded_while_the_new_process_loads(adapted: AsyncLLM) -> None:
     await begun(adapted.submit(PROMPT, LONG))
     await kill(adapted)
-    while pid_of(adapted) is None:
-        await asyncio.sleep(0.001)
+    await new_pid(adapted)
     adapted.unload_adapter("first")
     await runs_again(adapted)
     await adapted.generate(PROMPT, SHORT)
@@ -385,11 +384,7 @@ async def test_nobody_waits_for_an_adapter_any_more(adapted: AsyncLLM, stories: 
     await asyncio.sleep(0)
     loading.cancel()
     await adapted.generate(PROMPT, LONG)
-    for _ in range(100):
-        if adapted.stats().num_adapters == 1:
-            break
-        await asyncio.sleep(0.05)
-    assert adapted.stats().num_adapters == 1
+    await until(lambda: adapted.stats().num_adapters == 1)
     await adapted.load_adapter("second", stories.parent / "second")
 
 
@@ -398,7 +393,7 @@ async def test_an_adapter_that_kills_is_refused_and_requests_go_on(adapted: Asyn
     stream = adapted.submit(PROMPT, LONG)
     text = await begun(stream)
     with pytest.raises(EngineError, match="died while it loaded this adapter"):
-        await asyncio.wait_for(adapted.load_adapter("deadly", stories.parent / "deadly"), 30)
+        await asyncio.wait_for(adapted.load_adapter("deadly", stories.parent / "deadly"), 60)
     assert text + await rest(stream) == expected
     assert adapted.restarts.count == 2
 

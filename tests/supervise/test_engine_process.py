@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import faulty_child
 import pytest
+from waiting import until
 
 from headrace import LLM, AsyncLLM, SamplingParams, StructuredOutput
 from headrace.errors import DeadlyRequest, EngineError, ModelError
@@ -77,9 +78,7 @@ async def test_a_request_that_kills_is_refused_and_the_others_go_on(
         await asyncio.wait_for(poison, 90)
     outputs = await asyncio.wait_for(asyncio.gather(*good), 60)
     assert [[(one.text, one.token_ids) for one in output.outputs] for output in outputs] == undisturbed[:4]
-    async with asyncio.timeout(60):  # the last death may have come with nobody else left to wait for
-        while llm.trouble is not None:
-            await asyncio.sleep(0.01)
+    await until(lambda: llm.trouble is None)  # the last death may have come with nobody else left to wait for
     again = await llm.generate(PROMPT, params(0))
     assert again.outputs[0].text == undisturbed[0][0][0]
 
@@ -96,11 +95,7 @@ async def test_cancelling_frees_the_process(llm: AsyncLLM) -> None:
     async for _ in stream:
         break
     stream.cancel()
-    for _ in range(100):
-        if llm.stats().num_running == 0:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the engine still runs the cancelled request")
+    await until(lambda: llm.stats().num_running == 0)
 
 
 async def test_closing_ends_streams_and_the_process() -> None:
@@ -135,24 +130,19 @@ async def test_two_kills_from_outside_do_not_condemn_what_gives_nothing_before_i
         expected = [one.text for one in plain.generate(PROMPT, search, use_tqdm=False)[0].outputs]
     task = asyncio.create_task(llm.generate(PROMPT, search))
     for kills in (1, 2):
-        await asyncio.wait_for(_until(lambda: llm.trouble is None and llm.stats().num_running > 0), 60)
+        await until(lambda: llm.trouble is None and llm.stats().num_running > 0)
         os.kill(pid_of(llm), signal.SIGKILL)
-        await asyncio.wait_for(_until(lambda kills=kills: llm.restarts.count == kills), 60)
+        await until(lambda kills=kills: llm.restarts.count == kills)
     output = await asyncio.wait_for(task, 60)
     assert [one.text for one in output.outputs] == expected
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.01)
 
 
 async def test_a_search_on_trial_lets_others_in(llm: AsyncLLM) -> None:
     search = SamplingParams(beam_width=16, n=2, temperature=0.0, max_tokens=450, ignore_eos=True)
     searching = [asyncio.create_task(llm.generate(PROMPT, search)) for _ in range(4)]
-    await asyncio.wait_for(_until(lambda: llm.stats().num_running > 0), 60)
+    await until(lambda: llm.stats().num_running > 0)
     os.kill(pid_of(llm), signal.SIGKILL)
-    await asyncio.wait_for(_until(lambda: llm.restarts.count == 1 and llm.trouble is None), 60)
+    await until(lambda: llm.restarts.count == 1 and llm.trouble is None)
     output = await asyncio.wait_for(llm.generate(PROMPT, SamplingParams(max_tokens=3, ignore_eos=True)), 60)
     assert len(output.outputs[0].token_ids) == 3
     assert not all(task.done() for task in searching)

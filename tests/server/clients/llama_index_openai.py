@@ -12,7 +12,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 from pets import Pet
-from test_disconnect import wait_until
+from waiting import until
 
 from headrace.errors import QueueFull
 
@@ -78,10 +78,10 @@ async def test_leaving(slow: tuple[str, FakeLLM]) -> None:
     base, llm = slow
     model = model_of(base, "fake", max_tokens=1900)
     asking = asyncio.create_task(model.achat(MESSAGES))
-    await asyncio.to_thread(wait_until, lambda: len(llm.streams) == 1, 60)
+    await until(lambda: len(llm.streams) == 1)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     parts = await model.astream_chat(MESSAGES)
     await anext(parts)
     await parts.aclose()
-    await asyncio.to_thread(wait_until, lambda: llm.streams[0].is_cancelled, 60)
+    await until(lambda: llm.streams[0].is_cancelled)

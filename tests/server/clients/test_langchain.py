@@ -15,7 +15,7 @@ from langchain_core.exceptions import ModelNotFoundError
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from pets import Pet
-from test_disconnect import wait_until
+from waiting import until
 
 from headrace.errors import QueueFull
 
@@ -173,11 +173,11 @@ async def test_leaving(slow: tuple[str, FakeLLM], chat: Any) -> None:
     length = {"num_predict": 1900} if chat is of_ollama else {"max_tokens": 1900}
     model = chat(base, model="fake", **length)
     asking = asyncio.create_task(model.ainvoke("A dog"))
-    await asyncio.to_thread(wait_until, lambda: len(llm.streams) == 1, 60)
+    await until(lambda: len(llm.streams) == 1)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     parts = model.astream("A dog")
     await anext(parts)
     await parts.aclose()
-    await asyncio.to_thread(wait_until, lambda: all(one.is_cancelled for one in llm.streams), 60)
+    await until(lambda: all(one.is_cancelled for one in llm.streams))
     assert len(llm.streams) == 2

@@ -15,7 +15,7 @@ from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.ollama import Ollama
 from pets import Pet
-from test_disconnect import wait_until
+from waiting import until
 
 from headrace.errors import QueueFull
 
@@ -70,11 +70,11 @@ async def test_leaving(slow: tuple[str, FakeLLM]) -> None:
     base, llm = slow
     model = model_of(base, 1900, "fake")
     asking = asyncio.create_task(model.achat(MESSAGES))
-    await asyncio.to_thread(wait_until, lambda: len(llm.streams) == 1, 60)
+    await until(lambda: len(llm.streams) == 1)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     parts = await model.astream_chat(MESSAGES)
     await anext(parts)
     await parts.aclose()
-    await asyncio.to_thread(wait_until, lambda: all(one.is_cancelled for one in llm.streams), 60)
+    await until(lambda: all(one.is_cancelled for one in llm.streams))
     assert len(llm.streams) == 2

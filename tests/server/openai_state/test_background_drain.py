@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from fake_llm import FakeLLM, FakeStream, answer
+from fake_llm import FakeLLM, FakeStream, answer, running
+from waiting import wait_until
 
-from headrace.server.run import Server, listen, make_server, url
-from headrace.server.settings import ServerSettings
+from headrace.server.run import Server
 from headrace.types import Chunk
 
 IDS = list(b"user: Hi.\n")
@@ -42,20 +42,10 @@ class HeldLLM(FakeLLM):
 
 
 @contextmanager
-def running(llm: FakeLLM, store: Path, **settings: Any) -> Iterator[tuple[Server, openai.OpenAI, threading.Thread]]:
-    listener = listen("127.0.0.1", 0)
-    server = make_server(llm, "fake", ServerSettings(store_folder=store, keep_responses=True, **settings))
-    started = threading.Event()
-    server.on_started = started.set
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    assert started.wait(60)
-    try:
-        yield server, openai.OpenAI(base_url=f"{url(listener)}/v1", api_key="none", max_retries=0), thread
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+def keeping(llm: FakeLLM, store: Path, **settings: Any) -> Iterator[tuple[Server, openai.OpenAI, threading.Thread]]:
+    """A server that keeps its responses, and a client of it."""
+    with running(llm, store_folder=store, keep_responses=True, **settings) as (server, base, thread):
+        yield server, openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0), thread
 
 
 def is_refused(client: openai.OpenAI) -> bool:
@@ -68,16 +58,15 @@ def is_refused(client: openai.OpenAI) -> bool:
 
 def test_a_stop_waits_for_them_as_it_does_for_streams(tmp_path: Path) -> None:
     llm = HeldLLM()
-    with running(llm, tmp_path) as (server, client, thread):
+    with keeping(llm, tmp_path, shutdown_seconds=300) as (server, client, thread):
         made = client.responses.create(model="fake", input="Hi.", background=True, max_output_tokens=8)
         server.should_exit = True
-        while not is_refused(client):
-            pass
+        wait_until(lambda: is_refused(client))
         assert client.responses.retrieve(made.id).status == "in_progress"
         llm.go.set()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
-    with running(FakeLLM(), tmp_path) as (_, client, _):
+    with keeping(FakeLLM(), tmp_path) as (_, client, _):
         found = client.responses.retrieve(made.id)
     assert (found.status, found.output_text) == ("incomplete", answer(IDS, 0, 8))
 
@@ -85,14 +74,14 @@ def test_a_stop_waits_for_them_as_it_does_for_streams(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [0.0, 0.2])
 def test_what_does_not_end_in_time_has_failed_and_says_why(tmp_path: Path, seconds: float) -> None:
     llm = HeldLLM()
-    with running(llm, tmp_path, shutdown_seconds=seconds) as (server, client, thread):
+    with keeping(llm, tmp_path, shutdown_seconds=seconds) as (server, client, thread):
         made = client.responses.create(model="fake", input="Hi.", background=True)
         assert made.status == "in_progress"
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
     assert llm.streams[0].is_cancelled
-    with running(FakeLLM(), tmp_path) as (_, client, _):
+    with keeping(FakeLLM(), tmp_path) as (_, client, _):
         found = client.responses.retrieve(made.id)
         assert found.status == "failed"
         assert found.error is not None
@@ -101,23 +90,22 @@ def test_what_does_not_end_in_time_has_failed_and_says_why(tmp_path: Path, secon
 
 
 def test_one_that_was_cancelled_holds_nothing_up(tmp_path: Path) -> None:
-    with running(HeldLLM(), tmp_path) as (server, client, thread):
+    with keeping(HeldLLM(), tmp_path, shutdown_seconds=300) as (server, client, thread):
         made = client.responses.create(model="fake", input="Hi.", background=True)
         client.responses.cancel(made.id)
         server.should_exit = True
-        thread.join(20)  # less than the 30 s that open ones have
+        thread.join(60)
         assert not thread.is_alive()
-    with running(FakeLLM(), tmp_path) as (_, client, _):
+    with keeping(FakeLLM(), tmp_path) as (_, client, _):
         assert client.responses.retrieve(made.id).status == "cancelled"
 
 
 def test_readiness_falls_while_they_end(tmp_path: Path) -> None:
     llm = HeldLLM()
-    with running(llm, tmp_path) as (server, client, _):
+    with keeping(llm, tmp_path) as (server, client, _):
         client.responses.create(model="fake", input="Hi.", background=True, max_output_tokens=8)
         server.should_exit = True
         root = str(client.base_url).removesuffix("/v1/")
-        while httpx.get(f"{root}/health/ready").status_code != 503:
-            pass
+        wait_until(lambda: httpx.get(f"{root}/health/ready").status_code == 503)
         assert httpx.get(f"{root}/health/live").status_code == 200
         llm.go.set()
