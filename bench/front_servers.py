@@ -156,4 +156,6 @@ def serve(kind: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in KINDS:
+        raise SystemExit(f"expected one of {', '.join(map(repr, KINDS))}")
     serve(sys.argv[1])

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def busiest(pid: int) -> Thread:
     return max(threads, key=lambda thread: thread.times()[0])
 
 
-async def arrivals(url: str, until: Callable[[], bool]) -> Any:
+async def arrivals(url: str, until: Callable[[], bool]) -> AsyncIterator[float | None]:
     """The times at which pieces of streams come; None between two streams."""
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         while not until():
@@ -103,7 +103,12 @@ class Silences:
 
 async def _main(url: str, front: int, engine: int) -> None:
     loop, is_over = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(sys.stdin, is_over.set)
+
+    def stop() -> None:
+        is_over.set()
+        loop.remove_reader(sys.stdin)  # whose end would be news in every turn of the loop
+
+    loop.add_reader(sys.stdin, stop)
     threads = {"front": Thread(front, front), "engine": busiest(engine), "reader": Thread(os.getpid(), os.getpid())}
     silences = Silences(threads)
     async for now in arrivals(url, is_over.is_set):

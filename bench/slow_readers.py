@@ -4,7 +4,7 @@
 
 An engine that gives every open completion a token in each turn of the loop is behind the real front, in a process of
 its own. Prints one JSON object: what the front grew by at most, in all and for each reader. Readers who are further
-behind than the server allows are cut off, and count as such.
+behind than the server allows (`max_unread_tokens`) are cut off; what they took until then counts.
 """
 
 from __future__ import annotations

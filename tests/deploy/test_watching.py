@@ -140,6 +140,8 @@ def test_the_dashboard_s_shape() -> None:
         assert panel["description"]
         assert panel["datasource"]["uid"] == "${datasource}"
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        for target in panel["targets"]:
+            assert all("job" in selector.matchers for selector in selectors(parsed(target["expr"])))
     cells = [(x, y) for panel in DASHBOARD["panels"] for x, y in _cells(panel["gridPos"])]
     assert len(cells) == len(set(cells)), "panels overlap"
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
