@@ -22,6 +22,13 @@ from headrace.server.stored.folder import Folder
         (("--api-key-file", "{file}"), "has no keys"),
         (("--api-key", "a b"), "printable ASCII"),
         (("--admin-key", "ä"), "printable ASCII"),
+        (("--cors-origin", "example.org"), "no origin"),
+        (("--cors-origin", "https://example.org/"), "no origin"),
+        (("--cors-origin", "https://Example.org"), "no origin"),
+        (("--cors-origin", "https://example.org:443"), "no origin"),
+        (("--cors-origin", "https://"), "no origin"),
+        (("--allowed-host", "example.org:8000"), "no name of a host"),
+        (("--allowed-host", "https://example.org"), "no name of a host"),
         (("--stall-timeout", "nan"), "is no number"),
         (("--shutdown-timeout", "-1"), "not in the range"),
         (("--port", "{taken}"), "in use"),
@@ -41,6 +48,16 @@ def test_wrong_options(headrace: Headrace, tmp_path: Path, options: tuple[str, .
 
 
 def test_right_options_leave_nothing_behind(headrace: Headrace, tmp_path: Path) -> None:
-    done = headrace("serve", "no-such-model", "--port", "0", "--store", str(tmp_path / "store"))
+    origins = (
+        "*",
+        "null",
+        "https://example.org",
+        "http://127.0.0.1:3000",
+        "http://[::1]:3000",
+        "chrome-extension://aBc",
+    )
+    options = [word for origin in origins for word in ("--cors-origin", origin)]
+    options += ["--allowed-host", "example.org", "--store", str(tmp_path / "store")]
+    done = headrace("serve", "no-such-model", "--port", "0", *options)
     assert "no model 'no-such-model'" in done.err
     Folder(tmp_path / "store").close()

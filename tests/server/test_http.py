@@ -59,11 +59,19 @@ def test_an_error_is_short_whatever_it_quotes(quick: str) -> None:
 def test_content_type(quick: str, content_type: str) -> None:
     body = json.dumps(CHAT).encode()
     response = httpx.post(f"{quick}/v1/chat/completions", content=body, headers={"content-type": content_type})
-    assert error_of(response, 415)["code"] == "unsupported_media_type"
+    error = error_of(response, 415)
+    assert error["code"] == "unsupported_media_type"
+    assert str(error["message"]).endswith(", expected application/json")
     ok = httpx.post(
         f"{quick}/v1/chat/completions", content=body, headers={"content-type": "Application/JSON; charset=utf-8"}
     )
     assert ok.status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"", b" \n"])
+def test_an_empty_body(quick: str, content: bytes) -> None:
+    response = httpx.post(f"{quick}/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+    assert error_of(response, 400)["message"] == "The body is empty, expected a JSON object"
 
 
 def test_unknown_paths_and_methods(quick: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headrace.cli.values import ByteSize, Number
+from headrace.cli.values import ByteSize, HostName, Number, Origin
 from headrace.config import api_key, state_folder
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ _OPTIONS = {
     "cors_origins": click.option(
         "--cors-origin",
         "cors_origins",
+        type=Origin(),
         multiple=True,
         metavar="ORIGIN",
         help="Let pages of this origin ask; may be repeated.  [default: none]",
@@ -74,6 +75,7 @@ _OPTIONS = {
     "allowed_hosts": click.option(
         "--allowed-host",
         "allowed_hosts",
+        type=HostName(),
         multiple=True,
         metavar="NAME",
         help="Answer to this name too; may be repeated.  [default: any; only localhost where no other can reach the"

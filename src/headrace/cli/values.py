@@ -11,6 +11,8 @@ import click
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_ORIGIN = re.compile(r"\*|null|https?://[^/?#@\sA-Z]+|(?!https?:)[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Number(click.FloatRange):
@@ -66,3 +68,35 @@ class ServerUrl(click.ParamType[str]):
         for end in ("/v1", "/metrics"):
             url = url.removesuffix(end).rstrip("/")
         return url
+
+
+class Origin(click.ParamType[str]):
+    """Where a web page comes from, as browsers say it: SCHEME://HOST[:PORT], or * for any."""
+
+    name = "origin"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As it is: what no browser says would never be met."""
+        scheme = str(value).partition("://")[0]
+        if not _ORIGIN.fullmatch(value) or value.endswith(_DEFAULT_PORTS.get(scheme, "/")):
+            self.fail(
+                f"{value!r} is no origin as browsers say it, expected one such as https://example.org (lower case, no"
+                ' path, no port where it is the usual one), or "*" for any',
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+class HostName(click.ParamType[str]):
+    """A server's name, without a port."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As it is."""
+        if not re.fullmatch(r"[^\s/:@?#]+", value):
+            self.fail(
+                f"{value!r} is no name of a host, expected one such as example.org, without port and path", param, ctx
+            )
+        return str(value)

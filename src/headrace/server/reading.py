@@ -51,7 +51,7 @@ class Reading:
         settings = self._settings
         limits = [match.route.max_body_bytes or settings.max_body_bytes for match in matches]
         types = [match.route.media_types for match in matches]
-        allowed = None if None in types else [one for each in types for one in each or ()]
+        allowed = None if None in types else list(dict.fromkeys(one for each in types for one in each or ()))
         body = await read_body(
             incoming.headers,
             receive,

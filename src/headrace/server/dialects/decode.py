@@ -55,6 +55,8 @@ def decode(body: bytes, kind: type[T], unsupported: Unsupported, words: Words = 
     except msgspec.ValidationError as error:
         raise _field_error(str(error), words) from None
     except msgspec.DecodeError as error:
+        if not body.strip():
+            raise RequestError("The body is empty, expected a JSON object") from None
         raise RequestError(f"The body is not valid JSON: {error}") from None
     except UnicodeError:
         raise RequestError("The body is not valid UTF-8") from None
