@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +23,8 @@ LONG = {"model": "fake", "prompt": "x", "max_tokens": 60, "stream": True}
 SHORT = {"model": "fake", "prompt": "x", "max_tokens": 2}
 
 
-def test_while_streams_finish_nothing_new_is_taken() -> None:
+def test_while_streams_finish_nothing_new_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "headrace.server")
     with running(FakeLLM(step_seconds=0.05), shutdown_seconds=300) as (server, base, thread):
         assert httpx.get(f"{base}/health/ready").status_code == 200
         with httpx.stream("POST", f"{base}/v1/completions", json=LONG, timeout=60) as stream:
@@ -40,6 +43,9 @@ def test_while_streams_finish_nothing_new_is_taken() -> None:
             assert list(lines)[-2:] == ["data: [DONE]", ""]
         thread.join(60)
         assert not thread.is_alive()
+    said = [record.getMessage() for record in caplog.records if record.name == "headrace.server"]
+    assert re.fullmatch(r"stopping: \d+ requests? (is|are) open, with 300 s to finish; a second signal .*", said[0])
+    assert len(said) == 1
 
 
 def test_in_the_time_for_balancers_requests_are_served_and_connections_are_not_kept() -> None:

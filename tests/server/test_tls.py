@@ -10,8 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click import ClickException
 from fake_llm import FakeLLM
 
+from headrace.cli.load.run import served_model
+from headrace.cli.scrape import fetch
 from headrace.errors import ConfigError
 from headrace.server.run import make_server
 from headrace.server.settings import ServerSettings
@@ -52,6 +55,9 @@ def test_answers_come_encrypted(serve: Callable[..., str], pair: tuple[Path, Pat
         assert client.post("/v1/completions", json=body).text.endswith("data: [DONE]\n\n")
     with pytest.raises(httpx.ConnectError, match="certificate"):
         httpx.get(f"{base}/health")
+    for ask in (lambda: fetch(f"{base}/metrics", None), lambda: served_model(base)):
+        with pytest.raises((ClickException, ConfigError), match=r"certificate that is not trusted .* SSL_CERT_FILE"):
+            ask()
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{base.replace('https', 'http')}/health")
 

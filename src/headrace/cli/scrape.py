@@ -14,6 +14,8 @@ from urllib.request import Request, urlopen
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.cli.unreachable import unreachable
+
 _TIMEOUT_SECONDS = 5
 _LONGEST = 16 * 2**20
 
@@ -74,8 +76,7 @@ def fetch(url: str, key: str | None) -> Scrape:
         hint = "; give the server's key with --api-key" if error.code in (401, 403) else ""
         raise click.ClickException(f"{url} answers {error.code} {error.reason}{hint}") from None
     except (OSError, HTTPException) as error:  # urllib's own are OSErrors
-        reason = getattr(error, "reason", error)
-        raise click.ClickException(f"{url} cannot be reached ({reason}); is the server running there?") from None
+        raise click.ClickException(unreachable(url, error)) from None
     except ValueError as error:
         raise click.ClickException(f"{url} gives no metrics of Prometheus' format ({error})") from None
     if not any(name.startswith("vllm:") for name in scrape.samples):

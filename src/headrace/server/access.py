@@ -81,7 +81,7 @@ class Keys:
                 return
             self._stamp = stamp
             self._from_file = _read(self._path)
-            logger.warning("%s has changed: %d keys", self._path, len(self._from_file))
+            logger.warning("%s has changed; keys in it: %d", self._path, len(self._from_file))
         except ConfigError as error:
             logger.error("the keys stay as they were: %s", error)
 

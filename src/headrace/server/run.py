@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import resource
 import signal
@@ -31,6 +32,8 @@ from headrace.server.traces import traces_to
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
+
+logger = logging.getLogger("headrace.server")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 2048
@@ -213,13 +216,20 @@ class Server(uvicorn.Server):
         """Serve until told to stop; then, still listening, let what is open come to its end, and end the rest."""
         await super().main_loop()
         self._draining.begin()
-        await self._keep_serving(self._settings.drain_seconds, until_idle=False)
+        settings = self._settings
+        if settings.drain_seconds:
+            _say_stopping(f"not ready any more; requests are served for {settings.drain_seconds:g} s")
+        await self._keep_serving(settings.drain_seconds, until_idle=False)
         self._draining.close()
-        await self._keep_serving(self._settings.shutdown_seconds, until_idle=True)
+        if count := len(self.server_state.tasks):
+            seconds = settings.shutdown_seconds
+            _say_stopping(f"{_requests(count)} open, with {seconds:g} s to finish; a second signal ends all at once")
+        await self._keep_serving(settings.shutdown_seconds, until_idle=True)
         late = list(self.server_state.tasks)
         for task in late:
             task.cancel()
         if late:
+            _say_stopping(f"{_requests(len(late))} still open, and given an error", logging.WARNING)
             await asyncio.wait(late, timeout=_CLOSING_SECONDS)
 
     async def _keep_serving(self, seconds: float, *, until_idle: bool) -> None:
@@ -252,6 +262,14 @@ class Server(uvicorn.Server):
             os._exit(128 + sig)  # nothing is waited for, not even the engine's step
         self._draining.begin()
         self.should_exit = True
+
+
+def _say_stopping(line: str, level: int = logging.INFO) -> None:
+    logger.log(level, "stopping: %s", line, extra={"facts": {"event": "stopping"}})
+
+
+def _requests(count: int) -> str:
+    return "1 request is" if count == 1 else f"{count} requests are"
 
 
 def _allow_connections(number: int) -> None:

@@ -359,7 +359,7 @@ class SupervisedEngine:
         self._adapters.died(self._supervision.most_strikes)
         for request_id in self._ledger.died(most, of_requests=of_requests, by_kill=is_killed):
             self._condemn(request_id)
-        consequence = f"it is started again in {delay:g} s"
+        consequence = f"it is started again {f'in {delay:g} s' if delay else 'now'}"
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")
             consequence = f"requests get an error until it can be started, which is tried again in {delay:g} s"

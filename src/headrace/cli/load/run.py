@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from headrace.cli.load.client import Answer, Client, Job
+from headrace.cli.unreachable import unreachable
 from headrace.errors import ConfigError
 
 
@@ -83,8 +84,7 @@ def served_model(url: str, key: str | None = None, name: str | None = None) -> S
             raise ConfigError(f"{url}/v1/models answers {error.code} {error.reason}{hint}") from None
         return ServedModel(name)
     except (OSError, http.client.HTTPException) as error:  # urllib's own are OSErrors
-        reason = getattr(error, "reason", error)
-        raise ConfigError(f"{url} cannot be reached ({reason}); is the server running there?") from error
+        raise ConfigError(unreachable(url, error)) from error
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         if name is None:
             raise ConfigError(f"{url}/v1/models lists no models; give --model") from error
