@@ -214,6 +214,9 @@ def test_empty_and_wrong_tool_arguments() -> None:
     for bad, words in (("{", "no JSON"), ("[1]", "JSON object"), (3, "JSON object")):
         with pytest.raises(RequestError, match=words):
             render(CALLS, call(bad))
+    for bad in ('{"a": ' + "1" * 5000 + "}", '{"a": ' * 50_000):
+        with pytest.raises(RequestError, match="no JSON"):
+            render(CALLS, call(bad))
     with pytest.raises(RequestError, match="no list of objects"):
         render(CALLS, assistant("", tool_calls=["weather"]))
     with pytest.raises(RequestError, match="no object"):

@@ -159,7 +159,7 @@ def _parse(arguments: Any, what: str) -> Any:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
             raise RequestError(f"{what} has arguments that are no JSON ({error})", param="messages") from None
     if not isinstance(arguments, dict):
         raise RequestError(f"{what} has arguments of another kind, expected a JSON object", param="messages")

@@ -98,12 +98,15 @@ def written_json(text: str) -> Any:
     """JSON that a model wrote. Half of a surrogate pair, which JSON may have and what is sent may not, becomes "?".
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or nested too deeply.
     """
-    value = json.loads(text)
-    if "\\u" not in text:
-        return value
-    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    try:
+        value = json.loads(text)
+        if "\\u" not in text:
+            return value
+        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def value_of(body: bytes, key: str) -> Any:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from msgspec.json import encode
 
-from headrace.errors import RequestError, UnknownModel
+from headrace.errors import RequestError
+from headrace.server.allowed import adapter_of
 from headrace.server.dialects.anthropic.headers import check_head
 from headrace.server.dialects.base import Answer, Incoming, JsonObject, Served
 
@@ -46,8 +47,7 @@ def show_model(incoming: Incoming, served: Served) -> Answer:
     """
     check_head(incoming)
     name = incoming.path_params["model"]
-    if name != served.name and name not in served.adapters():
-        raise UnknownModel(f"The model {name!r} is not served here; {served.name!r} is", param="model")
+    adapter_of(name, served)
     return Answer(body=encode(_model(name, served)))
 
 

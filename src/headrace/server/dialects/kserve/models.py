@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.json import encode
 
-from headrace.errors import Overloaded, UnknownModel
+from headrace.errors import Overloaded
+from headrace.server.allowed import adapter_of
 from headrace.server.dialects.base import Answer, Incoming, Inquiry, JsonObject, Served
 from headrace.server.dialects.decode import decode
 from headrace.server.dialects.kserve.parse import VERSION, model_of
@@ -71,8 +72,7 @@ def show_model(incoming: Incoming, served: Served) -> Answer:
         UnknownModel: it is not served.
     """
     name = model_of(incoming)
-    if name not in (served.name, *served.adapters()):
-        raise UnknownModel(f"The model {name!r} is not served here; {served.name!r} is", param="model")
+    adapter_of(name, served)
     embedding = _tensor("embedding", "FP32", [-1, served.card.embedding_size])
     return Answer(
         body=encode(

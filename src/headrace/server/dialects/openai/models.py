@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.json import encode
 
-from headrace.errors import UnknownModel
+from headrace.server.allowed import adapter_of
 from headrace.server.dialects.base import Answer, Incoming, JsonObject, Served
 
 
@@ -20,10 +20,9 @@ def show_model(incoming: Incoming, served: Served) -> Answer:
     Raises:
         UnknownModel: it is not served.
     """
-    name, adapters = incoming.path_params["model"], served.adapters()
-    if name != served.name and name not in adapters:
-        raise UnknownModel(f"The model {name!r} is not served here; {served.name!r} is", param="model")
-    return Answer(body=encode(_model(served) if name == served.name else _adapter(served, name, adapters[name])))
+    adapter = adapter_of(incoming.path_params["model"], served)
+    shown = _model(served) if adapter is None else _adapter(served, adapter, served.adapters()[adapter])
+    return Answer(body=encode(shown))
 
 
 def _model(served: Served) -> JsonObject:
