@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -396,6 +397,33 @@ def test_vectors_of_embed_have_length_one_and_those_of_embeddings_are_the_models
     assert answered["prompt_eval_count"] == 4
     old = httpx.post(f"{base}/api/embeddings", json={"model": "fake", "prompt": "a"}).json()
     assert old == {"embedding": [3, 4]}
+
+
+def test_num_ctx_bounds_what_is_embedded(serve) -> None:
+    class Embedding(FakeLLM):
+        pooler = SimpleNamespace(max_tokens=8)
+
+        async def embed(
+            self, inputs: list[str], *, truncate_prompt_tokens: int | None = None, **_: Any
+        ) -> list[EmbeddingRequestOutput]:
+            most = 8 if truncate_prompt_tokens in (None, -1) else truncate_prompt_tokens
+            vector = EmbeddingOutput(np.array([3, 4], np.float32))
+            return [EmbeddingRequestOutput("e", vector, [1] * min(len(each), most)) for each in inputs]
+
+    base = serve(Embedding())
+
+    def post(path: str, **fields: Any) -> httpx.Response:
+        return httpx.post(f"{base}/api/{path}", json={"model": "fake", **fields})
+
+    for path, name in (("embed", "input"), ("embeddings", "prompt")):
+        assert post(path, **{name: "abc"}, options={"num_ctx": 3}).status_code == 200
+        refused = post(path, **{name: "abcd"}, options={"num_ctx": 3})
+        assert refused.status_code == 400
+        assert "4 tokens and options.num_ctx is 3" in refused.json()["error"]
+        assert post(path, **{name: "abcd"}, options={"num_ctx": -1}).status_code == 400
+    for num_ctx, count in ((3, 3), (1000, 8), (0, 8)):
+        cut = post("embed", input="a" * 20, truncate=True, options={"num_ctx": num_ctx}).json()
+        assert cut["prompt_eval_count"] == count
 
 
 def test_durations_are_those_between_the_times() -> None:

@@ -147,7 +147,7 @@ class EmbedFields(BaseFields, kw_only=True, forbid_unknown_fields=True):
 
     input: str | list[str] | None = None
     truncate: bool | None = None
-    """Cut longer inputs to what the model takes; without it they are refused"""
+    """Cut longer inputs to `options.num_ctx`, or to what the model takes; without it they are refused"""
     dimensions: int | None = None
 
 
