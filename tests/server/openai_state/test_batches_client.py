@@ -283,6 +283,25 @@ def test_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert {each["error"]["code"] for each in results(client, batch.error_file_id)} == {"batch_expired"}
 
 
+def test_what_is_done_in_time_is_completed_whenever_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[bytes] = []
+
+    def write(path: Path, content: bytes) -> None:
+        if b'"status":"finalizing"' in content and not refused:
+            refused.append(content)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_file(path, content)
+
+    monkeypatch.setattr("headrace.server.stored.batches.write_file", write)
+    monkeypatch.setattr("headrace.server.stored.batches.WINDOW_SECONDS", 2)
+    monkeypatch.setattr("headrace.server.stored.batch_runner._TRY_AGAIN_SECONDS", 2.1)
+    with serving(FakeLLM(), store_folder=tmp_path) as base:
+        client = client_of(base)
+        batch = wait(client, create(client, [line(number) for number in range(3)]))
+    assert refused
+    assert (batch.status, batch.request_counts.completed) == ("completed", 3)
+
+
 def test_a_restart_goes_on(tmp_path: Path) -> None:
     """The server stops between results: what is done stays done, and nothing comes twice."""
 

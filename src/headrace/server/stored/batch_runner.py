@@ -97,6 +97,8 @@ class BatchRunner:
         pending = [number for number in range(record.num_lines) if number not in done]
         if record.status is BatchStatus.CANCELLING:
             return BatchStatus.CANCELLED
+        if not pending:  # it may be late by now, and was not when the last one was done
+            return BatchStatus.COMPLETED
         lines = self._lines[record.id] = asyncio.create_task(self._start_lines(record, files, pending))
         try:
             await asyncio.wait((lines,), timeout=max(record.expires_at - time.time(), 0))
