@@ -556,6 +556,10 @@ def test_any_literal_of_python_or_json_is_read(calls: list[dict[str, Any]], cuts
         ("a='''x'y\"z''', b=\"\"\"\"\"\"", {"a": "x'y\"z", "b": ""}),
         (r'a="\ud83c\udf89\/"', {"a": "🎉/"}),
         ("a=(1, 2,), b={1: None, 'x': {True,}}", {"a": [1, 2], "b": {"1": None, "x": {"true": None}}}),
+        (
+            "a={(1, 'b'): 2, ((3,), \"x\\n\"): [5], [6]: {}}, b={{1}}",
+            {"a": {"(1, 'b')": 2, '((3,), "x\\n")': [5], "[6]": {}}, "b": {"{1}": None}},
+        ),
         ("a=0x1F, b=1_000, c=-.5, d=1e3, e=true", {"a": 31, "b": 1000, "c": -0.5, "d": 1e3, "e": True}),
         ("a=New York, b=today + 1, c=nan", {"a": "New York", "b": "today + 1", "c": "nan"}),
         ("a=, b=2", {"a": None, "b": 2}),

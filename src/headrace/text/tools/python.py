@@ -21,6 +21,7 @@ _ATOM = re.compile(r"[^,)\]}]+")
 _KEY_ATOM = re.compile(r"[^,:)\]}]+")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CONSTANTS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
+_TO_BRACKET = re.compile(r"[^()\[\]{}]*([()\[\]{}]?)")
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -30,6 +31,8 @@ class _Place(Enum):
     VALUE = auto()
     TEXT = auto()
     """Within quotes"""
+    BRACKETED_KEY = auto()
+    """Within a tuple or the like that is a dict's key"""
     AFTER = auto()
     """Behind a value"""
 
@@ -38,8 +41,8 @@ class PythonArguments:
     """Reads named arguments up to the bracket that closes their call; JSON is given out as it becomes final.
 
     A value is a literal: a number, a text, True, False, None (or JSON's names of them), a list, tuple or dict of such.
-    Anything else is taken as a text. A quote ends a text only where an element may end: templates write texts between
-    quotes as they are, and models learn from them.
+    Anything else is taken as a text, and so is a tuple or the like that is a dict's key. A quote ends a text only where
+    an element may end: templates write texts between quotes as they are, and models learn from them.
     """
 
     def __init__(self) -> None:
@@ -50,6 +53,8 @@ class PythonArguments:
         """Of each open bracket"""
         self._is_key = False
         """The value is a key of a dict"""
+        self._depth = 0
+        """Open brackets of a key"""
         self._quote = ""
         self._is_raw = False
         self.has_ended = False
@@ -59,7 +64,12 @@ class PythonArguments:
         pieces: list[str] = []
         at = 0
         while not self.has_ended and at < len(text):
-            step = self._text(text, at) if self._place is _Place.TEXT else self._step(text, skip_space(text, at))
+            if self._place is _Place.TEXT:
+                step = self._text(text, at)
+            elif self._place is _Place.BRACKETED_KEY:
+                step = self._bracketed_key(text, at)
+            else:
+                step = self._step(text, skip_space(text, at))
             if step is None:
                 break
             piece, at = step
@@ -68,7 +78,7 @@ class PythonArguments:
 
     def skip_space(self, text: str) -> int:
         """Spaces that say nothing."""
-        return 0 if self._place is _Place.TEXT else skip_space(text, 0)
+        return 0 if self._place in (_Place.TEXT, _Place.BRACKETED_KEY) else skip_space(text, 0)
 
     def _step(self, text: str, at: int) -> tuple[str, int] | None:
         """The next piece of JSON and where the text goes on; None where more has to come first."""
@@ -109,10 +119,13 @@ class PythonArguments:
         if quote is not None:
             self._place, self._quote, self._is_raw = _Place.TEXT, quote[2], "r" in quote[1].lower()
             return '"', quote.end()
+        if text[at] in "([{" and self._is_key:
+            self._place = _Place.BRACKETED_KEY
+            return '"', at
         if text[at] in "([{":
             self._brackets.append(text[at])
             self._num_elements.append(0)
-            self._place, self._is_key = _Place.ELEMENT, False
+            self._place = _Place.ELEMENT
             return "{" if text[at] == "{" else "[", at + 1
         atom = (_KEY_ATOM if self._is_key else _ATOM).match(text, at)
         end = at if atom is None else atom.end()
@@ -140,6 +153,18 @@ class PythonArguments:
                 return _escaped(mark), at + 1
         self._place = _Place.AFTER
         return '"', at + len(self._quote)
+
+    def _bracketed_key(self, text: str, at: int) -> tuple[str, int]:
+        """JSON's keys are texts: it is the one that is written, up to the bracket that closes it."""
+        found = _TO_BRACKET.match(text, at)
+        assert found is not None
+        bracket = found[1]
+        if bracket:
+            self._depth += 1 if bracket in _CLOSERS else -1
+        if not bracket or self._depth:
+            return _escaped(found[0]), found.end()
+        self._place = _Place.AFTER
+        return _escaped(found[0]) + '"', found.end()
 
     def _escape(self, text: str, at: int) -> tuple[str, int] | None:
         kind = text[at + 1 : at + 2]
