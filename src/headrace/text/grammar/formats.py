@@ -33,6 +33,7 @@ _PCHAR = r"(?:[a-zA-Z0-9\-._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})"
 _USER = r"(?:(?:[a-zA-Z0-9\-._~!$&'()*+,;=:]|%[0-9a-fA-F]{2})*@)?"
 _AUTHORITY = rf"{_USER}(?:{_HOSTNAME}|{_IPV4}|\[(?:{_IPV6})\])(?::[0-9]{{1,5}})?"
 _PATHS = rf"//{_AUTHORITY}(?:/{_PCHAR}*)*|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_PCHAR}+(?:/{_PCHAR}*)*"
+# Narrower than `_reference` is: an authority is a host that there may be, and not empty.
 _URI = rf"[a-zA-Z][a-zA-Z0-9+.\-]*:(?:{_PATHS})(?:\?(?:{_PCHAR}|[/?])*)?(?:\#(?:{_PCHAR}|[/?])*)?"
 _UNICODE = (  # RFC 3987, ucschar
     r"\x{A0}-\x{D7FF}\x{F900}-\x{FDCF}\x{FDF0}-\x{FFEF}"
