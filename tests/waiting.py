@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
+Asked = TypeVar("Asked")
 SECONDS = 60.0
+
+
+def asked_until(ask: Callable[[], Asked], holds: Callable[[Asked], object], seconds: float = SECONDS) -> Asked:
+    """What `ask` gives, again and again, once that holds of it."""
+    end = time.monotonic() + seconds
+    while not holds(answer := ask()):
+        assert time.monotonic() < end, f"it is still {answer}"
+        time.sleep(0.002)
+    return answer
 
 
 def wait_until(happened: Callable[[], object]) -> None:
     """In a thread."""
-    end = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
+    asked_until(happened, bool)
 
 
 async def until(happened: Callable[[], object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import openai
 from features.asking import Asking
 from features.catalogue import BATCHES, Parameter, works
+from waiting import asked_until
 
 ENDPOINT = "/v1/completions"
 
@@ -25,11 +25,8 @@ def batch_of_one(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 def finished(client: openai.OpenAI, batch_id: str) -> Any:
     """The batch when it has ended."""
-    end = time.monotonic() + 300
-    while (batch := client.batches.retrieve(batch_id)).status not in ("completed", "failed"):
-        assert time.monotonic() < end, batch.status
-        time.sleep(0.02)
-    return batch
+    ended = ("completed", "failed")
+    return asked_until(lambda: client.batches.retrieve(batch_id), lambda batch: batch.status in ended, seconds=300)
 
 
 def results(client: openai.OpenAI, batch: Any) -> list[Any]:

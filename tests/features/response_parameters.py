@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from features.asking import Asking, Json
 from features.catalogue import RESPONSES, Parameter, no_effect, refused, works
 from features.chat_parameters import OF_OPENAI
 from features.shared_parameters import OF_MULTIMODAL, OF_REPLICAS, TOKEN, WANDERING
+from waiting import asked_until
 
 TOOL = {
     "type": "function",
@@ -82,10 +82,11 @@ def _store(ask: Asking) -> None:
 
 def _background(ask: Asking) -> None:
     later = ask.answer(background=True, store=True)
-    end = time.monotonic() + 300
-    while (response := ask.client.responses.retrieve(later["id"])).status in ("queued", "in_progress"):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    response = asked_until(
+        lambda: ask.client.responses.retrieve(later["id"]),
+        lambda response: response.status not in ("queued", "in_progress"),
+        seconds=300,
+    )
     assert response.output_text == text(ask)
     ask.refusal("background", background=True, store=False)
 

@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 from fake_llm import FakeLLM, serving
+from waiting import asked_until, wait_until
 
 from headrace import AsyncLLM, EngineConfig
 from headrace.errors import ConfigError, DeadlyRequest, EngineError, Overloaded
@@ -55,9 +56,7 @@ def create(client: openai.OpenAI, lines: Sequence[Any] | bytes, endpoint: Any = 
 
 
 def wait(client: openai.OpenAI, batch_id: str, statuses: Sequence[str] = ENDED) -> Any:
-    while (batch := client.batches.retrieve(batch_id)).status not in statuses:
-        pass
-    return batch
+    return asked_until(lambda: client.batches.retrieve(batch_id), lambda batch: batch.status in statuses)
 
 
 def results(client: openai.OpenAI, file_id: str) -> list[Any]:
@@ -236,8 +235,7 @@ def test_cancel(tmp_path: Path) -> None:
     with serving(llm, store_folder=tmp_path, batch_lines_at_once=3) as base:
         client = client_of(base)
         batch_id = create(client, [line(number) for number in range(10)])
-        while len(llm.streams) < 3:
-            client.models.list()
+        wait_until(lambda: len(llm.streams) >= 3)
         assert client.batches.cancel(batch_id).status in ("cancelling", "finalizing", "cancelled")
         batch = wait(client, batch_id)
         assert batch.status == "cancelled"
@@ -268,8 +266,7 @@ def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.Monk
         batch_id = create(client, [line(number) for number in range(10)])
         client.batches.cancel(batch_id)
         record = tmp_path / "batches" / batch_id / "batch.json"
-        while (status := json.loads(record.read_bytes())["status"]) not in ENDED:
-            client.models.list()
+        status = asked_until(lambda: json.loads(record.read_bytes())["status"], lambda status: status in ENDED)
     assert refused
     assert status == "cancelled"
 
@@ -316,8 +313,7 @@ def test_a_restart_goes_on(tmp_path: Path) -> None:
     with serving(llm, store_folder=tmp_path, batch_lines_at_once=4, shutdown_seconds=0) as base:
         client = client_of(base)
         batch_id = create(client, lines)
-        while client.batches.retrieve(batch_id).request_counts.completed < 8:
-            pass
+        wait_until(lambda: client.batches.retrieve(batch_id).request_counts.completed >= 8)
     seeds = {bytes(stream.prompt_token_ids): stream.params.seed for stream in llm.streams}
     output = tmp_path / "batches" / batch_id / "output.jsonl"
     before = output.read_bytes()
@@ -344,8 +340,7 @@ def test_lines_wait_for_a_server_without_room(tmp_path: Path) -> None:
     with serving(llm, store_folder=tmp_path) as base:
         client = client_of(base)
         batch_id = create(client, [line(0)])
-        while len(llm.streams) < 2:
-            client.models.list()
+        wait_until(lambda: len(llm.streams) >= 2)
         llm.fail_after = None
         assert wait(client, batch_id).request_counts.completed == 1
         llm.fail_after, llm.fail_with = 0, EngineError("it died of this request")

@@ -11,6 +11,7 @@ import msgspec
 import openai
 import pytest
 from server.openai_state.live_server import LiveServer
+from waiting import asked_until
 
 from headrace.server.stored.batch_record import BatchRecord
 
@@ -53,16 +54,17 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     folder = store / "batches" / made.id
     num_cut = 0
     for _ in range(3):
-        before = num_done(folder)
-        until = before + moments.randrange(1, 12)
-        while num_done(folder) < until and client.batches.retrieve(made.id).status in ("validating", "in_progress"):
-            pass
+        wait_for_lines(client, made.id, folder, num_done(folder) + moments.randrange(1, 12))
         num_cut += client.batches.retrieve(made.id).status == "in_progress"
         server.kill()
         server, client = start()
     assert num_cut, "it was killed in the midst of its work, whatever the machine did beside"
-    while (batch := client.batches.retrieve(made.id)).status != "completed":
-        assert batch.status in ("in_progress", "finalizing"), batch
+    batch = asked_until(
+        lambda: client.batches.retrieve(made.id),
+        lambda batch: batch.status not in ("in_progress", "finalizing"),
+        seconds=300,
+    )
+    assert batch.status == "completed", batch
     found = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
     assert [each["custom_id"] for each in found] == [f"n{number}" for number in range(NUM_LINES)]
     assert (batch.request_counts.completed, batch.request_counts.failed, batch.error_file_id) == (NUM_LINES, 0, None)
@@ -71,6 +73,15 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         live = client.post("/completions", body={"seed": record.line_seed(number), **body(number)}, cast_to=object)
         assert each["response"]["body"]["choices"] == live["choices"], number
     server.stop()
+
+
+def wait_for_lines(client: openai.OpenAI, batch_id: str, folder: Path, number: int) -> None:
+    """Until so many are done, or the batch has ended."""
+    asked_until(
+        lambda: client.batches.retrieve(batch_id).status,
+        lambda status: num_done(folder) >= number or status not in ("validating", "in_progress"),
+        seconds=300,
+    )
 
 
 def num_done(folder: Path) -> int:

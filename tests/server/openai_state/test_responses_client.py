@@ -10,6 +10,7 @@ import openai
 import pytest
 from fake_llm import FakeLLM, answer, broken
 from pydantic import BaseModel
+from waiting import asked_until, wait_until
 
 from headrace.errors import EngineError, Overloaded
 from headrace.types import Chunk, FinishReason, ToolCallDelta
@@ -19,6 +20,10 @@ IDS = list(b"user: Hi.\n")
 
 def client_of(base: str, key: str = "none") -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{base}/v1", api_key=key, max_retries=0)
+
+
+def ended(client: openai.OpenAI, response_id: str) -> Any:
+    return asked_until(lambda: client.responses.retrieve(response_id), lambda found: found.status != "in_progress")
 
 
 @pytest.fixture
@@ -222,8 +227,7 @@ def test_background(serve: Any) -> None:
     made = client.responses.create(model="fake", input="Hi.", background=True, max_output_tokens=8)
     assert made.status == "in_progress"
     assert made.output == []
-    while (found := client.responses.retrieve(made.id)).status == "in_progress":
-        pass
+    found = ended(client, made.id)
     assert found.status == "incomplete"
     assert found.output_text == answer(IDS, 0, 8)
     assert found.background is True
@@ -238,8 +242,7 @@ def test_background_is_cancelled(serve: Any) -> None:
     assert client.responses.retrieve(made.id).status == "cancelled"
     deleted = client.responses.create(model="fake", input="Hi.", background=True)
     client.responses.delete(deleted.id)
-    while not all(stream.is_cancelled for stream in llm.streams):
-        client.models.list()
+    wait_until(lambda: all(stream.is_cancelled for stream in llm.streams))
     assert client.responses.retrieve(made.id).status == "cancelled"
     llm.step_seconds = 0
     foreground = client.responses.create(model="fake", input="Hi.", max_output_tokens=2)
@@ -270,8 +273,7 @@ def test_failures(serve: Any) -> None:
         client.responses.create(model="fake", input="More.", previous_response_id=failed.id)
     assert "failed" in refused.value.message
     made = client.responses.create(model="fake", input="Hi.", background=True)
-    while (found := client.responses.retrieve(made.id)).status == "in_progress":
-        pass
+    found = ended(client, made.id)
     assert (found.status, found.error.message) == ("failed", "the engine died")
     down = client_of(serve(broken(Overloaded("no room"))))
     with pytest.raises(openai.InternalServerError):
@@ -283,8 +285,7 @@ def test_leaving_a_stream_cancels_it(serve: Any) -> None:
     client = client_of(serve(llm))
     with client.responses.create(model="fake", input="Hi.", max_output_tokens=1500, stream=True) as stream:
         first = next(iter(stream))
-    while not llm.streams[0].is_cancelled:
-        client.models.list()
+    wait_until(lambda: llm.streams[0].is_cancelled)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.response.id)
 
