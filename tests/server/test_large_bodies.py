@@ -87,6 +87,20 @@ def test_a_text_full_of_commas_is_no_list(serve) -> None:
     assert httpx.post(f"{base}/v1/completions", json=body).status_code == 200
 
 
+@pytest.mark.parametrize("in_one_message", [True, False])
+def test_the_arguments_of_calls_are_counted_though_they_are_texts(serve, in_one_message: bool) -> None:
+    base = serve(FakeLLM(), max_json_values=1000)
+    arguments = '{"a": [' + "{}," * 50 + "{}]}"
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    for count, status in ((2, 200), (6, 413)):
+        calls = [[call] * count] if in_one_message else [[call]] * count
+        turns = [{"role": "assistant", "content": None, "tool_calls": each} for each in calls]
+        body = {"model": "fake", "messages": [{"role": "user", "content": "[{," * 500}, *turns], "max_tokens": 1}
+        assert httpx.post(f"{base}/v1/chat/completions", json=body).status_code == status
+    del body["max_tokens"]
+    assert httpx.post(f"{base}/tokenize", json=body).status_code == status
+
+
 def test_bodies_that_do_not_fit_beside_others_are_503(serve) -> None:
     base = serve(FakeLLM(), max_bodies_bytes=100_000)
     body = json.dumps({"model": "fake", "prompt": "a", "max_tokens": 1}).encode()

@@ -73,7 +73,7 @@ def create_app(llm: AsyncLLM, served_name: str, settings: ServerSettings | None 
         page.dialect(),
     )
     llm.through(lambda port: _admission(port, llm, metrics, settings))
-    served, beside = _served(llm, served_name), Beside()
+    served, beside = _served(llm, served_name, settings), Beside()
     origins, bodies = Origins(settings.allowed_hosts, settings.cors_origins), BodyRoom(settings.max_bodies_bytes)
     metrics.add(partial(body_families, bodies))
     return App(
@@ -163,7 +163,7 @@ def _bound_texts(llm: AsyncLLM) -> None:
         llm.tokenizer.most_characters = max(_LEAST_CHARACTERS, _CHARACTERS_OF_A_TOKEN * llm.max_context)
 
 
-def _served(llm: AsyncLLM, name: str) -> Served:
+def _served(llm: AsyncLLM, name: str, settings: ServerSettings) -> Served:
     tokenizer = llm.tokenizer
     return Served(
         name=name,
@@ -171,6 +171,7 @@ def _served(llm: AsyncLLM, name: str) -> Served:
         fingerprint=f"fp_{hashlib.sha256(f'{__version__} {name} {llm.spec!r}'.encode()).hexdigest()[:12]}",
         created=int(time.time()),
         max_context=llm.max_context,
+        max_json_values=settings.max_json_values,
         card=llm.card,
         defaults=llm.default_params,
         adapters=lambda: {name: adapter.path for name, adapter in llm.adapters.items()},

@@ -7,7 +7,8 @@ nothing beyond the place where the count begins to err.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,32 @@ def check_values(body: bytes, most: int) -> None:
     Lists, objects and keys count for four. A body too short for so many is not looked at: what it has of digits takes
     no time either. Safe in any thread, and does not hold up the others.
     """
-    if len(body) * _MOST_WEIGHT <= most:
-        return
-    weight = 0
+    _check_together((body,), most)
+
+
+def check_arguments(messages: Iterable[Mapping[str, Any]], most: int) -> None:
+    """The same of the arguments of the tool calls in a conversation, as ChatPrompt has it, that are JSON in a text."""
+    _check_together(
+        [
+            arguments.encode("utf-8", "replace")
+            for message in messages
+            for called in message.get("tool_calls") or ()
+            if isinstance(arguments := called["function"].get("arguments"), str)
+        ],
+        most,
+    )
+
+
+def _check_together(texts: Sequence[bytes], most: int) -> None:
+    if sum(map(len, texts)) * _MOST_WEIGHT > most:
+        weight = 0
+        for text in texts:
+            weight = _weighed(text, weight, most)
+
+
+def _weighed(body: bytes, before: int, most: int) -> int:
+    """How much there is with this text and what came before it."""
+    weight = before
     digits = 0
     is_inside = False
     for chunk in _chunks(body):
@@ -46,6 +70,7 @@ def check_values(body: bytes, most: int) -> None:
                 f"The body's JSON has more than {most:,} values (lists, objects and keys count for four); send fewer"
             )
         digits = _check_digits(outside, digits)
+    return weight
 
 
 def _chunks(body: bytes) -> Iterator[bytes]:

@@ -10,8 +10,8 @@ from starlette.types import Receive
 
 from headrace.server.beside import Beside
 from headrace.server.body import BodyShare, read_body
-from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Later, Served
-from headrace.server.json_values import check_values
+from headrace.server.dialects.base import Answer, Call, ChatPrompt, Incoming, Inquiry, Later, Served
+from headrace.server.json_values import check_arguments, check_values
 from headrace.server.origins import Origins
 from headrace.server.routing import Match, chosen
 from headrace.server.settings import ServerSettings
@@ -77,10 +77,21 @@ class Reading:
 
         Raises:
             RequestError: nothing; the route's parse says why.
+            BodyTooLarge: the JSON that stands in its texts unfolds to more than is allowed.
         """
         if match.path_params:
             incoming = replace(incoming, path_params=match.path_params)
-        return await self._done(incoming, lambda: match.route.parse(incoming, self._served))
+        return await self._done(incoming, lambda: self._parse(match, incoming))
+
+    def _parse(self, match: Match, incoming: Incoming) -> Meant:
+        meant = match.route.parse(incoming, self._served)
+        call = meant.call if isinstance(meant, Later) else meant
+        if isinstance(call, Call):
+            messages = [
+                message for prompt in call.prompts if isinstance(prompt, ChatPrompt) for message in prompt.messages
+            ]
+            check_arguments(messages, self._settings.max_json_values)
+        return meant
 
     def _choose(self, matches: Sequence[Match], incoming: Incoming) -> Match:
         routes = [match.route for match in matches]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_JSON_VALUES = 1_000_000
+"""The default of `ServerSettings.max_json_values`"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
@@ -15,7 +18,7 @@ class ServerSettings:
     max_bodies_bytes: int = 512 * 2**20
     """Of request bodies that are in memory at a time, without the first 64 KiB of each; a body for which there is no
     room is refused with 503."""
-    max_json_values: int = 1_000_000
+    max_json_values: int = MAX_JSON_VALUES
     """Of a body's JSON; lists, objects and keys count for four. More are refused with 413: making objects of a body
     holds up all streams, for a twentieth of a second at this limit."""
     max_completions: int = 1024

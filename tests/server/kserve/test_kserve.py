@@ -291,6 +291,19 @@ def test_what_stands_behind_the_json_is_not_counted_as_json() -> None:
             assert response.status_code == 413, (at, headers)
 
 
+def test_parameters_in_a_text_are_counted_as_those_of_the_body() -> None:
+    few, many = ('{"stop_token_ids": [' + "1," * count + "1]}" for count in (20, 200))
+    with serving(FakeLLM(), max_json_values=200) as base:
+        for text, status in ((few, 200), (many, 413)):
+            generate = {"text_input": "a", "sampling_parameters": text, "max_tokens": 1}
+            assert httpx.post(f"{base}{MODEL}/generate", json=generate).status_code == status
+            inputs = [
+                {"name": name, "shape": [1], "datatype": "BYTES", "data": [value]}
+                for name, value in (("text_input", "a"), ("sampling_parameters", text))
+            ]
+            assert httpx.post(f"{base}{MODEL}/infer", json={"inputs": inputs}).status_code == status
+
+
 def test_failures() -> None:
     with serving(broken(EngineError("it fell over"))) as base:
         response = httpx.post(f"{base}{MODEL}/generate", json={"text_input": "a"})

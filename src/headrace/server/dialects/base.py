@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from headrace.model_card import ModelCard
 from headrace.sampling_params import SamplingParams
 from headrace.server.errors import Failure
+from headrace.server.settings import MAX_JSON_VALUES
 from headrace.types import Chunk, RequestOutput, Times, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Served:
     """Tokens that are marks, not text"""
     infill: Infill | None = None
     """The tokens to fill in the middle with; None for a model without them"""
+    max_json_values: int = MAX_JSON_VALUES
+    """Of JSON that stands in a text of a body, as of the body itself: see `json_values`"""
     token_bytes: Callable[[int], bytes | None]
     """A single token's exact bytes; None when the model has no tokenizer that knows."""
 

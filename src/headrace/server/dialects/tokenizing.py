@@ -11,6 +11,7 @@ from headrace.server.dialects.base import ChatPrompt, JsonObject, Served
 from headrace.server.dialects.decode import encoded
 from headrace.server.dialects.openai.parse import parse_chat
 from headrace.server.generate import render_chat
+from headrace.server.json_values import check_arguments
 from headrace.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def conversation(fields: JsonObject, served: Served) -> ChatPrompt:
     named = fields if fields.get("model") is not None else {**fields, "model": served.name}
     [prompt] = parse_chat(encoded(named), served.defaults).prompts
     assert isinstance(prompt, ChatPrompt)
+    check_arguments(prompt.messages, served.max_json_values)
     if prompt.chat_template is not None:
         raise UnsupportedParameter("chat_template is not supported here; leave it out", param="chat_template")
     return prompt

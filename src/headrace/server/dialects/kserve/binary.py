@@ -72,7 +72,7 @@ def fill(fields: InferFields, behind: bytes) -> None:
         path = f"inputs[{index}].parameters.{SIZE}"
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(behind) - begin:
             left = len(behind) - begin
-            raise RequestError(f"{path} is {size!r}, and {left:,} bytes are left behind the JSON", param=path)
+            raise RequestError(f"{path} is {str(size)[:40]!r}, and {left:,} bytes are left behind the JSON", param=path)
         if one.data is not None:
             raise RequestError(f"{path} is given beside data; send one of them", param=path)
         one.data = _values(one, behind[begin : begin + size], f"inputs[{index}]", count)

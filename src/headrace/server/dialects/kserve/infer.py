@@ -13,7 +13,15 @@ from headrace.server.dialects.base import Answer, Call, Incoming, Inquiry, Serve
 from headrace.server.dialects.decode import decode, encoded
 from headrace.server.dialects.kserve.binary import SIZE, BinaryOutputs, fill, json_size
 from headrace.server.dialects.kserve.binary import answer as answer_of
-from headrace.server.dialects.kserve.parse import PARAM_NAMES, UNSUPPORTED, call, merged, model_of, render_options
+from headrace.server.dialects.kserve.parse import (
+    PARAM_NAMES,
+    UNSUPPORTED,
+    call,
+    merged,
+    model_of,
+    parameters_in,
+    render_options,
+)
 from headrace.server.dialects.kserve.render import identity, tensor
 from headrace.server.dialects.kserve.requests import InferFields, InputTensor, Parameters
 
@@ -68,7 +76,7 @@ def _generation(
     values = {name: value for name, value in named.items() if name != "sampling_parameters"}
     given = [_parameters(values), _parameters(fields.parameters or {})]
     if sampling is not None:
-        given.append(decode(str(sampling).encode("utf-8", "replace"), Parameters, UNSUPPORTED))
+        given.append(parameters_in(str(sampling), served))
     asked = merged(given)
     if asked.stream:
         raise RequestError("stream=true is for …/generate_stream; infer gives one answer", param="stream")

@@ -11,6 +11,7 @@ from headrace.server.dialects.decode import NEVER, Unsupported, decode
 from headrace.server.dialects.kserve.render import GenerateRenderer, RenderOptions, ShownFacts
 from headrace.server.dialects.kserve.requests import GenerateFields, Parameters
 from headrace.server.dialects.openai.parse import INHERITED
+from headrace.server.json_values import check_values
 
 VERSION = "1"
 """Of every model"""
@@ -44,7 +45,7 @@ def parse_generate(incoming: Incoming, served: Served) -> Call:
     Raises:
         RequestError: of any kind; `param` is the field at fault.
     """
-    fields, asked = _read(incoming)
+    fields, asked = _read(incoming, served)
     if asked.stream:
         raise RequestError("stream=true is for …/generate_stream; generate gives one answer", param="stream")
     return _call(fields, asked, incoming, served, stream=False)
@@ -56,7 +57,7 @@ def parse_generate_stream(incoming: Incoming, served: Served) -> Call:
     Raises:
         RequestError: of any kind; `param` is the field at fault.
     """
-    fields, asked = _read(incoming)
+    fields, asked = _read(incoming, served)
     return _call(fields, asked, incoming, served, stream=True)
 
 
@@ -128,11 +129,22 @@ def merged(given: Sequence[Parameters]) -> Parameters:
     return Parameters(**found)  # type: ignore[arg-type]
 
 
-def _read(incoming: Incoming) -> tuple[GenerateFields, Parameters]:
+def parameters_in(text: str, served: Served) -> Parameters:
+    """`sampling_parameters`: JSON in a text, which is bounded as a body's is.
+
+    Raises:
+        RequestError, BodyTooLarge: of any kind.
+    """
+    body = text.encode("utf-8", "replace")
+    check_values(body, served.max_json_values)
+    return decode(body, Parameters, UNSUPPORTED)
+
+
+def _read(incoming: Incoming, served: Served) -> tuple[GenerateFields, Parameters]:
     fields = decode(incoming.body, GenerateFields, UNSUPPORTED)
     given = [fields, *([] if fields.parameters is None else [fields.parameters])]
     if fields.sampling_parameters is not None:
-        given.append(decode(fields.sampling_parameters.encode("utf-8", "replace"), Parameters, UNSUPPORTED))
+        given.append(parameters_in(fields.sampling_parameters, served))
     return fields, merged(given)
 
 
