@@ -11,7 +11,7 @@ from bytes_tokenizer import END, new_grammars
 
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
-from headrace.text.grammar.compiler import Grammars
+from headrace.text.grammar.compiler import Grammar, Grammars
 from headrace.text.grammar.constraint import GrammarConstraint
 from headrace.text.grammar.specification import grammar_text, regex_grammar
 
@@ -126,6 +126,36 @@ def test_what_is_read_in_ever_more_ways_is_ended_before_it_takes_long(
             break
         written.append(taken)
     assert constraint.is_complete
-    assert 200 < len(written) < 1200
+    assert 150 < len(written) < 500
     assert bytes(written) == (period * budget)[: len(written)]
     assert bytes(written).endswith(b"a")
+
+
+def test_where_it_is_ended_it_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too much for one place is no full cache, and compiling takes all that was written so far."""
+    compiled: list[str] = []
+    compile_ = Grammars._compile
+
+    def counting(grammars: Grammars, text: str) -> Grammar:
+        compiled.append(text)
+        return compile_(grammars, text)
+
+    monkeypatch.setattr(Grammars, "_compile", counting)
+    text = grammar_text(StructuredOutput(grammar='start: start start | "a"'))
+    constraint, mask = GrammarConstraint(new_grammars().compile(text)), np.empty(9, np.uint32)
+    while constraint.take(ord("a"), 1000) == ord("a"):
+        constraint.fill(mask)
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("repeated", ["", "+"])
+def test_hundreds_of_alternatives_are_no_explosion(grammars: Grammars, repeated: str) -> None:
+    words = [f"word {number};" for number in range(500)]
+    alternatives = " | ".join(f'"{word}"' for word in words)
+    grammar = grammars.compile(grammar_text(StructuredOutput(grammar=f"start: ({alternatives}){repeated}")))
+    constraint, mask = GrammarConstraint(grammar), np.zeros(9, np.uint32)
+    text = "".join(words[: 20 if repeated else 1]).encode()
+    for at, byte in enumerate(text):
+        constraint.fill(mask)
+        assert constraint.take(byte, 1000 - at) == byte
+    assert constraint.is_complete

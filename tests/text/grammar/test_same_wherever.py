@@ -75,7 +75,7 @@ def test_a_guess_leaves_nothing_behind() -> None:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Grammars:
     """The library gives up after few states."""
     limits = LLParserLimits(max_lexer_states=400, precompute_large_lexemes=False, verbose_errors=False)
-    monkeypatch.setattr(compiler, "_limits", lambda *, is_written: limits)
+    monkeypatch.setattr(compiler, "_limits", lambda _, *, is_written: limits)
     return new_grammars(*WORDS)
 
 

@@ -23,20 +23,22 @@ _STACK_BYTES = 512 * 2**20
 _STACK_LOCK = threading.Lock()
 
 
-_ROW = 10_000
-"""Items of the parser at one place. An object with many optional members has several for each of them."""
-_ROW_OF_WRITTEN = 1_000
-"""The same of a grammar that a client wrote: `start: start start | "a"` has two for each token, and each token takes
-their number squared."""
+_ROW, _STEP = 10_000, 50_000
+"""Items of the parser at one place, and at all places together that a mask looks at. An object with many optional
+members has several for each of them."""
+_ROW_OF_WRITTEN, _MOST_OF_WRITTEN, _STEP_OF_WRITTEN = 400, 1_000, 20_000
+"""Of a grammar that a client wrote, to which what there is to choose from is added, and what it comes to at most. In
+`start: start start | "a"` a place has two items for each token before it, and takes their number to the third."""
 
 
-def _limits(*, is_written: bool) -> LLParserLimits:
+def _limits(grammar: str, *, is_written: bool) -> LLParserLimits:
     """Of work, so that what explodes is refused within a second, and no step takes long."""
+    row = min(_ROW_OF_WRITTEN + grammar.count("|") + grammar.count(","), _MOST_OF_WRITTEN)
     return LLParserLimits(
         initial_lexer_fuel=200_000,
         step_lexer_fuel=100_000,
-        step_max_items=50_000,
-        max_items_in_row=_ROW_OF_WRITTEN if is_written else _ROW,
+        step_max_items=_STEP_OF_WRITTEN if is_written else _STEP,
+        max_items_in_row=row if is_written else _ROW,
         max_lexer_states=50_000,
         max_grammar_size=100_000,
         precompute_large_lexemes=False,
@@ -65,6 +67,11 @@ class Grammar:
     def num_needed(self) -> int:
         """Tokens without which there is no complete output."""
         return max(len(self.ending), 1)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the library gives up wherever a sequence is: the cache that all of them share is full."""
+        return _is_spent(self.tokens) or _is_spent(self.spelling)
 
 
 class Grammars:
@@ -105,7 +112,7 @@ class Grammars:
     def _anew(self, spent: Grammar) -> Grammar:
         with self._lock:
             known = self._kept.get(spent.text)
-            if known is not None and (known is spent or is_spent(known.tokens) or is_spent(known.spelling)):
+            if known is not None and (known is spent or known.is_spent):
                 del self._kept[spent.text]
         return self.compile(spent.text)
 
@@ -135,7 +142,7 @@ class Grammars:
         parts = json.loads(text)
         hints = tuple(hint.encode() for hint in parts["hints"])
         grammar = json.dumps(parts["grammar"], ensure_ascii=False)
-        limits = _limits(is_written=parts["is_written"])
+        limits = _limits(grammar, is_written=parts["is_written"])
         spelling = _new_matcher(vocabulary.spelling, grammar, limits)
         ending = EndingFinder(vocabulary, hints).find(spelling, thorough=True, patient=True)
         if ending is None:
@@ -151,8 +158,7 @@ class Grammars:
         )
 
 
-def is_spent(matcher: LLMatcher) -> bool:
-    """Whether the library gives up whatever comes: the cache that a matcher shares with its copies is full."""
+def _is_spent(matcher: LLMatcher) -> bool:
     probe = matcher.deep_copy()
     probe.compute_bitmask()
     return probe.is_error()

@@ -8,7 +8,7 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from headrace.text.grammar.compiler import Grammar, is_spent
+from headrace.text.grammar.compiler import Grammar
 from headrace.text.grammar.ending import EndingFinder
 
 Mask = NDArray[np.uint32]
@@ -85,7 +85,7 @@ class GrammarConstraint:
         forced = self._known_forced()
         if forced and token_id != forced[0]:
             return False
-        if not self._push(token_id) and not (self._renew_if_spent(self._front) and self._push(token_id)):
+        if not self._push(token_id) and not (self._renew_if_spent() and self._push(token_id)):
             return False
         self._forced.append(forced[1:] or None)
         return True
@@ -103,7 +103,7 @@ class GrammarConstraint:
         self._has_failed = self._has_failed or self._fails_at == len(self._taken)
         forced = [] if self._has_failed else self._known_forced()
         if not self._goes_on(token_id, remaining - 1) and not (
-            self._renew_if_spent(self._tokens, self._spelling) and self._goes_on(token_id, remaining - 1)
+            self._renew_if_spent() and self._goes_on(token_id, remaining - 1)
         ):
             return self._begin_ending()
         self._forced = [forced[1:] or None if forced[:1] == [token_id] else None]
@@ -121,10 +121,7 @@ class GrammarConstraint:
 
     def _compute_mask(self) -> bool:
         """Into `_scratch`; False where the library gives up."""
-        if self._computes_mask():
-            return True
-        self._renew()
-        return self._computes_mask()
+        return self._computes_mask() or (self._renew_if_spent() and self._computes_mask())
 
     def _computes_mask(self) -> bool:
         self._front.unsafe_compute_mask_ptr(self._scratch.ctypes.data, self._scratch.nbytes)
@@ -142,9 +139,9 @@ class GrammarConstraint:
         self._pushed.append((token_id, behind))
         return True
 
-    def _renew_if_spent(self, *refused: LLMatcher) -> bool:
-        """Begin anew if what refused a token computes nothing any more; whether it was so."""
-        if self._has_failed or not any(is_spent(each) for each in refused):
+    def _renew_if_spent(self) -> bool:
+        """After a failure: begin anew if the grammar computes nothing for anybody any more; whether it was so."""
+        if self._has_failed or not self._grammar.is_spent:
             return False
         self._renew()
         return True
