@@ -194,6 +194,7 @@ def test_the_key_is_asked_for_and_kept_in_the_tab(visit: Callable[..., Any], ser
     expect(field).to_be_focused()
     field.fill("wrong")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("The key is not one of this server's; check it")
     expect(field).to_be_visible()
     field.fill("secret")
     page.keyboard.press("Enter")

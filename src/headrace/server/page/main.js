@@ -16,8 +16,10 @@ async function listModels() {
     $("model").replaceChildren(...data.map(({ id }) => element("option", { value: id, textContent: id })));
     if (data.some(({ id }) => id === chosen)) $("model").value = chosen;
     $("key-form").hidden = true;
+    $("key-error").textContent = "";
   } catch (error) {
     if (error.status !== 401) $("health").textContent = `No models: ${error.message}`;
+    else if (key.get()) $("key-error").textContent = error.message;
   }
 }
 
