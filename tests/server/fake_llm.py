@@ -195,6 +195,25 @@ class FakeStream:
         return {token_id: Logprob(-1.5, 3, chr(token_id)), **entry}
 
 
+@dataclass
+class HeldLLM(FakeLLM):
+    """Gives its first token, and the others once it is let go."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def submit(self, *args: Any, **options: Any) -> FakeStream:
+        stream = super().submit(*args, **options)
+        give = stream.next_chunks
+
+        async def next_chunks() -> list[Chunk]:
+            while not stream.is_over and stream.num_steps and not self.go.is_set():
+                await asyncio.sleep(0.005)
+            return await give()
+
+        stream.next_chunks = next_chunks  # type: ignore[method-assign]
+        return stream
+
+
 def broken(error: HeadraceError | Exception, after: int = 0) -> FakeLLM:
     """A fake whose streams die with `error` after `after` tokens."""
     return FakeLLM(fail_after=after, fail_with=error)

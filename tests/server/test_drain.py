@@ -16,16 +16,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_llm import FakeLLM, running
+from fake_llm import FakeLLM, HeldLLM, running
 from waiting import wait_until
 
 LONG = {"model": "fake", "prompt": "x", "max_tokens": 60, "stream": True}
-SHORT = {"model": "fake", "prompt": "x", "max_tokens": 2}
+SHORT = {"model": "fake", "prompt": "x", "max_tokens": 1}
 
 
 def test_while_streams_finish_nothing_new_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headrace.server")
-    with running(FakeLLM(step_seconds=0.05), shutdown_seconds=300) as (server, base, thread):
+    llm = HeldLLM()
+    with running(llm, shutdown_seconds=300) as (server, base, thread):
         assert httpx.get(f"{base}/health/ready").status_code == 200
         with httpx.stream("POST", f"{base}/v1/completions", json=LONG, timeout=60) as stream:
             lines = stream.iter_lines()
@@ -40,6 +41,7 @@ def test_while_streams_finish_nothing_new_is_taken(caplog: pytest.LogCaptureFixt
             assert (ready.status_code, "shutting down" in ready.text) == (503, True)
             assert httpx.get(f"{base}/health/live").status_code == 200
             assert "vllm:num_requests_running" in httpx.get(f"{base}/metrics").text
+            llm.go.set()
             assert list(lines)[-2:] == ["data: [DONE]", ""]
         thread.join(60)
         assert not thread.is_alive()
@@ -49,7 +51,7 @@ def test_while_streams_finish_nothing_new_is_taken(caplog: pytest.LogCaptureFixt
 
 
 def test_in_the_time_for_balancers_requests_are_served_and_connections_are_not_kept() -> None:
-    with running(FakeLLM(), drain_seconds=3) as (server, base, _):
+    with running(FakeLLM(), drain_seconds=6) as (server, base, _):
         server.should_exit = True
         with httpx.Client() as client:
             wait_until(lambda: client.get(f"{base}/health/ready").status_code == 503)
@@ -82,10 +84,11 @@ class Balancer:
         return self._client.post(f"{ready[self._next % len(ready)]}/v1/completions", json=body)
 
     def _look(self) -> None:
+        looker = httpx.Client(timeout=60)
         while not self._is_over:
             for base in list(self._bases):
                 try:
-                    is_ready = httpx.get(f"{base}/health/ready", timeout=60).status_code == 200
+                    is_ready = looker.get(f"{base}/health/ready").status_code == 200
                 except httpx.HTTPError:
                     is_ready = False
                 (self._ready.add if is_ready else self._ready.discard)(base)

@@ -144,7 +144,7 @@ def test_a_body_for_which_there_never_is_room_is_413(serve) -> None:
 
 
 def test_a_body_that_is_given_up_gives_its_room_back(serve) -> None:
-    base = serve(FakeLLM(), max_bodies_bytes=100_000, body_idle_seconds=0.3)
+    base = serve(FakeLLM(), max_bodies_bytes=100_000, body_idle_seconds=1)
     with connect(base) as client:
         client.sendall(HEAD + b"content-length: 150000\r\n\r\n" + b" " * 149_000)
         assert rest_of(client).startswith(b"HTTP/1.1 408 ")

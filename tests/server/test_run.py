@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from waiting import wait_until
 
 from headrace.errors import ConfigError
 from headrace.server.run import listen, url
@@ -70,7 +70,7 @@ def test_a_second_signal_stops_at_once() -> None:
         data = response.iter_raw()
         next(data)
         process.terminate()
-        time.sleep(0.3)
+        wait_until(lambda: httpx.get(f"{base}/health/ready").status_code == 503)
         assert process.poll() is None
         process.terminate()
         assert process.wait(timeout=60) == 128 + signal.SIGTERM

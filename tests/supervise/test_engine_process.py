@@ -18,7 +18,7 @@ from headrace import LLM, AsyncLLM, SamplingParams, StructuredOutput
 from headrace.errors import DeadlyRequest, EngineError, ModelError
 from headrace.supervise.lives import Supervision
 
-FAULTY = Supervision(stall_seconds=2.0, command=(sys.executable, faulty_child.__file__))
+FAULTY = Supervision(stall_seconds=5.0, command=(sys.executable, faulty_child.__file__))
 PROMPT = "Once upon a time"
 
 

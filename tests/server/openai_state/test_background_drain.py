@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from fake_llm import FakeLLM, FakeStream, answer, running
+from fake_llm import FakeLLM, HeldLLM, answer, running
 from waiting import wait_until
 
 from headrace.server.run import Server
-from headrace.types import Chunk
 
 IDS = list(b"user: Hi.\n")
-
-
-@dataclass
-class HeldLLM(FakeLLM):
-    """Gives its first token, and the others once it is let go."""
-
-    go: threading.Event = field(default_factory=threading.Event)
-
-    def submit(self, *args: Any, **options: Any) -> FakeStream:
-        stream = super().submit(*args, **options)
-        give = stream.next_chunks
-
-        async def next_chunks() -> list[Chunk]:
-            while not stream.is_over and stream.num_steps and not self.go.is_set():
-                await asyncio.sleep(0.005)
-            return await give()
-
-        stream.next_chunks = next_chunks  # type: ignore[method-assign]
-        return stream
 
 
 @contextmanager
