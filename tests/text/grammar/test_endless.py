@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from headrace.errors import RequestError
@@ -16,6 +18,7 @@ ENDLESS = {
     'start: "x" | "a" bad\nbad: /a*/ bad': ["bad"],
     "start: x+\nx: (x)": ["start", "x"],
     "start: x{3,}\nx: x": ["start", "x"],
+    "start: x~1..3 | x{2} | x ~ 10\nx: x": ["start", "x"],
     "start: (x | x x) \nx[capture]: x": ["start", "x"],
     'start: "|" start // | "b"': ["start"],
     "start: /[/|]/ start": ["start"],
@@ -36,6 +39,8 @@ ENDING = [
     'start: x?y\nx: "a"\ny: x',
     "%ignore /x/\nstart: a\na: /a/",
     'start: item ("," item)*\nitem: /[0-9]+/ ~ 1..3',
+    'start: start~0..2 "a"',
+    'start: start{0,3} "a" | (start "b"){,2} "a" | start ~ 0 "c"',
 ]
 
 
@@ -54,3 +59,14 @@ def test_what_may_end_is_not(grammar: str) -> None:
 def test_gbnf_too() -> None:
     with pytest.raises(RequestError, match="always holds itself"):
         grammar_text(StructuredOutput(grammar="root ::= [a]* root"))
+
+
+def test_a_large_grammar_takes_no_time() -> None:
+    names = [f"a{number}" for number in range(1000)]
+    chain = "".join(f"{name}: {after}\n" for name, after in zip(names, [*names[1:], '"x"'], strict=True))
+    begin = time.thread_time()
+    assert (
+        endless_rules("start: " + "(" * 400 + " ".join(reversed(names)) + ' "y"' * 5000 + ")" * 400 + "\n" + chain)
+        == []
+    )
+    assert time.thread_time() - begin < 5  # 0.05 s, and hours where each name looks through all of it again

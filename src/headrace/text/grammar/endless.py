@@ -23,6 +23,7 @@ _TOKEN = re.compile(
     r"""|(?P<sign>.)""",
     re.DOTALL,
 )
+_NONE_IS_ENOUGH = re.compile(r"[?*]|[~{][ \t]*0*[ \t]*(?:\.\.|,|\}|\Z)")
 
 _Tokens: TypeAlias = list[tuple[str, str]]
 
@@ -33,19 +34,22 @@ def endless_rules(lark: str) -> list[str]:
     A rule is said to be endless only if all of its alternatives hold an endless one that cannot be left out.
     """
     rules = dict(_rules(_tokens(lark)))
-    users: dict[str, list[str]] = defaultdict(list)
+    ready: list[str] = []
+    waiting: dict[str, list[tuple[str, set[str]]]] = defaultdict(list)
     for name, body in rules.items():
-        for used in {text for kind, text in body if kind == "name"}:
-            users[used].append(name)
+        for owner, needed in _alternatives(name, body, rules):
+            if not needed:
+                ready.append(owner)
+            for each in needed:
+                waiting[each].append((owner, needed))
     ending: set[str] = set()
-    undecided = set(rules)
-    try:
-        while undecided:
-            found = {name for name in undecided if _ends(rules[name], rules, ending)}
-            ending |= found
-            undecided = {user for name in found for user in users[name]} - ending
-    except RecursionError:
-        return []  # brackets deeper than the library takes
+    while ready:
+        found = ready.pop()
+        ending.add(found)
+        for owner, needed in waiting.pop(found, ()):
+            needed.remove(found)
+            if not needed:
+                ready.append(owner)
     return [name for name in rules if name not in ending]
 
 
@@ -91,49 +95,28 @@ def _colon(tokens: _Tokens, at: int) -> int | None:
     return None
 
 
-def _ends(body: _Tokens, rules: Mapping[str, _Tokens], ending: set[str]) -> bool:
-    """Whether an alternative is known to end."""
-    return any(_alternative_ends(each, rules, ending) for each in _split(body))
+def _alternatives(name: str, body: _Tokens, rules: Mapping[str, _Tokens]) -> Iterator[tuple[str, set[str]]]:
+    """Of each alternative of a rule, and of each group in it: whose it is, and what has to end so that it does.
+
+    Groups have names that no rule has.
+    """
+    open_groups: list[tuple[str, set[str]]] = [(name, set())]
+    for at, (kind, text) in enumerate(body):
+        owner, needed = open_groups[-1]
+        if kind == "sign" and text in "([":
+            open_groups.append((f"{name} {at}{text}", set()))
+        elif kind == "sign" and text in ")]" and len(open_groups) > 1:
+            yield open_groups.pop()
+            if not owner.endswith("[") and not _may_be_left_out(body, at):  # [x] is x or nothing
+                open_groups[-1][1].add(owner)
+        elif kind == "sign" and text == "|":
+            yield owner, needed
+            open_groups[-1] = (owner, set())
+        elif kind == "name" and text in rules and not _may_be_left_out(body, at):
+            needed.add(text)
+    yield from open_groups
 
 
-def _alternative_ends(tokens: _Tokens, rules: Mapping[str, _Tokens], ending: set[str]) -> bool:
-    at = 0
-    while at < len(tokens):
-        kind, text = tokens[at]
-        after = at + 1
-        if text in ("(", "[") and kind == "sign":
-            after = _closing(tokens, at)
-            ends = text == "[" or _ends(tokens[at + 1 : after - 1], rules, ending)  # [x] is x or nothing
-        else:
-            ends = kind != "name" or text not in rules or text in ending
-        is_optional = after < len(tokens) and tokens[after][1] in ("?", "*")
-        if not ends and not is_optional:
-            return False
-        at = after
-    return True
-
-
-def _split(tokens: _Tokens) -> list[_Tokens]:
-    """At the bars that stand in no brackets."""
-    parts: list[_Tokens] = [[]]
-    depth = 0
-    for kind, text in tokens:
-        if kind == "sign":
-            depth += (text in "([") - (text in ")]")
-            if text == "|" and not depth:
-                parts.append([])
-                continue
-        parts[-1].append((kind, text))
-    return parts
-
-
-def _closing(tokens: _Tokens, at: int) -> int:
-    """Behind the bracket that closes the one at `at`."""
-    depth = 0
-    for place in range(at, len(tokens)):
-        kind, text = tokens[place]
-        if kind == "sign":
-            depth += (text in "([") - (text in ")]")
-            if not depth:
-                return place + 1
-    return len(tokens)
+def _may_be_left_out(body: _Tokens, at: int) -> bool:
+    """Whether what stands or ends at this place may come no times at all."""
+    return at + 1 < len(body) and _NONE_IS_ENOUGH.match(body[at + 1][1]) is not None
