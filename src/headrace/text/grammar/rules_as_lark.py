@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import groupby
 
 from headrace.text.grammar.rules import Choice, Node, Reference, Repeat, Sequence, Terminal, references
@@ -22,7 +23,7 @@ class _Writer:
     def __init__(self, rules: dict[str, Node]) -> None:
         self._rules = rules
         self._numbers = {name: number for number, name in enumerate(rules)}
-        self._empty = self._may_be_empty()
+        self._empty = _empty_rules(rules)
         self._solid: dict[str, bool] = {}
         self._lines: list[str] = []
         self._num_terminals = 0
@@ -47,12 +48,6 @@ class _Writer:
     def _is_solid(self, node: Node, above: set[str]) -> bool:
         """Whether it can stand in one terminal."""
         return all(each.name not in self._empty and self._is_solid_rule(each.name, above) for each in references(node))
-
-    def _may_be_empty(self) -> set[str]:
-        found: set[str] = set()
-        while more := {name for name, rule in self._rules.items() if name not in found and _is_empty(rule, found)}:
-            found |= more
-        return found
 
     def _solid_text(self, node: Node) -> str:
         match node:
@@ -109,16 +104,54 @@ def _mark(node: Repeat) -> str:
     return mark or f"{{{node.low},{'' if node.high is None else node.high}}}"
 
 
-def _is_empty(node: Node, rules: set[str]) -> bool:
-    """Whether it matches the empty text, given the rules that do."""
+def _empty_rules(rules: dict[str, Node]) -> set[str]:
+    """The rules that match the empty text, in time that grows with their size.
+
+    Each place in the rules has a number, and says how many of its parts have to be empty before it is; what is found
+    empty tells the place that holds it, once.
+    """
+    missing: list[int] = []
+    holders: list[int | str] = []
+    """Of each place the one that it is a part of, or the rule"""
+    users: defaultdict[str, list[int]] = defaultdict(list)
+    """Of each rule the places that name it"""
+    waiting: list[tuple[Node, int | str]] = [(rule, name) for name, rule in rules.items()]
+    for node, holder in waiting:
+        place = len(missing)
+        missing.append(_num_missing(node))
+        holders.append(holder)
+        if isinstance(node, Reference):
+            users[node.name].append(place)
+        waiting += [(part, place) for part in _parts(node)]
+    empty: set[str] = set()
+    found = [place for place, count in enumerate(missing) if not count]
+    while found:
+        holder = holders[found.pop()]
+        if isinstance(holder, str):
+            empty.add(holder)
+        for place in users[holder] if isinstance(holder, str) else (holder,):
+            missing[place] -= 1
+            if not missing[place]:
+                found.append(place)
+    return empty
+
+
+def _num_missing(node: Node) -> int:
+    """How many of its parts have to match the empty text before it does."""
     match node:
         case Terminal(expression):
-            return not expression
-        case Reference(name):
-            return name in rules
+            return 1 if expression else 0
         case Sequence(parts):
-            return all(_is_empty(part, rules) for part in parts)
-        case Choice(parts):
-            return any(_is_empty(part, rules) for part in parts)
-        case Repeat(part, low):
-            return low == 0 or _is_empty(part, rules)
+            return len(parts)
+        case Repeat(_, low):
+            return min(low, 1)
+    return 1
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    match node:
+        case Sequence(parts) | Choice(parts):
+            return parts
+        case Repeat(part):
+            return (part,)
+    return ()
