@@ -14,6 +14,7 @@ from headrace.pooled import PoolingOutput, PoolingRequest
 from headrace.sampling_params import SamplingParams
 from headrace.server.access import Tenant
 from headrace.server.admission import Admission
+from headrace.server.answer_room import LOGPROB_BYTES, TOKEN_BYTES, AnswerRoom
 from headrace.server.caller import CALLER, Caller
 from headrace.server.waiting import AdmissionLimits
 from headrace.types import AdapterRef, FinishReason, Request, StepOutput
@@ -72,13 +73,16 @@ class Listener:
 class Bench:
     """An admission with everything around it. The engine runs `room` sequences, and eight more may lie ready."""
 
-    def __init__(self, room: int = 1, requests: int = 100, tokens: int = 10**6, **limits: bool) -> None:
+    def __init__(
+        self, room: int = 1, requests: int = 100, tokens: int = 10**6, answer_bytes: int = 10**9, **limits: bool
+    ) -> None:
         self.port, self.listener, self.now = Port(), Listener(), 0.0
         self.admission = Admission(
             self.port,
             AdmissionLimits(requests=requests, tokens=tokens, **limits),
             max_sequences=room,
             step_tokens=10,
+            answers=AnswerRoom(answer_bytes, 512),
             clock=lambda: self.now,
         )
         self.admission.attach(self.listener, None)
@@ -110,11 +114,19 @@ class Bench:
         return output
 
 
-def request(name: str, prompt: int = 10, max_tokens: int | None = 10, n: int = 1, **rest: Any) -> Request:
+def request(
+    name: str,
+    prompt: int = 10,
+    max_tokens: int | None = 10,
+    n: int = 1,
+    logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
+    **rest: Any,
+) -> Request:
     return Request(
         id=name,
         prompt_token_ids=(1,) * prompt,
-        params=SamplingParams(max_tokens=max_tokens, n=n),
+        params=SamplingParams(max_tokens=max_tokens, n=n, logprobs=logprobs, prompt_logprobs=prompt_logprobs),
         seed=0,
         max_tokens=max_tokens or 1000,
         **rest,
@@ -367,3 +379,59 @@ def test_requests_go_on_as_they_came() -> None:
     bench.admission.submit(asked)
     assert bench.port.given == [asked]
     assert replace(asked) == asked
+
+
+TEN = TOKEN_BYTES + 11 * LOGPROB_BYTES
+"""A token with ten log-probabilities beside its own"""
+
+
+@pytest.mark.parametrize(
+    ("of", "size", "param"),
+    [
+        ({"max_tokens": 50, "n": 4}, 200 * TOKEN_BYTES, "n"),
+        ({"max_tokens": 50}, 50 * TOKEN_BYTES, "max_tokens"),
+        ({"max_tokens": 50, "n": 2, "logprobs": 10}, 100 * TEN, "logprobs"),
+        ({"max_tokens": 7, "logprobs": 2**31 - 1}, 7 * (TOKEN_BYTES + 513 * LOGPROB_BYTES), "logprobs"),
+        ({"max_tokens": None, "prompt": 30, "prompt_logprobs": 10}, 30 * TEN, "prompt_logprobs"),
+        ({"max_tokens": 5, "prompt": 30, "prompt_logprobs": 10}, 30 * TEN + 5 * TOKEN_BYTES, "prompt_logprobs"),
+    ],
+)
+def test_an_answer_that_would_take_too_much_memory(of: dict[str, Any], size: int, param: str) -> None:
+    Bench(answer_bytes=size).ask("r", **of)
+    bench = Bench(answer_bytes=size - 1)
+    with pytest.raises(DoesNotFit, match="ask for fewer log-probabilities, tokens, completions or prompts, or") as info:
+        bench.ask("r", **of)
+    assert info.value.param == param
+    assert bench.given == []
+
+
+def test_prompts_of_one_request_share_the_room_for_its_answer() -> None:
+    bench, caller = Bench(answer_bytes=99 * TOKEN_BYTES), Caller()
+    bench.ask("first", caller=caller, max_tokens=50)
+    with pytest.raises(DoesNotFit):
+        bench.ask("second", caller=caller, max_tokens=50)
+    bench.ask("another's", max_tokens=50)
+
+
+def test_an_answer_without_max_tokens_is_given_up_when_it_has_come_to_too_much() -> None:
+    bench = Bench(answer_bytes=20 * TEN)
+    bench.ask("r", max_tokens=None, n=2, logprobs=10)
+    bench.say("r", 10, index=0)
+    bench.say("r", 10, index=1)
+    assert bench.port.cancelled == []
+    bench.say("r", 1, index=0)
+    assert bench.port.cancelled == [("r", None)]
+    assert "dropped r" in bench.listener.heard
+    bench.say("r", 1, index=1)  # on its way when it was cancelled
+    assert bench.admission.tenant_tokens == {"t": 10 + 21}
+
+
+def test_what_is_streamed_takes_no_room_but_its_prompts_log_probabilities() -> None:
+    bench, caller = Bench(answer_bytes=20 * TEN), Caller(is_streamed=True)
+    bench.ask("long", caller=caller, max_tokens=1000, logprobs=10)
+    bench.ask("open", caller=caller, max_tokens=None, logprobs=10)
+    bench.say("open", 1000)
+    assert bench.port.cancelled == []
+    with pytest.raises(DoesNotFit) as info:
+        bench.ask("r", caller=caller, prompt=21, prompt_logprobs=10)
+    assert "stream" not in str(info.value)

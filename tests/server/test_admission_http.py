@@ -65,3 +65,31 @@ def test_everything_that_is_computed_goes_through_the_queue(narrow: AsyncLLM, pa
     with serving(narrow, "stories", max_waiting_tokens=5) as base:
         answer = httpx.post(f"{base}{path}", json={"model": "stories", **body}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "does_not_fit")
+
+
+WHOLE = {"model": "stories", "messages": [{"role": "user", "content": "Hi"}], "logprobs": True, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("tokens", [{"max_tokens": 40}, {}], ids=["said", "left out"])
+def test_an_answer_that_takes_too_much_memory_is_400_unless_it_is_streamed(narrow: AsyncLLM, tokens: dict) -> None:
+    body = WHOLE | {"top_logprobs": 3, "n": 2} | tokens
+    with serving(narrow, "stories", max_answer_bytes=100_000) as base:
+        whole = httpx.post(f"{base}/v1/chat/completions", json=body, timeout=60)
+        streamed = httpx.post(f"{base}/v1/chat/completions", json=body | {"stream": True}, timeout=60)
+        fewer = httpx.post(f"{base}/v1/chat/completions", json=body | {"max_tokens": 20}, timeout=60)
+        assert not narrow._streams, "what was refused is kept"
+    assert whole.status_code == 400
+    assert "or for a stream" in whole.json()["error"]["message"]
+    assert whole.json()["error"]["param"] == ("top_logprobs" if tokens else None)
+    assert streamed.status_code == fewer.status_code == 200
+    assert streamed.text.rstrip().endswith("data: [DONE]")
+
+
+def test_log_probabilities_of_prompts_count_streamed_or_not(narrow: AsyncLLM) -> None:
+    body = {"model": "stories", "prompt": [[5] * 30, [6] * 30], "max_tokens": 2, "prompt_logprobs": 3}
+    with serving(narrow, "stories", max_answer_bytes=100_000) as base:
+        for stream in (False, True):
+            answer = httpx.post(f"{base}/v1/completions", json=body | {"stream": stream}, timeout=60)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "prompt_logprobs"
+        assert httpx.post(f"{base}/v1/completions", json=body | {"prompt": [5] * 30}, timeout=60).status_code == 200

@@ -149,6 +149,16 @@ _OPTIONS = {
         metavar="SIZE",
         help="Bodies of requests in memory at a time, without the first 64 KiB of each; more get 503.",
     ),
+    "max_answer_bytes": click.option(
+        "--max-answer-memory",
+        "max_answer_bytes",
+        type=ByteSize(),
+        default="128MiB",
+        show_default=True,
+        metavar="SIZE",
+        help="Memory that a request's answer may take until it is sent, at 128 bytes a token and 500 a"
+        " log-probability; more get 400.",
+    ),
     "request_seconds": _number(
         "--request-timeout",
         "request_seconds",

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from headrace.engine.stats import EngineStats
 from headrace.engine_port import EngineListener, EnginePort
-from headrace.errors import EngineError, HeadraceError
+from headrace.errors import DoesNotFit, EngineError, HeadraceError
 from headrace.pooled import PoolingOutput, PoolingRequest
+from headrace.server.answer_room import AnswerRoom
 from headrace.server.caller import CALLER, Caller
 from headrace.server.room import Room
 from headrace.server.waiting import AdmissionLimits, Entry, Waiting
@@ -42,6 +43,7 @@ class Admission:
         limits: How much may wait.
         max_sequences: How many the engine runs at once.
         step_tokens: How many tokens a step has at most.
+        answers: How much memory an HTTP request's answer may take.
         clock: Seconds, from anywhere.
 
     Attributes:
@@ -56,6 +58,7 @@ class Admission:
         *,
         max_sequences: int,
         step_tokens: int,
+        answers: AnswerRoom,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._port = port
@@ -64,6 +67,7 @@ class Admission:
         self._listener: EngineListener | None = None
         self.waiting = Waiting(limits)
         self._room = Room(max_sequences, step_tokens)
+        self._answers = answers
         self._leaving: set[AdapterRef] = set()
         """Adapters that are unloaded once nobody waits for them"""
         self._mean_output = float(_FIRST_GUESS)
@@ -86,7 +90,7 @@ class Admission:
 
         Raises:
             QueueFull: too much waits already.
-            DoesNotFit: the caller brings more than ever fits into the queue.
+            DoesNotFit: the caller brings more than ever fits into the queue, or its answer takes too much memory.
             EngineError: the engine is gone for good.
         """
         self._take_in(request)
@@ -156,10 +160,23 @@ class Admission:
                 self._room.has_spoken(entry)
                 output.seconds_waited += entry.seconds_waited
             entry.output_tokens += len(output.token_ids)
+            if self._is_too_large(entry, output):
+                continue
             if output.finish_reason is not None:
                 self._end_completion(entry, output.index)
         self._listener.take(outputs)
         self._admit()
+
+    def _is_too_large(self, entry: Entry, output: StepOutput) -> bool:
+        """Whether the answer takes too much memory; then it is given up."""
+        assert isinstance(entry.request, Request)
+        try:
+            self._answers.take(output, entry.request, entry.caller)
+        except DoesNotFit as error:
+            self._port.cancel(entry.id)
+            self.drop(entry.id, error)
+            return True
+        return False
 
     def take_pooled(self, outputs: Sequence[PoolingOutput]) -> None:
         """Pooling requests that are done."""
@@ -186,6 +203,8 @@ class Admission:
 
     def _take_in(self, request: Request | PoolingRequest) -> None:
         entry = self._entry(request)
+        if isinstance(request, Request):
+            self._answers.reserve(request, entry.caller)
         self.waiting.check_size(entry)
         if self.waiting.entries or not self._room.is_there_for(entry):
             self.waiting.check_room(entry)

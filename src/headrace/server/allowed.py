@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from headrace.errors import RequestError, UnknownModel, UnsupportedParameter
 from headrace.sampling_params import ALL_LOGPROBS
+from headrace.server.caller import CALLER
 from headrace.server.dialects.base import Call, ChatPrompt, Served
 from headrace.server.settings import ServerSettings
 
 
 def check_call(call: Call, settings: ServerSettings) -> None:
-    """Whether it may run here.
+    """Whether it may run here; whoever it is run for (CALLER) learns how its answer goes out.
 
     Raises:
         RequestError: it may not.
@@ -18,6 +19,8 @@ def check_call(call: Call, settings: ServerSettings) -> None:
         _refuse_templates(call)
     _check_logprobs(call, settings.max_logprobs)
     _check_number(call, settings.max_completions)
+    if (caller := CALLER.get(None)) is not None:
+        caller.is_streamed = call.stream
 
 
 def adapter_of(model: str | None, served: Served) -> str | None:

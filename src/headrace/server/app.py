@@ -17,6 +17,7 @@ from headrace.server.access import Access, Keys
 from headrace.server.admission import Admission
 from headrace.server.admission_metrics import admission_families
 from headrace.server.answer import Service, answer
+from headrace.server.answer_room import AnswerRoom
 from headrace.server.batch_door import start_batches
 from headrace.server.beside import Beside
 from headrace.server.body import BodyRoom
@@ -108,6 +109,7 @@ def _admission(port: EnginePort, llm: AsyncLLM, metrics: Metrics, settings: Serv
         ),
         max_sequences=llm.config.max_sequences,
         step_tokens=llm.config.max_batch_tokens,
+        answers=AnswerRoom(settings.max_answer_bytes, llm.spec.vocab_size),
     )
     metrics.add(partial(admission_families, admission))
     return admission

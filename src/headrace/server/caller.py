@@ -21,6 +21,10 @@ class Caller:
     """Of prompts and outputs that have ended"""
     seconds_waited: float = 0.0
     """Until the engine got the last of its prompts"""
+    is_streamed: bool = False
+    """Its answer goes out as it comes; else it is in memory until all of it is there"""
+    answer_bytes: int = 0
+    """That its answer takes of memory, estimated (see `answer_room`)"""
 
 
 CALLER: ContextVar[Caller] = ContextVar("headrace_caller")

@@ -23,6 +23,10 @@ class ServerSettings:
     holds up all streams, for a twentieth of a second at this limit."""
     max_completions: int = 1024
     """Of a request, of all of its prompts together: each is a stream here and a sequence in the engine."""
+    max_answer_bytes: int = 128 * 2**20
+    """Of memory that a request's whole answer takes until it is sent, or the log-probabilities of its prompts, whole or
+    streamed: estimated at 128 bytes a token and 500 a log-probability. A request for more is refused with 400; where it
+    leaves out max_tokens, once its answer has come to that."""
     max_logprobs: int = 20
     """Most likely tokens of a position that a request can ask for; -1 is any number. 20 is the limit of OpenAI's API,
     and vLLM's default: the whole vocabulary at each position of a long prompt would fill any memory."""
