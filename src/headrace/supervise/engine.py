@@ -359,10 +359,11 @@ class SupervisedEngine:
         self._adapters.died(self._supervision.most_strikes)
         for request_id in self._ledger.died(most, of_requests=of_requests, by_kill=is_killed):
             self._condemn(request_id)
-        consequence = f"it is started again {f'in {delay:g} s' if delay else 'now'}"
+        when = f"in {delay:g} s" if delay else "now"
+        consequence = f"it is started again {when}"
         if self._lives.is_hopeless:
             self._give_up(f"the engine cannot be started: {reason}")
-            consequence = f"requests get an error until it can be started, which is tried again in {delay:g} s"
+            consequence = f"requests get an error until it can be started, which is tried again {when}"
         facts = {"event": "engine_died", "reason": reason, "seconds_to_restart": delay}
         facts |= {"open_requests": len(requests), "engine_request_ids": requests[:_MOST_SHOWN]}
         logger.error("the engine died (%s); %s", reason, consequence, extra={"facts": facts})
