@@ -102,13 +102,13 @@ def test_ipv6_has_brackets() -> None:
 
 HEAPS = """
 import ctypes, sys, threading
-from headrace.server.run import share_heaps
+from headrace.server.heaps import bound_heaps
 libc = ctypes.CDLL(None)
 for name in ("malloc", "fopen"):
     getattr(libc, name).restype = ctypes.c_void_p
 libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
 libc.fclose.argtypes = [ctypes.c_void_p]
-share_heaps()
+bound_heaps()
 barrier = threading.Barrier(8)
 def work():
     barrier.wait()
@@ -126,3 +126,23 @@ libc.fclose(file)
 def test_threads_share_two_heaps(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", HEAPS, str(tmp_path / "info")], check=True, timeout=60)
     assert 1 <= (tmp_path / "info").read_text().count("<heap ") <= 2
+
+
+LARGE_BLOCKS = """
+from headrace.server.heaps import bound_heaps
+bound_heaps()
+def mapped():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
+before = mapped()
+for _ in range(3):
+    larger, smaller = bytearray(16 << 20), bytearray(2 << 20)  # glibc would put the second one into the heap for good
+    wall = bytearray(100_000)
+    del larger, smaller
+print((mapped() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heaps")
+def test_large_blocks_are_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE_BLOCKS], check=True, timeout=60, capture_output=True, text=True)
+    assert int(done.stdout) < 2

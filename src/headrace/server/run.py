@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -25,6 +24,7 @@ from starlette.types import ASGIApp
 from headrace.errors import ConfigError
 from headrace.server.access import check_keys
 from headrace.server.app import App, create_app
+from headrace.server.heaps import bound_heaps
 from headrace.server.protocol import bounded
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.folder import Folder
@@ -37,8 +37,6 @@ logger = logging.getLogger("headrace.server")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 2048
-_M_ARENA_MAX = -8
-"""glibc's name of that number"""
 _CLOSING_SECONDS = 2
 """For the last bytes of answers, once all requests have ended"""
 _LOOK_SECONDS = 0.05
@@ -75,7 +73,7 @@ def run_server(
     Raises:
         ConfigError: the address cannot be listened on.
     """
-    share_heaps()
+    bound_heaps()
     with listen(host, port) as listener:
         address = url(listener)
         if settings is not None and settings.tls_certificate is not None:
@@ -113,16 +111,6 @@ def _check_tls(settings: ServerSettings) -> None:
             f"the certificate {settings.tls_certificate} or its key cannot be used ({error}); give PEM files that are"
             " a pair"
         ) from error
-
-
-def share_heaps() -> None:
-    """Let the process's threads share two heaps of the C library.
-
-    glibc makes one for each thread, up to eight for each core, and each keeps the room that its largest text once took
-    while it became tokens: a hundred MiB each. Other C libraries have no such number, and nothing happens.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def listen(host: str, port: int) -> socket.socket:
