@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import pytest
 
@@ -57,6 +58,7 @@ BOMBS = {
     "wordwrap": "{{ ('x' * 100000)|wordwrap(1, true, 'y' * 100000) }}",
     "split": "{{ ('x ' * 3000000).split()|length }}",
     "summed": "{{ ([[1]] * 1000000)|sum(start=[]) }}",
+    "large numbers": "{% set x = ('f' * 10000000)|int(base=16) %}{% set y = ('f' * 5000000)|int(base=16) %}{{ x % y }}",
     "bytes": "{{ 'x'.encode().ljust(1000000000) }}",
     "number to bytes": "{{ (5).to_bytes(1000000000, 'big') }}",
     "punycode": "{% set x %}{% for i in range(20000) %}{{ '%c' % (19968 + i) }}{% endfor %}{% endset %}"
@@ -105,6 +107,7 @@ def test_a_bomb_is_stopped_soon(name: str) -> None:
          "[1, 2, 3][1]2[][]"),
         ("{% for role, of in messages|groupby('role') %}{{ role }}{{ of|length }}{% endfor %}", "assistant1user1"),
         ("{{ '<b>a</b> <!-- c -->b'|striptags }}", "a b"),
+        ("{{ 'ff'|int(base=16) }}{{ '7'|int }}{{ 'x'|int(3) }}{{ 2.5|int }}", "255732"),
         ("{{ [1, 2, 3]|sum }}", "6"),
         ("{{ [[1], [2]]|sum(start=[]) }}", "[1, 2]"),
         ("{{ [1, 2, 3]|batch(2, 0)|list }}", "[[1, 2], [3, 0]]"),
@@ -135,3 +138,10 @@ def test_a_long_conversation_is_no_bomb(monkeypatch: pytest.MonkeyPatch) -> None
     loop = "{% for m in messages %}{% set ns.a = ns.a + [m] %}{% endfor %}"
     template = "{% set ns = namespace(a=[]) %}" + loop + "{{ ns.a[0].role }}"
     assert ChatTemplate(template, {}).render([{"role": "user", "content": "x" * 100}] * 2000) == "user"
+
+
+def test_nothing_large_is_made_while_a_template_is_compiled() -> None:
+    tracemalloc.start()
+    ChatTemplate("{{ 'x'|center(30000000) }}{{ [1]|tojson(indent=9999999) }}" * 2, {})
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()

@@ -40,6 +40,7 @@ _ITEM_FILTERS = (
     *("groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique"),
 )
 """Filters that go through items by themselves"""
+_MOST_DIGITS = 1000
 _MOST_ITEMS = 1_000_000
 _MOST_SUMMED = 1000
 _ATTRIBUTES_OF_BYTES = ("decode",)
@@ -79,6 +80,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         for name, bounded in (("join", _bounded_join), ("sum", _bounded_sum), ("batch", _bounded_rows)):
             self.filters[name] = bounded(self.filters[name])
         self.filters["slice"] = _bounded_rows(self.filters["slice"])
+        self.filters["int"] = _bounded_int(self.filters["int"])
         for name in _ITEM_FILTERS:
             self.filters[name] = _bounded_items(self.filters[name])
         self.tests[_COUNTED] = _count_turn
@@ -192,7 +194,10 @@ def render(template: jinja2.Template, arguments: dict[str, Any], seconds: float 
 
 
 def _budget() -> Budget:
-    return _BUDGET.get(None) or Budget()  # constants are folded, and macros of a module called, outside of a rendering
+    budget = _BUDGET.get(None)
+    if budget is None:  # jinja2 folds constants as it compiles, unless that fails: a few would fill the memory
+        raise SecurityError("outside of a rendering there is no budget")
+    return budget
 
 
 def _meter(template: nodes.Template) -> None:
@@ -251,6 +256,16 @@ def _bounded_text(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
         value, rest = _split(arguments)
         _budget().method(str(value), name, rest, options)
         return apply(*arguments, **options)
+
+    return bounded
+
+
+def _bounded_int(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(apply)
+    def bounded(value: Any, default: int = 0, base: int = 10) -> Any:
+        if isinstance(value, str) and len(value) > _MOST_DIGITS:
+            raise SecurityError(f"it makes a number of more than {_MOST_DIGITS:,} digits")
+        return apply(value, default, base)
 
     return bounded
 
