@@ -143,11 +143,23 @@ def test_it_lives_until_q() -> None:
         shown = _read_until(main, b"q quit")
         os.write(main, b"p")
         shown += _read_until(main, b"paused")
-        os.write(main, b"q")
-        _read_until(main, b"\x1b[?1049l")  # the screen as it was
-        assert process.wait(60) == 0
+        os.write(main, b"p")
+        _read_until(main, b"running")
+    _read_until(main, b"no answer")
+    os.write(main, b"q")
+    _read_until(main, b"\x1b[?1049l")  # the screen as it was
+    assert process.wait(60) == 0
     os.close(main)
     assert b"running" in shown
+
+
+def test_a_server_that_does_not_answer_is_not_said_to_run() -> None:
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(
+        frame([Scrape.of("# TYPE vllm:engine_healthy gauge\nvllm:engine_healthy 1.0\n", 0)], "here", "", "gone")
+    )
+    lines = console.export_text().splitlines()
+    assert [line.strip() for line in lines[:2]] == ["here    no answer", "gone"]
 
 
 def _read_until(terminal: int, mark: bytes) -> bytes:

@@ -84,9 +84,9 @@ def _watch(console: object, address: str, key: str | None, title: str, interval:
                     history.append(fetch(address, key))
                     trouble = ""
                 except click.ClickException as error:
-                    trouble = f"   {error.format_message()}"
-            note = _KEYS + ("   paused" if is_paused else "") + trouble
-            live.update(frame(history, title, note), refresh=True)
+                    trouble = error.format_message()
+            note = _KEYS + ("   paused" if is_paused else "")
+            live.update(frame(history, title, note, trouble), refresh=True)
 
 
 @contextlib.contextmanager

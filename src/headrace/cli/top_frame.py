@@ -29,11 +29,16 @@ _MOST_KEYS = 8
 _IN, _OUT = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 
 
-def frame(history: Sequence[Scrape], title: str, note: str = "") -> RenderableType:
-    """The last of `history`, and what has changed since the first; `note` stands in the last line."""
+def frame(history: Sequence[Scrape], title: str, note: str = "", trouble: str = "") -> RenderableType:
+    """The last of `history`, and what has changed since the first.
+
+    `note` stands in the last line, `trouble`, why the server has said nothing since, below the first.
+    """
     before, now = (history[0] if len(history) > 1 else None), history[-1]
     top = _Beside(_requests(before, now), _tokens(history), _latencies(before, now))
-    parts: list[RenderableType] = [_title(now, title), top, _cache(before, now)]
+    parts: list[RenderableType] = [_title(now, title, is_there=not trouble), top, _cache(before, now)]
+    if trouble:
+        parts.insert(1, Text(trouble, style="red"))
     if keys := _keys(before, now):
         parts.append(keys)
     return Group(*parts, Text(note, style="dim", no_wrap=True, overflow="ellipsis"))
@@ -57,11 +62,13 @@ class _Beside:
         yield row
 
 
-def _title(now: Scrape, title: str) -> Text:
+def _title(now: Scrape, title: str, *, is_there: bool) -> Text:
     models = [labels.get("model_name", "") for labels, _ in now.samples.get("vllm:num_requests_running", ())]
     line = Text(f"{title}  ", style="bold", no_wrap=True, overflow="ellipsis")
     line.append(", ".join(dict.fromkeys(filter(None, models))) + "  ", style="cyan")
-    if now.has("vllm:engine_healthy"):
+    if not is_there:
+        line.append("no answer", style="bold red")
+    elif now.has("vllm:engine_healthy"):
         is_healthy = now.total("vllm:engine_healthy") > 0
         line.append("running" if is_healthy else "engine down", style="green" if is_healthy else "bold red")
     restarts = now.total("headrace:engine_restarts_total")
