@@ -183,7 +183,7 @@ def test_readers_who_do_not_read_are_cut_off(stream: bytes) -> None:
     """Twenty of them; meanwhile others are served, and in the end nothing of them is left."""
     llm = FakeLLM(max_context=100_000)
     with narrow(llm, write_seconds=0.5) as (base, server):
-        body = b'{"model": "fake", "prompt": "x", "max_tokens": 20000, "logprobs": 5, "stream": %s}' % stream
+        body = b'{"model": "fake", "prompt": "x", "max_tokens": 4000, "logprobs": 5, "stream": %s}' % stream
         clients = [connect(base, receive_buffer=4096) for _ in range(20)]
         for client in clients:
             client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
@@ -191,11 +191,11 @@ def test_readers_who_do_not_read_are_cut_off(stream: bytes) -> None:
         assert httpx.post(f"{base}/v1/completions", json=small, timeout=60).status_code == 200
         wait_until(lambda: len(llm.streams) == 21 and all(one.is_over for one in llm.streams))
         if stream == b"true":
-            assert all(one.is_cancelled and one.num_made < 20000 for one in llm.streams if one.length == 20000)
+            assert all(one.is_cancelled and one.num_made < 4000 for one in llm.streams if one.length == 4000)
         wait_until(lambda: not server.server_state.connections)
         for client in clients:
             said = rest_of(client)
-            assert len(said) < 4_000_000
+            assert len(said) < 100_000, "a part of the 340 kB or more that it is"
             assert b"[DONE]" not in said
             client.close()
 
