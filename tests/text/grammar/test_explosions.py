@@ -11,6 +11,7 @@ from bytes_tokenizer import END, new_grammars
 
 from headrace.errors import RequestError
 from headrace.structured_output import StructuredOutput
+from headrace.text.grammar import compiler
 from headrace.text.grammar.compiler import Grammar, Grammars
 from headrace.text.grammar.constraint import GrammarConstraint
 from headrace.text.grammar.specification import grammar_text, regex_grammar
@@ -159,3 +160,21 @@ def test_hundreds_of_alternatives_are_no_explosion(grammars: Grammars, repeated:
         constraint.fill(mask)
         assert constraint.take(byte, 1000 - at) == byte
     assert constraint.is_complete
+
+
+def test_what_took_long_to_compile_is_not_kept_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what takes memory."""
+    grammars, texts = new_grammars(), [regex_grammar(f"[a-z]{{{number}}}") for number in range(1, 6)]
+    first = [grammars.compile(text) for text in texts]
+    assert [grammars.compile(text) for text in texts] == first
+    monkeypatch.setattr(compiler, "_MOST_SECONDS", 0.0)
+    last = grammars.compile(regex_grammar("[a-z]{9}"))
+    assert list(grammars._kept.values()) == [last]
+    assert grammars.compile(texts[0]) is not first[0]
+    assert grammars.compile(texts[0]) is grammars.compile(texts[0])
+
+
+@pytest.mark.parametrize("text", ['root ::= "a"' + "*" * 5000, 'start: "a"' + "*" * 5000, 'root ::= "a"' + "?+" * 2500])
+def test_what_stands_within_itself_thousands_of_times_is_refused(grammars: Grammars, text: str) -> None:
+    with pytest.raises(RequestError, match="structured output: "):
+        grammars.compile(grammar_text(StructuredOutput(grammar=text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from headrace.text.grammar.ending import EndingFinder
 from headrace.text.grammar.vocabulary import GrammarVocabulary
 
 _MOST_KEPT = 64
+_MOST_SECONDS = 4.0
+"""Of CPU time, that what is kept took to compile: it takes about a MiB for each 20 to 80 ms, which nobody tells"""
 _LONGEST_TEXT = 1_000_000
 """Characters; the schemas that people use are a hundredth of that"""
 _STACK_BYTES = 512 * 2**20
@@ -81,6 +84,8 @@ class Grammars:
         self._new_vocabulary = new_vocabulary
         self._vocabulary: GrammarVocabulary | None = None
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._seconds: dict[str, float] = {}
+        """That each of them took to compile"""
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
         self._worker: ThreadPoolExecutor | None = None
@@ -102,18 +107,25 @@ class Grammars:
             return known
         with self._compiling:  # one at a time: no more than one core for it
             if (known := self._get(text)) is None:
-                known = self._in_worker(text)
+                known, seconds = self._in_worker(text)
                 with self._lock:
-                    self._kept[text] = known
-                    while len(self._kept) > _MOST_KEPT:
-                        self._kept.popitem(last=False)
+                    self._kept[text], self._seconds[text] = known, seconds
+                    while len(self._kept) > 1 and self._are_too_many:
+                        self._forget(next(iter(self._kept)))
         return known
+
+    @property
+    def _are_too_many(self) -> bool:
+        return len(self._kept) > _MOST_KEPT or sum(self._seconds.values()) > _MOST_SECONDS
+
+    def _forget(self, text: str) -> None:
+        del self._kept[text], self._seconds[text]
 
     def _anew(self, spent: Grammar) -> Grammar:
         with self._lock:
             known = self._kept.get(spent.text)
             if known is not None and (known is spent or known.is_spent):
-                del self._kept[spent.text]
+                self._forget(spent.text)
         return self.compile(spent.text)
 
     def _get(self, text: str) -> Grammar | None:
@@ -122,18 +134,23 @@ class Grammars:
                 self._kept.move_to_end(text)
             return known
 
-    def _in_worker(self, text: str) -> Grammar:
+    def _in_worker(self, text: str) -> tuple[Grammar, float]:
         """In the one thread that has stack enough."""
         if self._worker is not None:
-            return self._worker.submit(self._compile, text).result()
+            return self._worker.submit(self._timed, text).result()
         with _STACK_LOCK:  # the size is taken when a thread starts, and is the process's until then
             before = threading.stack_size(_STACK_BYTES)
             try:
                 self._worker = ThreadPoolExecutor(1, "headrace-grammars")
-                compiling = self._worker.submit(self._compile, text)
+                compiling = self._worker.submit(self._timed, text)
             finally:
                 threading.stack_size(before)
         return compiling.result()
+
+    def _timed(self, text: str) -> tuple[Grammar, float]:
+        """With the seconds of CPU time that it took."""
+        started = time.thread_time()
+        return self._compile(text), time.thread_time() - started
 
     def _compile(self, text: str) -> Grammar:
         if len(text) > _LONGEST_TEXT:

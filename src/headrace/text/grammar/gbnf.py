@@ -46,7 +46,15 @@ def as_lark(text: str) -> tuple[str, list[str]]:
     Raises:
         GbnfError: it is malformed, has no rule "root", or uses what is not supported.
     """
-    rules = _Parser(text).parse()
+    try:
+        rules = _checked(_Parser(text).parse())
+        return rules_as_lark.as_lark(rules), [text for rule in rules.values() for text in literals(rule)]
+    except RecursionError:
+        raise GbnfError("its rules lead too deep into one another; write some of them out") from None
+
+
+def _checked(rules: dict[str, Node]) -> dict[str, Node]:
+    """With root, all that they name, and without repetitions of many."""
     if "root" not in rules:
         raise GbnfError('there is no rule "root", which is where it begins')
     for name, rule in rules.items():
@@ -54,11 +62,7 @@ def as_lark(text: str) -> tuple[str, list[str]]:
             if reference.name not in rules:
                 raise GbnfError(f"line {reference.line}: there is no rule {reference.name!r}")
         rules[name] = unrolled(name, rule)
-    try:
-        lark = rules_as_lark.as_lark(rules)
-    except RecursionError:
-        raise GbnfError("its rules lead too deep into one another; write some of them out") from None
-    return lark, [text for rule in rules.values() for text in literals(rule)]
+    return rules
 
 
 class _Parser:
