@@ -345,6 +345,8 @@ class AsyncStream:
         self._many = _MANY_CHUNKS
         """Unread ones that are put together next"""
         self._ready = asyncio.Event()
+        self._take: Callable[[Chunk], bool] | None = None
+        """Of who waits in `next_chunks`"""
         self._has_ended = False
         self._error: HeadraceError | None = None
 
@@ -378,15 +380,23 @@ class AsyncStream:
         """Token counts so far."""
         return self.opened.usage
 
-    async def next_chunks(self) -> list[Chunk]:
+    async def next_chunks(self, take: Callable[[Chunk], bool] | None = None) -> list[Chunk]:
         """All chunks that are ready, at least one; an empty list at the end.
+
+        While this waits, `take` is called with each chunk at the moment that it comes, but for a completion's last. If
+        it returns True, the chunk is done with and the wait goes on: that spares the way through the event loop, which
+        for a token is longer than all else.
 
         Raises:
             EngineError: the engine died; nothing more will come.
         """
         while not self._chunks and not self._has_ended:
             self._ready.clear()
-            await self._ready.wait()
+            self._take = take
+            try:
+                await self._ready.wait()
+            finally:
+                self._take = None
         chunks, self._chunks = self._chunks, []
         if not chunks and self._error is not None:
             raise self._error
@@ -421,6 +431,8 @@ class AsyncStream:
         """Take one of the engine's outputs (called by AsyncLLM)."""
         chunk = self.opened.push(output)
         if chunk is None or self._has_ended:
+            return
+        if chunk.finish_reason is None and not self._chunks and self._take is not None and self._take(chunk):
             return
         self._chunks.append(chunk)
         if len(self._chunks) >= self._many:

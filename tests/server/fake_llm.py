@@ -161,7 +161,7 @@ class FakeStream:
     def usage(self) -> Usage:
         return Usage(len(self.prompt_token_ids), self.num_made, self.num_cached_tokens)
 
-    async def next_chunks(self) -> list[Chunk]:
+    async def next_chunks(self, take: object = None) -> list[Chunk]:
         await asyncio.sleep(self.llm.step_seconds)
         if self.is_over:
             return []
@@ -205,7 +205,7 @@ class HeldLLM(FakeLLM):
         stream = super().submit(*args, **options)
         give = stream.next_chunks
 
-        async def next_chunks() -> list[Chunk]:
+        async def next_chunks(*_: object) -> list[Chunk]:
             while not stream.is_over and stream.num_steps and not self.go.is_set():
                 await asyncio.sleep(0.005)
             return await give()

@@ -46,7 +46,7 @@ class ScriptedLLM(FakeLLM):
         stream = super().submit(prompt, params, **options)
         rest = iter(self.script)
 
-        async def next_chunks() -> list[Chunk]:
+        async def next_chunks(*_: object) -> list[Chunk]:
             found = next(rest, None)
             stream.num_made += len(found.token_ids) if found else 0
             return [found] if found else []

@@ -110,7 +110,7 @@ class DyingLLM(FakeLLM):
         stream = super().submit(*args, **options)
         give = stream.next_chunks
 
-        async def next_chunks() -> Any:
+        async def next_chunks(*_: object) -> Any:
             if stream.num_steps == 1 and not stream.is_over:
                 self.restarts.count, self.restarts.reason = 1, "killed"
                 self.restarts.died_at = time.time_ns()

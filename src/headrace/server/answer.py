@@ -30,11 +30,13 @@ from headrace.server.jobs import Jobs
 from headrace.server.metrics import Metrics
 from headrace.server.origins import Origins
 from headrace.server.pacing import Pacing
+from headrace.server.protocol import BODY_WRITER, BodyWriter
 from headrace.server.reading import Meant, Reading
 from headrace.server.record import RequestRecord
 from headrace.server.routing import Match, RouteTable, chosen
 from headrace.server.settings import ServerSettings
 from headrace.server.stored.kept import Kept
+from headrace.types import Chunk
 
 if TYPE_CHECKING:
     from headrace.async_llm import AsyncLLM
@@ -230,7 +232,8 @@ async def _generate(
         if call.stream:
             for one in opened:
                 one.stream.most_unread = service.settings.max_unread_tokens
-            answering = _stream(call, opened, renderer, record, deadline, send)
+            writer = scope.get("extensions", {}).get(BODY_WRITER)
+            answering = _stream(call, opened, renderer, record, deadline, send, writer)
         else:
             answering = _whole(call, opened, renderer, deadline, scope, receive, send)
         await _unless_disconnected(answering, receive)
@@ -369,12 +372,23 @@ async def _stream(
     record: RequestRecord,
     deadline: Deadline,
     send: Send,
+    writer: BodyWriter | None,
 ) -> None:
     """The headers go out with the first chunks, so that what fails before them still gets its status."""
     has_begun, pacing = False, Pacing(call.stream_interval)
+
+    def take(chunk: Chunk) -> bool:
+        assert writer is not None
+        if not writer.is_ready:
+            return False
+        opened[0].taken(chunk)
+        if data := renderer.chunks(0, pacing.push(0, (chunk,)), opened):
+            writer.write(data)
+        return True
+
     try:
         async with deadline.within():
-            async for ready in pieces(opened):
+            async for ready in pieces(opened, None if writer is None else take):
                 begun = b"" if has_begun else renderer.begin(opened)
                 data = b"".join([renderer.chunks(index, pacing.push(index, chunks), opened) for index, chunks in ready])
                 if not has_begun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -69,13 +69,15 @@ class OpenPrompt:
         """What has happened so far, and when."""
         return self.stopwatch.times
 
-    async def next_chunks(self) -> list[Chunk]:
+    async def next_chunks(self, take: Callable[[Chunk], bool] | None = None) -> list[Chunk]:
         """All chunks that are ready, at least one; an empty list at the end.
+
+        `take` is that of `AsyncStream.next_chunks`, once there has been a first list. It calls `taken`.
 
         Raises:
             EngineError: the engine died, or dropped the request.
         """
-        chunks = await self.stream.next_chunks()
+        chunks = await self.stream.next_chunks(take if self.stopwatch.has_begun else None)
         if chunks and not self.stopwatch.has_begun:
             self.stopwatch.begin(self.stream.opened.seconds_waited, self.stream.opened.num_cached_tokens)
         for chunk in chunks:
@@ -83,6 +85,10 @@ class OpenPrompt:
                 raise EngineError("the server dropped this request before it was finished; send it again")
         self.stopwatch.take(chunks)
         return chunks
+
+    def taken(self, chunk: Chunk) -> None:
+        """A chunk has come to `take`, and nowhere else."""
+        self.stopwatch.take((chunk,))
 
 
 async def open_call(
@@ -120,14 +126,18 @@ def close_call(opened: Sequence[OpenPrompt]) -> None:
         one.stopwatch.close()
 
 
-async def pieces(opened: Sequence[OpenPrompt]) -> AsyncIterator[list[Piece]]:
+async def pieces(
+    opened: Sequence[OpenPrompt], take: Callable[[Chunk], bool] | None = None
+) -> AsyncIterator[list[Piece]]:
     """What a call's prompts give, as it comes: a list has everything that is ready, so one list is one write.
+
+    `take` is that of `OpenPrompt.next_chunks`; where there are several prompts it is not called.
 
     Raises:
         EngineError: the engine died.
     """
     if len(opened) == 1:
-        while chunks := await opened[0].next_chunks():
+        while chunks := await opened[0].next_chunks(take):
             yield [(0, chunks)]
         return
     queue: asyncio.Queue[Piece | Exception] = asyncio.Queue(len(opened))  # what is not read waits in the streams
@@ -162,7 +172,13 @@ async def outputs(opened: Sequence[OpenPrompt]) -> list[RequestOutput]:
         EngineError: the engine died.
     """
     collectors = [Collector(one.stream.opened) for one in opened]
-    async for ready in pieces(opened):
+
+    def take(chunk: Chunk) -> bool:
+        opened[0].taken(chunk)
+        collectors[0].push(chunk)
+        return True
+
+    async for ready in pieces(opened, take):
         for index, chunks in ready:
             for chunk in chunks:
                 collectors[index].push(chunk)

@@ -7,13 +7,15 @@ does not read for as long as its connection stands. Body limits are in `body`, w
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from headrace.server.settings import ServerSettings
 
+BODY_WRITER = "headrace.body_writer"
 _AFTER_ANSWER_SECONDS = 5.0
 """For the rest of a body that has been answered already"""
 
@@ -30,6 +32,28 @@ class _Reading(Enum):
 class _Refusal:
     status: int
     message: str
+
+
+class BodyWriter:
+    """Writes parts of a streamed body at once: without the way through `send`, and before the event loop's next turn.
+
+    It is in the scope's extensions under `BODY_WRITER`. `send` may be used between two writes.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the body has begun and its client keeps up; else `send` has to be used, which waits."""
+        cycle = self._cycle
+        has_begun = cycle.chunked_encoding and not cycle.response_complete
+        return bool(has_begun) and not (cycle.flow.write_paused or cycle.disconnected)
+
+    def write(self, data: bytes) -> None:
+        """Write a part, which is not empty."""
+        with suppress(RuntimeError):  # "the handler is closed": a reset connection, of which it is told in a moment
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -96,6 +120,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Its head is there, its body comes. `body` has the time limit that clients are told of."""
         self._expect(_Reading.BODY, self.settings.body_seconds + _AFTER_ANSWER_SECONDS)
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.scope["extensions"] = {BODY_WRITER: BodyWriter(self.cycle)}  # type: ignore[dict-item]
 
     def on_message_complete(self) -> None:
         """It is there."""

@@ -40,7 +40,7 @@ class ScriptedLLM(FakeLLM):
         stream = super().submit(*args, **options)
         pieces = iter(self.script)
 
-        async def next_chunks() -> list[Chunk]:
+        async def next_chunks(*_: object) -> list[Chunk]:
             return [chunk] if (chunk := next(pieces, None)) else []
 
         stream.next_chunks = next_chunks
