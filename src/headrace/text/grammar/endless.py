@@ -10,14 +10,15 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TypeAlias
 
 _TOKEN = re.compile(
     r"""(?P<skip>[ \t\r]+|(?://|\#)[^\n]*|\n[ \t]*(?=\|))"""
     r"""|(?P<json>%json\b\s*)"""
-    r"""|(?P<text>"(?:[^"\\\n]|\\.)*"i?|/(?:[^/\\\n\[]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/[a-z]*|<[^>\n]*>|@\w+)"""
-    r"""|(?P<many>~[ \t]*\d+(?:[ \t]*\.\.[ \t]*\d+)?|\{[^}\n]*\})"""
-    r"""|(?P<attributes>\[[^\]\n]*\](?=[ \t]*:))"""
+    r"""|(?P<text>"(?:[^"\\\n]|\\.)*"i?|/(?:[^/\\]|\\.)+/[a-z]*|<[^<>\n]*>|@\w+)"""
+    r"""|(?P<many>~[ \t]*\d+(?:[ \t]*\.\.[ \t]*\d+)?|\{[^{}\n]*\})"""
+    r"""|(?P<attributes>\[(?:[^\[\]"\n]|"(?:[^"\\\n]|\\.)*")*\](?=[ \t]*:))"""
     r"""|(?P<name>[A-Za-z_][\w-]*)"""
     r"""|(?P<line>\n)"""
     r"""|(?P<sign>.)""",
@@ -64,6 +65,8 @@ def _tokens(lark: str) -> _Tokens:
             except (ValueError, RecursionError):
                 return []  # the library says what is wrong with it
             kind = "text"
+        if found[0] in ('"', "/"):
+            return []  # it never closes: to look for the end of each of many takes minutes, and the library takes none
         is_modifier = found[0] in ("?", "!") and (not tokens or tokens[-1][0] == "line")  # of the rule that it begins
         if kind != "skip" and not is_modifier:
             tokens.append((kind, found[0]))
@@ -77,7 +80,7 @@ def _rules(tokens: _Tokens) -> Iterator[tuple[str, _Tokens]]:
         for at, (kind, _) in enumerate(tokens)
         if kind == "name" and (at == 0 or tokens[at - 1][0] == "line") and _colon(tokens, at + 1)
     ]
-    for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+    for start, end in pairwise([*starts, len(tokens)]):
         colon = _colon(tokens, start + 1)
         assert colon is not None
         body = [token for token in tokens[colon + 1 : end] if token[0] != "line"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from headrace.errors import RequestError
@@ -17,7 +18,17 @@ _MOST_HINTS = 100
 _MOST_OF_CHOICES = 50_000
 _LONGEST_HINT = 200
 _JSON_TEXT = re.compile(r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"')
-_QUOTED = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\[(?:[^\]\\\n]|\\.)*\]|(?:\#|//)[^\n]*""")
+_TEXT, _NOT_GRAMMAR = re.compile('"'), re.compile(r"""["'\[\#]|//""")
+"""Where a text begins; or any quoted part or comment"""
+_QUOTED = {
+    '"': re.compile(r'(?:[^"\\\n]|\\.)*'),
+    "'": re.compile(r"(?:[^'\\\n]|\\.)*"),
+    "[": re.compile(r"(?:[^\]\\\n]|\\.)*"),
+    "#": re.compile(r"[^\n]*"),
+    "//": re.compile(r"[^\n]*"),
+}
+"""What may stand behind an opening sign, up to the closing one"""
+_CLOSING = {'"': '"', "'": "'", "[": "]", "#": "", "//": ""}
 _LARK_START = re.compile(r"^[ \t]*[?!]?start[ \t]*:", re.MULTILINE)
 _LARK_RULE = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*[ \t]*:", re.MULTILINE)
 _LARK_ATTRIBUTES = re.compile(r"^[ \t]*[?!]?[A-Za-z_][\w-]*\[([^\]\n]*)\][ \t]*:", re.MULTILINE)
@@ -104,7 +115,8 @@ def lark_grammar(lark: str, *, is_written: bool = False) -> str:
         RequestError: one of its rules never ends.
     """
     _refuse_endless(lark)
-    hints = [json.loads(text) for text in _JSON_TEXT.findall(lark)[:_MOST_HINTS]]
+    texts = (lark[start:end] for start, end in _quoted(lark, _TEXT))
+    hints = [json.loads(text) for text in islice(filter(_JSON_TEXT.fullmatch, texts), _MOST_HINTS)]
     return _as_text({"lark_grammar": lark}, hints, is_written=is_written)
 
 
@@ -112,7 +124,7 @@ def _written_grammar(text: str) -> str:
     """Whichever of the three it is: only GBNF and EBNF have ::=, and Lark begins rules with a colon."""
     if len(text) > _LONGEST_GRAMMAR:
         raise _wrong(f"grammar has {len(text):,} characters, more than {_LONGEST_GRAMMAR:,}; make it smaller")
-    outside = _QUOTED.sub("", text)
+    outside = _outside(text)
     if "::=" in outside:
         try:
             lark, literals = gbnf.as_lark(text)
@@ -133,6 +145,36 @@ def _written_grammar(text: str) -> str:
     if _TOKEN_IDS.search(outside) is not None:
         raise _wrong("grammar: token ids <[…]> are not supported; name special tokens as <|name|>")
     return lark_grammar(_with_checked_schemas(text), is_written=True)
+
+
+def _outside(text: str) -> str:
+    """What is neither quoted nor a comment."""
+    parts = []
+    at = 0
+    for start, end in _quoted(text, _NOT_GRAMMAR):
+        parts.append(text[at:start])
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _quoted(text: str, opening: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Where each part begins and ends that one of `opening` begins; on a line.
+
+    A part that does not end is none, and nor are those in it: to look for the end of each of many takes minutes.
+    """
+    at = 0
+    failed: dict[str, int] = {}
+    while (found := opening.search(text, at)) is not None:
+        at, sign = found.end(), found[0]
+        if found.start() < failed.get(sign, 0):
+            continue
+        body = _QUOTED[sign].match(text, at)
+        assert body is not None
+        if text.startswith(_CLOSING[sign], body.end()):
+            at = body.end() + len(_CLOSING[sign])
+            yield found.start(), at
+        else:
+            failed[sign] = body.end()
 
 
 def _refuse_endless(lark: str) -> None:
