@@ -25,7 +25,7 @@ def _closed(text: str) -> str:
     """The text up to the last place where brackets may be closed, with them closed."""
     open_brackets: list[str] = []
     in_string = is_escaped = False
-    whole = ""
+    end = 0
     for at, char in enumerate(text):
         if in_string:
             in_string = is_escaped or char != '"'
@@ -34,10 +34,10 @@ def _closed(text: str) -> str:
             in_string = True
         elif char in "{[":
             open_brackets.append(_CLOSE[char])
-            whole = text[: at + 1] + "".join(reversed(open_brackets))
+            end = at + 1
         elif char in "}]" and open_brackets:
             open_brackets.pop()
-            whole = text[: at + 1] + "".join(reversed(open_brackets))
+            end = at + 1
         elif char == ",":
-            whole = text[:at] + "".join(reversed(open_brackets))
-    return whole
+            end = at
+    return text[:end] + "".join(reversed(open_brackets))
