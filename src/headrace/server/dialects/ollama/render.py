@@ -154,9 +154,10 @@ class ChatRenderer(_Renderer):
     def _said(self, text: str, thinking: str, calls: Sequence[ToolCall]) -> bytes:
         if not (thinking or calls):
             return b'"message":{"role":"assistant","content":%b}' % encode(text)
-        whole = [(call, arguments) for call in calls if (arguments := _arguments(call)) is not None]
+        read = [(call, _arguments(call)) for call in calls]
+        whole = [(call, arguments) for call, arguments in read if arguments is not None]
         broken = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}'
-                  for call in calls if _arguments(call) is None]  # fmt: skip
+                  for call, arguments in read if arguments is None]  # fmt: skip
         message: JsonObject = {"role": "assistant", "content": text + "".join(broken)}
         if thinking:
             message["thinking"] = thinking
