@@ -43,8 +43,6 @@ _ITEM_FILTERS = (
 _MOST_DIGITS = 1000
 _MOST_ITEMS = 1_000_000
 _MOST_SUMMED = 1000
-_ATTRIBUTES_OF_BYTES = ("decode",)
-"""Texts have the others, within bounds."""
 _BETWEEN_NUMBERS_AND_BYTES = ("from_bytes", "to_bytes")
 
 
@@ -99,12 +97,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             return obj[attribute]
         return super().getattr(obj, attribute)
 
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """As the sandbox's, and nothing that makes bytes of any size."""
-        if isinstance(obj, bytes) and attr not in _ATTRIBUTES_OF_BYTES:
-            return False
-        return attr not in _BETWEEN_NUMBERS_AND_BYTES and super().is_safe_attribute(obj, attr, value)
-
     def weighed(self, value: Any) -> Any:
         """A list, tuple or dict that a template has just made."""
         budget = _BUDGET.get(None)
@@ -140,6 +132,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             if method.__name__ == "join" and args:
                 args = (list(_counted(args[0])), *args[1:])  # what comes out of a filter can be gone through once
             budget.method(owner, method.__name__, args, kwargs)
+        elif isinstance(owner, bytes) or (owner is not None and method.__name__ in _BETWEEN_NUMBERS_AND_BYTES):
+            raise SecurityError(f"it calls {method.__name__} of bytes or of a number")
         found = super().call(__context, __obj, *args, **kwargs)
         if isinstance(found, list | tuple | dict | Namespace):
             budget.weigh(found)
