@@ -300,10 +300,10 @@ def test_two_engines_in_one_process(llm: LLM) -> None:
         ({"prompt": "x", "multi_modal_data": {}}, GREEDY, RequestError, "the prompt has 'multi_modal_data'"),
         ({"prompt_token_ids": "x"}, GREEDY, RequestError, "the prompt must be"),
         ({"prompt": None}, GREEDY, RequestError, "the prompt must be"),
-        (b"bytes", GREEDY, RequestError, "prompts is a bytes"),
+        (b"bytes", GREEDY, RequestError, "prompts is of type bytes"),
         ([b"bytes"], GREEDY, RequestError, "the prompt must be"),
         ([True, False], GREEDY, RequestError, "the prompt must be"),
-        ("x", {"temperature": 0}, RequestError, "sampling_params is a dict, expected SamplingParams"),
+        ("x", {"temperature": 0}, RequestError, "sampling_params is of type dict, expected SamplingParams"),
         (["x"], [{"temperature": 0}], RequestError, "sampling_params has a dict, expected SamplingParams"),
         ("x", [], RequestError, "0 sampling_params for 1 prompts"),
         ([5] * 5000, GREEDY, ContextTooLong, "5,000 tokens and the context is"),
@@ -397,13 +397,13 @@ def test_the_context_asked_for_must_fit(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": 5}, "model is a int, expected str or PathLike"),
-        ({"model": None}, "model is a NoneType"),
-        ({"model": b"stories"}, "model is a bytes"),
-        ({"config": {"threads": 1}}, "config is a dict, expected EngineConfig or None"),
-        ({"config": False}, "config is a bool"),
-        ({"chat_template": 5}, "chat_template is a int"),
-        ({"adapters": {"a": 5}}, r"adapters\['a'\] is a int, expected str or PathLike"),
+        ({"model": 5}, "model is of type int, expected str or PathLike"),
+        ({"model": None}, "model is of type NoneType"),
+        ({"model": b"stories"}, "model is of type bytes"),
+        ({"config": {"threads": 1}}, "config is of type dict, expected EngineConfig or None"),
+        ({"config": False}, "config is of type bool"),
+        ({"chat_template": 5}, "chat_template is of type int"),
+        ({"adapters": {"a": 5}}, r"adapters\['a'\] is of type int, expected str or PathLike"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: dict[str, object], message: str) -> None:

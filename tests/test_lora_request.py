@@ -49,7 +49,7 @@ def test_what_is_wrong(model: Path) -> None:
     for options, message in (
         ({"lora_request": LoRARequest("first", 1, str(model / "second"))}, "'first' is that of .*first; give .*second"),
         ({"lora_request": LoRARequest("first", 1, str(model / "first")), "adapter": "first"}, "leave one of them out"),
-        ({"lora_request": "first"}, "lora_request is a str, expected LoRARequest"),
+        ({"lora_request": "first"}, "lora_request is of type str, expected LoRARequest"),
         ({"lora_request": ["first"]}, "lora_request has a str, expected LoRARequest"),
     ):
         with pytest.raises(RequestError, match=message):
@@ -57,7 +57,7 @@ def test_what_is_wrong(model: Path) -> None:
     with pytest.raises(ModelError, match=r"no adapter_config\.json"):
         answers(llm, lora_request=LoRARequest("third", 3, str(model / "third")))
     assert list(llm.adapters) == ["first"]
-    with pytest.raises(RequestError, match="path is a int, expected str or PathLike"):
+    with pytest.raises(RequestError, match="path is of type int, expected str or PathLike"):
         llm.load_adapter("third", 5)  # type: ignore[arg-type]
     assert list(llm.adapters) == ["first"]
 
@@ -66,9 +66,9 @@ def test_what_is_wrong(model: Path) -> None:
     ("fields", "message"),
     [
         (("x", 0, "y"), "lora_int_id is 0"),
-        (("x", 1, 5), "lora_path is a int, expected str or PathLike"),
-        (("x", 1, None), "lora_path is a NoneType, expected str or PathLike"),
-        ((["x"], 1, "y"), "lora_name is a list, expected str"),
+        (("x", 1, 5), "lora_path is of type int, expected str or PathLike"),
+        (("x", 1, None), "lora_path is of type NoneType, expected str or PathLike"),
+        ((["x"], 1, "y"), "lora_name is of type list, expected str"),
     ],
 )
 def test_requests_that_are_none(fields: tuple[Any, ...], message: str) -> None:
@@ -79,7 +79,7 @@ def test_requests_that_are_none(fields: tuple[Any, ...], message: str) -> None:
 def test_a_loading_that_gives_no_path(model: Path) -> None:
     async def load() -> None:
         async with AsyncLLM(model, EngineConfig(threads=1)) as llm:
-            with pytest.raises(RequestError, match="path is a int, expected str or PathLike"):
+            with pytest.raises(RequestError, match="path is of type int, expected str or PathLike"):
                 await llm.load_adapter("third", 5)  # type: ignore[arg-type]
 
     asyncio.run(load())

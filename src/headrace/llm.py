@@ -158,7 +158,7 @@ class LLM(LoadedModel):
             RequestError: a prompt or parameter is wrong; nothing has run.
         """
         if not isinstance(params, BeamSearchParams):
-            message = f"params is a {type(params).__name__}, expected BeamSearchParams"
+            message = f"params is of type {type(params).__name__}, expected BeamSearchParams"
             raise RequestError(message, param="params")
         width = params.beam_width
         sampling = SamplingParams(

@@ -30,7 +30,7 @@ class LoRARequest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.lora_name, str):
-            message = f"lora_name is a {type(self.lora_name).__name__}, expected str"
+            message = f"lora_name is of type {type(self.lora_name).__name__}, expected str"
             raise RequestError(message, param="lora_name")
         check_path("lora_path", self.lora_path)
         if isinstance(self.lora_int_id, bool) or not isinstance(self.lora_int_id, int) or self.lora_int_id < 1:
@@ -41,7 +41,7 @@ class LoRARequest:
 def check_path(name: str, path: object) -> None:
     """Raise RequestError if what an argument of that name says is no path."""
     if not isinstance(path, str | os.PathLike):
-        raise RequestError(f"{name} is a {type(path).__name__}, expected str or PathLike", param=name)
+        raise RequestError(f"{name} is of type {type(path).__name__}, expected str or PathLike", param=name)
 
 
 class LoadedAdapters:

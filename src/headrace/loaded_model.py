@@ -96,4 +96,4 @@ class LoadedModel(ModelText):
 def _check_type(name: str, value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{name} is a {type(value).__name__}, expected {expected}")
+        raise ConfigError(f"{name} is of type {type(value).__name__}, expected {expected}")

@@ -74,7 +74,7 @@ def as_prompts(prompts: Prompt | Sequence[Prompt], param: str = "prompts") -> li
         return [cast("Prompt", prompts)]
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray):
         raise RequestError(
-            f"{param} is a {type(prompts).__name__}, expected a prompt or a list of prompts", param=param
+            f"{param} is of type {type(prompts).__name__}, expected a prompt or a list of prompts", param=param
         )
     if prompts and isinstance(prompts[0], int | np.integer):
         return [cast("Sequence[int]", prompts)]
@@ -85,7 +85,7 @@ def as_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) 
     """One conversation or several → several."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise RequestError(
-            f"messages is a {type(messages).__name__}, expected a list of messages or of conversations",
+            f"messages is of type {type(messages).__name__}, expected a list of messages or of conversations",
             param="messages",
         )
     if messages and isinstance(messages[0], Mapping):
@@ -102,7 +102,7 @@ def one_for_each(param: str, value: object, kind: type[T], num_prompts: int) -> 
     if isinstance(value, kind) and not isinstance(value, bool):
         return [value] * num_prompts
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        message = f"{param} is a {type(value).__name__}, expected {kind.__name__} or a list of them"
+        message = f"{param} is of type {type(value).__name__}, expected {kind.__name__} or a list of them"
         raise RequestError(message, param=param)
     if len(value) != num_prompts:
         raise RequestError(f"{len(value)} {param} for {num_prompts} prompts; give one, or one for each", param=param)

@@ -319,7 +319,7 @@ def _check_structured(params: SamplingParams) -> None:
         return
     if not isinstance(params.structured, StructuredOutput):
         raise RequestError(
-            f"structured is a {type(params.structured).__name__}, expected a StructuredOutput", param="structured"
+            f"structured is of type {type(params.structured).__name__}, expected a StructuredOutput", param="structured"
         )
     for name in ("min_tokens", "ignore_eos", "stop_token_ids"):
         if getattr(params, name):

@@ -50,7 +50,7 @@ class StructuredOutput:
             object.__setattr__(self, name, _as_text(name, getattr(self, name)))  # frozen
         for name in ("regex", "grammar", "whitespace_pattern"):
             if not isinstance(getattr(self, name), str | None):
-                raise _wrong(f"{name} is a {type(getattr(self, name)).__name__}, expected text")
+                raise _wrong(f"{name} is of type {type(getattr(self, name)).__name__}, expected text")
         for name in ("json_object", "disable_any_whitespace", "disable_additional_properties"):
             if not isinstance(getattr(self, name), bool):
                 raise _wrong(f"{name} is {getattr(self, name)!r}, expected True or False")
@@ -91,7 +91,7 @@ def _as_text(name: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, Mapping | bool):
-        raise _wrong(f"{name} is a {type(value).__name__}, expected an object or its text")
+        raise _wrong(f"{name} is of type {type(value).__name__}, expected an object or its text")
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_refuse)
     except (TypeError, ValueError, RecursionError) as error:
@@ -106,7 +106,7 @@ def _refuse(value: object) -> Any:
 
 def _as_choice(choice: object) -> tuple[str, ...]:
     if isinstance(choice, str) or not isinstance(choice, Iterable):
-        raise _wrong(f"choice is a {type(choice).__name__}, expected a list of texts")
+        raise _wrong(f"choice is of type {type(choice).__name__}, expected a list of texts")
     texts = tuple(choice)
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise _wrong("choice expects one or more texts, none of them empty")

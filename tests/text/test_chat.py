@@ -183,6 +183,15 @@ def test_other_parts_are_refused_by_name(kind: str) -> None:
     assert caught.value.param == "messages"
 
 
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+@pytest.mark.parametrize("said", [{}, {"content": None}])
+def test_who_says_nothing_at_all_is_asked_for_content(role: str, said: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"messages\[1\] has no content") as caught:
+        render(LOOP, SYSTEM, {"role": role, **said})
+    assert caught.value.param == "messages"
+    assert render(LOOP, {"role": role, "content": ""}) == f"[{role}:]"
+
+
 CALLS = (
     "{% for message in messages %}{% for call in message.tool_calls or [] %}"
     "{{ call.function.name }}({{ call.function.arguments | tojson }}){% endfor %}{% endfor %}"

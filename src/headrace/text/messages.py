@@ -14,6 +14,8 @@ Message: TypeAlias = dict[str, Any]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NAMED_ID = re.compile(r".+:[0-9]+", re.DOTALL)
+_SAY_SOMETHING = ("user", "system", "developer")
+"""Roles whose messages have content; the others' may have calls, or a thought"""
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -24,7 +26,8 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     transformers does. Content parts are checked: only text can be rendered.
 
     Raises:
-        RequestError: no messages, a message without a role, or content that is neither text nor parts of text.
+        RequestError: no messages, a message without a role or its content, or content that is neither text nor parts of
+            text.
     """
     if not messages or not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
         raise RequestError("messages is empty or no list, expected at least one message", param="messages")
@@ -103,16 +106,20 @@ def plain(value: Any, what: str, param: str) -> Any:
         return {str(key): plain(item, f"{what}.{key}", param) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{what}[{index}]", param) for index, item in enumerate(value)]
-    raise RequestError(f"{what} is a {type(value).__name__}, expected what JSON can hold", param=param)
+    raise RequestError(f"{what} is of type {type(value).__name__}, expected what JSON can hold", param=param)
 
 
 def _read_message(message: Mapping[str, Any], index: int) -> Message:
     what = f"messages[{index}]"
     if not isinstance(message, Mapping):
-        raise RequestError(f"{what} is a {type(message).__name__}, expected an object with a role", param="messages")
+        raise RequestError(
+            f"{what} is of type {type(message).__name__}, expected an object with a role", param="messages"
+        )
     read = {key: value for key, value in plain(message, what, "messages").items() if value is not None}
     if not isinstance(read.get("role"), str):
         raise RequestError(f"{what} has no role, expected one such as user", param="messages")
+    if read["role"] in _SAY_SOMETHING and "content" not in read:
+        raise RequestError(f"{what} has no content, expected text", param="messages")
     _check_content(read.get("content"), what)
     reasoning = next((read[field] for field in _REASONING_FIELDS if field in read), None)
     if reasoning is not None:
@@ -124,7 +131,7 @@ def _check_content(content: Any, what: str) -> None:
     if content is None or isinstance(content, str):
         return
     if not isinstance(content, list):
-        raise RequestError(f"{what}.content is a {type(content).__name__}, expected text", param="messages")
+        raise RequestError(f"{what}.content is of type {type(content).__name__}, expected text", param="messages")
     for number, part in enumerate(content):
         kind = "text" if isinstance(part, str) else part.get("type") if isinstance(part, dict) else None
         if kind != "text":

@@ -349,7 +349,7 @@ def _texts(value: Any, path: str, *, least: int = 0) -> list[str]:
 
 def _text(value: Any, path: str) -> str:
     if not isinstance(value, str):
-        raise _wrong(path, f"expected text, and it is a {type(value).__name__}")
+        raise _wrong(path, f"expected text, and it is of type {type(value).__name__}")
     return value
 
 
