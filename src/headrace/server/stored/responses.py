@@ -128,10 +128,11 @@ class ResponseStore:
         Raises:
             NotStored: there is none of this id.
         """
-        self.get(response_id, tenant)
+        with self._lock:  # it may expire in between
+            self.get(response_id, tenant)
+            self._drop(tenant, response_id)
         if (cancel := self._cancels.pop(response_id, None)) is not None:
             cancel()
-        self._drop(tenant, response_id)
 
     def runs(self, response_id: str, cancel: Callable[[], object]) -> None:
         """A stored response is being made in the background, and this is how to end it."""
