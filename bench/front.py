@@ -74,6 +74,7 @@ def peers(folder: Path, llama: Path | None, work: Path) -> list[Program]:
     room = ["-np", "32", "-c", str(32 * 512), "--cache-ram", "0", "--chat-template-file", template]
     ours = [sys.executable, "-m", "headrace", "serve", model, "--port", str(our_port), "--threads", "1"]
     ours += ["--name", "stories", "--chat-template", template, "--max-sequences", "32", "--log-level", "warning"]
+    ours += ["--speculation", "off"]  # a token an event, as everywhere: events are counted
     address = ["--host", "127.0.0.1", "--port", str(llama_port)]
     return [
         Program("vLLM's front", [*vllm, stories, str(vllm_port)], vllm_port),
