@@ -91,7 +91,7 @@ def test_what_makes_no_sense_is_refused_by_name(fields: dict[str, object], param
 
 
 def test_other_parameters_than_a_searchs_are_refused(llm: LLM) -> None:
-    with pytest.raises(RequestError, match="params is a SamplingParams, expected BeamSearchParams"):
+    with pytest.raises(RequestError, match="params is of type SamplingParams, expected BeamSearchParams"):
         llm.beam_search(PROMPT, SamplingParams(n=2))  # type: ignore[arg-type]
 
 
