@@ -6,12 +6,13 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvloop
+from waiting import until
 
 from headrace import AsyncLLM, EngineConfig
 from headrace.engine_port import EngineListener
@@ -85,12 +86,6 @@ def read_until(client: socket.socket, mark: bytes) -> bytes:
         assert part, f"the server hung up after {said[-300:]!r}"
         said += part
     return said
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not happened():
-            await asyncio.sleep(0.01)
 
 
 def run(test: Any, loop_factory: Any) -> None:

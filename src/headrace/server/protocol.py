@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from headrace.server.settings import ServerSettings
 
 BODY_WRITER = "headrace.body_writer"
+"""Where a scope's extensions have a `BodyWriter`"""
 _AFTER_ANSWER_SECONDS = 5.0
 """For the rest of a body that has been answered already"""
 
@@ -37,7 +38,7 @@ class _Refusal:
 class BodyWriter:
     """Writes parts of a streamed body at once: without the way through `send`, and before the event loop's next turn.
 
-    It is in the scope's extensions under `BODY_WRITER`. `send` may be used between two writes.
+    `send` may be used between two writes.
     """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:

@@ -250,16 +250,22 @@ def test_cancel(tmp_path: Path) -> None:
         assert wait(client, create(client, [line(1)])).status == "completed", "the places are free again"
 
 
-def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def full_disk(monkeypatch: pytest.MonkeyPatch, mark: bytes) -> list[bytes]:
+    """The first record with the mark finds no space; what was refused."""
     refused: list[bytes] = []
 
     def write(path: Path, content: bytes) -> None:
-        if b'"status":"cancelled"' in content and not refused:
+        if mark in content and not refused:
             refused.append(content)
             raise OSError(errno.ENOSPC, "No space left on device")
         write_file(path, content)
 
     monkeypatch.setattr("headrace.server.stored.batches.write_file", write)
+    return refused
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = full_disk(monkeypatch, b'"status":"cancelled"')
     monkeypatch.setattr("headrace.server.stored.batch_runner._TRY_AGAIN_SECONDS", 0.01)
     with serving(FakeLLM(step_seconds=30), store_folder=tmp_path) as base:
         client = client_of(base)
@@ -281,15 +287,7 @@ def test_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_done_in_time_is_completed_whenever_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused: list[bytes] = []
-
-    def write(path: Path, content: bytes) -> None:
-        if b'"status":"finalizing"' in content and not refused:
-            refused.append(content)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_file(path, content)
-
-    monkeypatch.setattr("headrace.server.stored.batches.write_file", write)
+    refused = full_disk(monkeypatch, b'"status":"finalizing"')
     monkeypatch.setattr("headrace.server.stored.batches.WINDOW_SECONDS", 2)
     monkeypatch.setattr("headrace.server.stored.batch_runner._TRY_AGAIN_SECONDS", 2.1)
     with serving(FakeLLM(), store_folder=tmp_path) as base:
